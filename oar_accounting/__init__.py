@@ -1,0 +1,1 @@
+"""Exact accounting of OAR jobs in any number of metrics."""

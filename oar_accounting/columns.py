@@ -1,0 +1,192 @@
+"""Bulk data: columns of numpy arrays, one element a row, never an object per row.
+
+All columns of one value have the same length. Times are epoch seconds UTC and every span is
+half-open, ``[start, stop)``. Everything whole is ``int64``; sums that would wrap are refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from oar_accounting.errors import AmountOverflow
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Texts = npt.NDArray[np.object_]
+
+LARGEST = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Base of the tables below: equally long columns that are cut and joined together."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def take(self, chosen: Bools | Ints | slice) -> Self:
+        """The chosen rows: a mask, row numbers or a slice."""
+        return type(self)(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @classmethod
+    def of(cls, columns: Iterable[Any]) -> Self:
+        """The table with these columns, in order."""
+        return cls(*columns)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, in order; no part gives no row."""
+        names = [f.name for f in fields(cls)]
+        if not parts:
+            return cls(*(np.zeros(0, np.int64) for _ in names))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Column name to array, in the order of the table."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class JobRows(Columns):
+    """Jobs as OAR has them, by ascending id. ``moldable`` is 0 before the start."""
+
+    job_id: Ints
+    user: Texts
+    project: Texts
+    queue: Texts
+    state: Texts
+    submission_time: Ints
+    start_time: Ints
+    stop_time: Ints
+    moldable: Ints
+    walltime: Ints
+    suspended: Bools
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """User, project and queue of every job."""
+        return list(zip(self.user, self.project, self.queue, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Spans(Columns):
+    """When jobs asked for and used their resources; ``stop`` is `OPEN` while a job runs."""
+
+    job_id: Ints
+    asked: Ints
+    start_time: Ints
+    stop_time: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Rates(Columns):
+    """What jobs held: amounts per second, in the metric's unit divided by its scale."""
+
+    job_id: Ints
+    account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(Columns):
+    """Amounts per window, account and metric."""
+
+    window_start: Ints
+    account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+#: Stop of a span that has not ended; stored as NULL.
+OPEN = LARGEST
+
+
+def ints(values: Any) -> Ints:
+    """An ``int64`` array of *values*."""
+    return np.asarray(values, dtype=np.int64)
+
+
+def row_order(keys: Sequence[Ints]) -> Ints:
+    """The row numbers that sort the keys, the first key first; equal rows keep their order."""
+    lowest = [int(key.min()) for key in keys]
+    widths = [int(key.max()) - low + 1 for key, low in zip(keys, lowest, strict=True)]
+    room = 1
+    for width in widths:
+        room *= width
+    if room > LARGEST:
+        return np.lexsort(tuple(reversed(keys)))
+    packed = np.zeros(len(keys[0]), np.int64)
+    for key, low, width in zip(keys, lowest, widths, strict=True):
+        packed = packed * width + (key - low)
+    return np.argsort(packed, kind="stable")
+
+
+def group_starts(keys: Sequence[Ints]) -> Ints:
+    """Where each run of equal keys begins; the keys are sorted."""
+    fresh = np.zeros(len(keys[0]), np.bool_)
+    fresh[:1] = True
+    for key in keys:
+        fresh[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(fresh)
+
+
+def exact_sums(values: Ints, starts: Ints) -> Ints:
+    """The sum of each run of *values*.
+
+    Raises :class:`AmountOverflow` where a sum does not fit in 63 bits: numpy would wrap it.
+    """
+    rough = np.add.reduceat(np.abs(values.astype(np.float64)), starts)
+    if np.any(rough > LARGEST / 2):
+        for total in np.add.reduceat(values.astype(object), starts):
+            _fitting(total)
+    sums: Ints = np.add.reduceat(values, starts)
+    return sums
+
+
+def exact_product(left: Ints, right: Ints) -> Ints:
+    """*left* times *right*, element by element.
+
+    Raises :class:`AmountOverflow` where a product does not fit in 63 bits.
+    """
+    rough = np.abs(left.astype(np.float64)) * np.abs(right.astype(np.float64))
+    for row in np.flatnonzero(rough > LARGEST / 2):
+        _fitting(int(left[row]) * int(right[row]))
+    return left * right
+
+
+def _fitting(amount: int) -> None:
+    if not -LARGEST <= amount <= LARGEST:
+        raise AmountOverflow(
+            f"an amount of {amount} does not fit in 63 bits; declare the metric in a larger unit"
+        )
+
+
+def add_up(rows: Totals) -> Totals:
+    """One row per window, account and metric, sorted by them; rows that are all zero are left out.
+
+    Raises :class:`AmountOverflow`.
+    """
+    if not len(rows):
+        return rows
+    keys = (rows.window_start, rows.account_id, rows.metric_id)
+    rows = rows.take(row_order(keys))
+    starts = group_starts((rows.window_start, rows.account_id, rows.metric_id))
+    summed = Totals(
+        rows.window_start[starts],
+        rows.account_id[starts],
+        rows.metric_id[starts],
+        exact_sums(rows.asked, starts),
+        exact_sums(rows.used, starts),
+    )
+    return summed.take((summed.asked != 0) | (summed.used != 0))
+
+
+def difference(new: Totals, old: Totals) -> Totals:
+    """What must be added to *old* to give *new*."""
+    taken = Totals(old.window_start, old.account_id, old.metric_id, -old.asked, -old.used)
+    return add_up(Totals.concat([new, taken]))

@@ -1,0 +1,51 @@
+"""Everything that can go wrong for a reason a user can mend.
+
+    AccountingError
+    ├── SettingsError        a file, key or value of the settings is wrong
+    ├── DatabaseUnavailable  the database cannot be reached, or refused or dropped us
+    ├── OarSchemaError       OAR's tables or columns are not what we read
+    ├── SchemaError          our own tables are missing, of another version, or may not be made
+    ├── UnknownName          a metric, grouping key or site that does not exist
+    ├── BadSpan              a span of time that cannot be answered
+    ├── AmountOverflow       an amount does not fit in 63 bits
+    └── WriterBusy           another process writes for this site and we were told not to wait
+
+The text of an error says what was found, where, and what was expected. Trouble with a single job
+is no error: it is a :class:`oar_accounting.records.Problem` in the report of the pass.
+"""
+
+
+class AccountingError(Exception):
+    """Base of every error of this library."""
+
+
+class SettingsError(AccountingError):
+    """A file, key or value of the settings is wrong."""
+
+
+class DatabaseUnavailable(AccountingError):
+    """The database cannot be reached, or refused or dropped the connection."""
+
+
+class OarSchemaError(AccountingError):
+    """A table or column of OAR that is read here is missing."""
+
+
+class SchemaError(AccountingError):
+    """Our own tables are missing, of another version, or may not be created."""
+
+
+class UnknownName(AccountingError):
+    """A metric, grouping key or site that does not exist."""
+
+
+class BadSpan(AccountingError):
+    """A span of time that is empty, reversed or not on the bounds of windows."""
+
+
+class AmountOverflow(AccountingError):
+    """An amount does not fit in 63 bits."""
+
+
+class WriterBusy(AccountingError):
+    """Another process is writing for this site."""

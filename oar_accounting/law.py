@@ -1,0 +1,138 @@
+"""The law, recomputed: what spans, rates and entries say the totals must be.
+
+An amount belongs to one account, so the law holds account by account: it is checked and restored
+over ranges of accounts, each as large as fits in memory, streaming over the jobs.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from sqlalchemy import Connection, func, select
+
+from oar_accounting import dialects, schema
+from oar_accounting.columns import Ints, Totals, add_up, difference
+from oar_accounting.ledger import (
+    Book,
+    amounts_of,
+    read_entries,
+    read_rates,
+    read_spans,
+    recorded_above,
+)
+
+#: Rows of totals compared at once.
+TOTALS_AT_ONCE = 300_000
+#: Jobs streamed at once.
+JOBS_AT_ONCE = 10_000
+
+Range = tuple[int, int]
+
+
+def account_ranges(connection: Connection, site_id: int) -> list[Range]:
+    """First and last account id of ranges whose totals fit in memory; together, all of the site."""
+    accounts, totals = schema.accounts.c, schema.totals.c
+    query = (
+        select(accounts.account_id, func.count(totals.account_id))
+        .select_from(
+            schema.accounts.outerjoin(schema.totals, totals.account_id == accounts.account_id)
+        )
+        .where(accounts.site_id == site_id)
+        .group_by(accounts.account_id)
+        .order_by(accounts.account_id)
+    )
+    ids, sizes = dialects.read_ints(connection, query)
+    if not len(ids):
+        return []
+    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // TOTALS_AT_ONCE)) + 1
+    firsts = ids[np.concatenate([[0], edges])].tolist()
+    lasts = ids[np.concatenate([edges - 1, [-1]])].tolist()
+    return list(zip(firsts, lasts, strict=True))
+
+
+def stored_totals(connection: Connection, site_id: int, accounts: Range) -> Totals:
+    """The totals of a range of accounts as they stand."""
+    table, owner = schema.totals.c, schema.accounts.c
+    query = (
+        select(*(table[name] for name in Totals.__slots__))
+        .select_from(schema.totals.join(schema.accounts, owner.account_id == table.account_id))
+        .where(owner.site_id == site_id, table.account_id.between(*accounts))
+    )
+    return add_up(Totals.of(dialects.read_ints(connection, query)))
+
+
+def expected_totals(connection: Connection, site_id: int, accounts: Range, window: int) -> Totals:
+    """The totals of a range of accounts as the law has them."""
+    parts = [Totals.concat([])]
+    for ids in _pages(connection, site_id):
+        rates = read_rates(connection, site_id, ids)
+        rates = rates.take(_within(rates.account_id, accounts))
+        entries = read_entries(connection, site_id, ids)
+        entries = entries.take(_within(entries.account_id, accounts))
+        spans = read_spans(connection, site_id, ids)
+        parts.append(amounts_of(_closed(connection, site_id, ids), spans, rates, entries, window))
+        if len(parts) > 8:
+            parts = [add_up(Totals.concat(parts))]
+    return add_up(Totals.concat(parts))
+
+
+def _within(account_id: Ints, accounts: Range) -> Ints:
+    return np.flatnonzero((account_id >= accounts[0]) & (account_id <= accounts[1]))
+
+
+def _pages(connection: Connection, site_id: int) -> Iterator[Ints]:
+    last = -(2**63)
+    while len(ids := recorded_above(connection, site_id, last, JOBS_AT_ONCE)):
+        yield ids
+        last = int(ids[-1])
+
+
+def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
+    table = schema.jobs.c
+    query = select(table.job_id).where(
+        table.site_id == site_id,
+        table.closed == 1,
+        table.job_id.between(int(ids[0]), int(ids[-1])),
+    )
+    return dialects.read_ints(connection, query)[0]
+
+
+def broken(connection: Connection, site_id: int, window: int) -> Iterator[tuple[Totals, Totals]]:
+    """Per range of accounts with a difference: the stored totals that are wrong, and the right.
+
+    The two have a row for the same windows, accounts and metrics, sorted by them.
+    """
+    for accounts in account_ranges(connection, site_id):
+        stored = stored_totals(connection, site_id, accounts)
+        right = expected_totals(connection, site_id, accounts, window)
+        wrong = difference(right, stored)
+        if len(wrong):
+            yield _at(stored, wrong), _at(right, wrong)
+
+
+def _at(totals: Totals, places: Totals) -> Totals:
+    """The rows of *totals* at the places, zero where it has none."""
+    found = {key: (asked, used) for *key_, asked, used in _rows(totals) for key in [tuple(key_)]}
+    amounts = [found.get(tuple(key), (0, 0)) for *key, _, _ in _rows(places)]
+    asked, used = np.array(amounts, np.int64).T
+    return Totals(places.window_start, places.account_id, places.metric_id, asked, used)
+
+
+def _rows(totals: Totals) -> Iterator[tuple[int, ...]]:
+    return zip(*(column.tolist() for column in totals.as_dict().values()), strict=True)
+
+
+def restore(book: Book, accounts: Range) -> int:
+    """Make the totals of a range of accounts what the law says; how many rows were wrong."""
+    connection, site = book.connection, book.site
+    stored = stored_totals(connection, site.site_id, accounts)
+    right = expected_totals(connection, site.site_id, accounts, site.terms.window)
+    wrong = difference(right, stored)
+    book.move(wrong)
+    return len(wrong)
+
+
+def clear_totals(book: Book) -> None:
+    """Delete the totals of the site; in the same transaction they must be restored."""
+    owner = schema.accounts.c
+    of_site = select(owner.account_id).where(owner.site_id == book.site.site_id)
+    book.connection.execute(schema.totals.delete().where(schema.totals.c.account_id.in_(of_site)))

@@ -1,0 +1,407 @@
+"""The ledger: it is set, not added to.
+
+`Book.post` makes it say exactly this about some jobs: their old rows are replaced and the totals
+move by the difference, in one transaction under the lock of the site's row. Posting twice is
+posting once, in any order and in any portions. The law that always holds:
+
+    totals = Σ spans × rates + entries, split over windows, of all closed jobs
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
+
+from oar_accounting import catalog, dialects, schema
+from oar_accounting.catalog import Accounts, Site, StoredMetric
+from oar_accounting.columns import (
+    OPEN,
+    Columns,
+    Ints,
+    Rates,
+    Spans,
+    Texts,
+    Totals,
+    add_up,
+    difference,
+    ints,
+)
+from oar_accounting.errors import SchemaError
+from oar_accounting.metrics import Metric
+from oar_accounting.oar_jobs import SPARSE_BLOCK, among, id_blocks, is_dense
+from oar_accounting.readings import RUNNING, Terms
+from oar_accounting.windows import totals_of
+
+T = TypeVar("T", bound=Columns)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecords(Columns):
+    """Jobs as the ledger has them."""
+
+    job_id: Ints
+    account_id: Ints
+    state: Texts
+    submission_time: Ints
+    start_time: Ints
+    stop_time: Ints
+    walltime: Ints
+    types: Texts  #: sorted, with a comma between
+    closed: Ints
+    unsettled: Ints
+
+
+class Ledger:
+    """The ledger of one site, in the database of *engine*."""
+
+    def __init__(self, engine: Engine, site: str) -> None:
+        self.engine = engine
+        self.site_name = site
+        self._accounts: Accounts | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Connection, Site | None]]:
+        """A read-only view, and the site if it was ever recorded.
+
+        Raises :class:`SchemaError` where our tables are missing or of another version.
+        """
+        with dialects.reading(self.engine) as connection:
+            check_version(connection)
+            yield connection, catalog.find_site(connection, self.site_name)
+
+    def open_site(self, terms: Terms, declared: Sequence[Metric]) -> Site:
+        """The site, added under these terms and with these metrics where it is new."""
+        with self.reading() as (_, site):
+            pass
+        while site is None:
+            with dialects.writing(self.engine) as connection:
+                catalog.add_site(connection, self.site_name, terms, declared)
+            with self.reading() as (_, site):
+                pass
+        return site
+
+    @contextmanager
+    def writing(self, *, wait: bool = True) -> Iterator["Book"]:
+        """The one writer of the site: everything written in the block, or nothing.
+
+        Raises :class:`oar_accounting.errors.WriterBusy` where *wait* is false and there is one.
+        """
+        try:
+            with dialects.writing(self.engine, wait=wait) as connection:
+                site = catalog.lock_site(connection, self.site_name, wait=wait)
+                if site is None:
+                    raise SchemaError(f"site {self.site_name!r} is not recorded here")
+                if self._accounts is None:
+                    self._accounts = Accounts(site.site_id)
+                self._accounts.refresh(connection)
+                yield Book(connection, site, self._accounts)
+        except BaseException:
+            # What was added in the transaction is gone with it.
+            self._accounts = None
+            raise
+
+    def analyze(self) -> None:
+        """Tell the database's planner how large the tables have become."""
+        with dialects.writing(self.engine) as connection:
+            dialects.analyze(connection, [schema.jobs, schema.spans, schema.rates, schema.totals])
+
+
+def check_version(connection: Connection) -> None:
+    """Raise :class:`SchemaError` unless our tables are there, in the version of this code."""
+    if not connection.dialect.has_table(connection, schema.schema_version.name):
+        raise SchemaError(
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are not there; "
+            "create them with: oar-accounting init"
+        )
+    found = connection.execute(select(func.max(schema.schema_version.c.version))).scalar()
+    if found is None:
+        raise SchemaError(
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are not complete; "
+            "complete them with: oar-accounting init"
+        )
+    if found != schema.VERSION:
+        raise SchemaError(
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
+            f"{found}, this program writes version {schema.VERSION}"
+        )
+
+
+class Book:
+    """One writing transaction of a site."""
+
+    def __init__(self, connection: Connection, site: Site, accounts: Accounts) -> None:
+        self.connection = connection
+        self.site = site
+        self.accounts = accounts
+
+    def metrics(self) -> list[StoredMetric]:
+        """The metrics that every job is recorded in."""
+        return catalog.stored_metrics(self.connection, self.site.site_id)
+
+    def known(self, block: Ints) -> JobRecords:
+        """The jobs of the block that the ledger has."""
+        return known_jobs(self.connection, self.site.site_id, block)
+
+    def spans(self, ids: Ints) -> Spans:
+        """The recorded spans of the jobs."""
+        return read_spans(self.connection, self.site.site_id, ids)
+
+    def post(self, jobs: JobRecords, spans: Spans, rates: Rates) -> None:
+        """Say exactly this about *jobs*, ids ascending.
+
+        Spans and rates are those of these jobs; only closed jobs count in the totals. Measured
+        entries that a job has stay with it.
+        """
+        before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
+        self._insert(schema.jobs, jobs.as_dict())
+        stops = [None if stop == OPEN else stop for stop in spans.stop_time.tolist()]
+        self._insert(schema.spans, {**spans.as_dict(), "stop_time": stops})
+        self._insert(schema.rates, rates.as_dict())
+        closed = jobs.job_id[jobs.closed != 0]
+        after = amounts_of(closed, spans, rates, entries, self.site.terms.window)
+        self.move(difference(after, before))
+
+    def close_vanished(self, jobs: JobRecords, last_seen: int | None) -> None:
+        """Close jobs that OAR deleted: what ran is used up to *last_seen*, or not at all."""
+        spans = self.spans(jobs.job_id)
+        rates = read_rates(self.connection, self.site.site_id, jobs.job_id)
+        running = spans.stop_time == OPEN
+        ends = np.where(running, spans.start_time if last_seen is None else last_seen, 0)
+        stops = np.where(running, np.maximum(ends, spans.start_time), spans.stop_time)
+        spans = replace(spans, stop_time=stops)
+        stopped = dict(zip(spans.job_id[running].tolist(), stops[running].tolist(), strict=True))
+        count = len(jobs)
+        closed = replace(
+            jobs,
+            state=np.full(count, schema.VANISHED, object),
+            stop_time=ints(
+                [
+                    stopped.get(job, stop)
+                    for job, stop in zip(jobs.job_id.tolist(), jobs.stop_time.tolist(), strict=True)
+                ]
+            ),
+            closed=np.ones(count, np.int64),
+            unsettled=np.zeros(count, np.int64),
+        )
+        self.post(closed, spans.take(spans.stop_time > spans.start_time), rates)
+
+    def forget(self, ids: Ints) -> None:
+        """Take the jobs and all they did out of the ledger; ids ascending."""
+        everything = [schema.jobs, schema.spans, schema.rates, schema.entries]
+        before, _ = self._withdraw(ids, everything)
+        self.move(difference(Totals.concat([]), before))
+
+    def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:
+        """Say exactly this about one metric of the jobs: their *rates* in it; ids ascending."""
+        for block in id_blocks(ids):
+            jobs, _ = self._recorded(block)
+            spans = read_spans(self.connection, self.site.site_id, jobs.job_id)
+            old = read_rates(self.connection, self.site.site_id, jobs.job_id)
+            old = old.take(old.metric_id == metric_id)
+            new = rates.take(np.isin(rates.job_id, jobs.job_id))
+            table = schema.rates
+            for chosen in _few(old.job_id):
+                self._delete(table, table.c.job_id.in_(chosen), table.c.metric_id == metric_id)
+            self._insert(table, new.as_dict())
+            closed = jobs.job_id[jobs.closed != 0]
+            window = self.site.terms.window
+            none = Entries.concat([])
+            before = amounts_of(closed, spans, old, none, window)
+            self.move(difference(amounts_of(closed, spans, new, none, window), before))
+
+    def saw(self, job_id: int) -> None:
+        """Every job up to this id has been looked at."""
+        if job_id > self.site.high_water_mark:
+            catalog.change_site(self.connection, self.site, high_water_mark=job_id)
+
+    def change_terms(self, terms: Terms) -> None:
+        """Record the site under other terms from now on."""
+        catalog.change_terms(self.connection, self.site, terms)
+        self.site = replace(self.site, terms=terms)
+
+    def begin_metric(self, metric: Metric) -> StoredMetric:
+        """Begin to build a metric, hidden until `finish_metric`; what was half built goes."""
+        site_id = self.site.site_id
+        for each in self.metrics():
+            if each.metric.name == metric.name and each.state == schema.BUILDING:
+                catalog.remove_metric(self.connection, site_id, each.metric_id)
+        number = catalog.add_metric(self.connection, site_id, metric, schema.BUILDING)
+        return StoredMetric(metric_id=number, metric=metric, state=schema.BUILDING)
+
+    def finish_metric(self, built: StoredMetric) -> None:
+        """Show a metric that is complete, in the place of what was recorded under its name."""
+        for each in self.metrics():
+            if each.metric.name == built.metric.name and each.state == schema.ACTIVE:
+                catalog.remove_metric(self.connection, self.site.site_id, each.metric_id)
+        catalog.activate_metric(self.connection, built.metric_id)
+
+    def move(self, change: Totals) -> None:
+        """Add amounts, which may be negative, to the totals; rows that become zero go."""
+        dialects.add_columns(self.connection, schema.totals, change.as_dict())
+        lowered = (change.asked < 0) | (change.used < 0)
+        if np.any(lowered):
+            windows = change.window_start[lowered]
+            table = schema.totals.c
+            self.connection.execute(
+                schema.totals.delete().where(
+                    table.window_start.between(int(windows.min()), int(windows.max())),
+                    table.asked == 0,
+                    table.used == 0,
+                )
+            )
+
+    def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, "Entries"]:
+        """Delete the jobs' rows; what they gave to the totals, and the entries they had."""
+        site_id, window = self.site.site_id, self.site.terms.window
+        amounts, entries = [Totals.concat([])], [Entries.concat([])]
+        for block in id_blocks(ids):
+            jobs, alone = self._recorded(block)
+            if not len(jobs):
+                continue
+            spans = read_spans(self.connection, site_id, jobs.job_id)
+            rates = read_rates(self.connection, site_id, jobs.job_id)
+            entries.append(read_entries(self.connection, site_id, jobs.job_id))
+            closed = jobs.job_id[jobs.closed != 0]
+            amounts.append(amounts_of(closed, spans, rates, entries[-1], window))
+            for table in tables:
+                column = table.c.job_id
+                if alone:
+                    self._delete(table, column.between(int(block[0]), int(block[-1])))
+                else:
+                    for chosen in _few(jobs.job_id):
+                        self._delete(table, column.in_(chosen))
+        return add_up(Totals.concat(amounts)), Entries.concat(entries)
+
+    def _recorded(self, block: Ints) -> tuple[JobRecords, bool]:
+        """The jobs of the block that are recorded; true where no others lie between them."""
+        if not is_dense(block):
+            return self.known(block), False
+        between = schema.jobs.c.job_id.between(int(block[0]), int(block[-1]))
+        every = _job_records(self.connection, self.site.site_id, between)
+        jobs = every.take(np.isin(every.job_id, block))
+        return jobs, len(jobs) == len(every)
+
+    def _delete(self, table: Table, *conditions: ColumnElement[bool]) -> None:
+        of_site = table.c.site_id == self.site.site_id
+        self.connection.execute(table.delete().where(of_site, *conditions))
+
+    def _insert(self, table: Table, columns: dict[str, Any]) -> None:
+        site_id = np.full(len(columns["job_id"]), self.site.site_id)
+        dialects.insert_columns(self.connection, table, {"site_id": site_id, **columns})
+
+
+def _few(ids: Ints) -> Iterator[list[int]]:
+    """The different ids in lists that are short enough for a statement."""
+    every = np.unique(ids).tolist()
+    for at in range(0, len(every), SPARSE_BLOCK):
+        yield every[at : at + SPARSE_BLOCK]
+
+
+def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: "Entries", window: int) -> Totals:
+    """What the *closed* jobs, by id, give to the totals: the law."""
+    held = totals_of(spans.take(np.isin(spans.job_id, closed)), rates, window)
+    if not len(entries):
+        return held
+    measured = entries.take(np.isin(entries.job_id, closed))
+    columns = list(measured.as_dict().values())[1:]
+    return add_up(Totals.concat([held, Totals.of(columns)]))
+
+
+# -- what stands in the ledger ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entries(Columns):
+    """Measured amounts of jobs: only what is not a rate."""
+
+    job_id: Ints
+    window_start: Ints
+    account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+def known_jobs(connection: Connection, site_id: int, block: Ints) -> JobRecords:
+    """The jobs of the block that are recorded for the site."""
+    found = _job_records(connection, site_id, among(block, schema.jobs.c.job_id))
+    return found.take(np.isin(found.job_id, block))
+
+
+def _job_records(connection: Connection, site_id: int, chosen: ColumnElement[bool]) -> JobRecords:
+    table = schema.jobs.c
+    columns = [table[field.name] for field in fields(JobRecords)]
+    query = select(*columns).where(table.site_id == site_id, chosen).order_by(table.job_id)
+    found = connection.execute(query).fetchall()
+    if not found:
+        return JobRecords.concat([])
+    return JobRecords.of(
+        np.array(values, dtype=object if name in ("state", "types") else np.int64)
+        for name, values in zip(JobRecords.__slots__, zip(*found, strict=True), strict=True)
+    )
+
+
+def unsettled_ids(connection: Connection, site_id: int) -> Ints:
+    """The recorded jobs that OAR may still change, ascending."""
+    table = schema.jobs.c
+    query = select(table.job_id).where(table.site_id == site_id, table.unsettled == 1)
+    return np.sort(dialects.read_ints(connection, query)[0])
+
+
+def recorded_ids(connection: Connection, site_id: int, block: Ints) -> Ints:
+    """Which ids of the block are recorded."""
+    table = schema.jobs.c
+    query = select(table.job_id).where(table.site_id == site_id, among(block, table.job_id))
+    return np.intersect1d(dialects.read_ints(connection, query)[0], block)
+
+
+def recorded_above(connection: Connection, site_id: int, last: int, most: int) -> Ints:
+    """The lowest recorded ids above *last*, ascending, *most* of them at most."""
+    table = schema.jobs.c
+    query: Select[Any] = (
+        select(table.job_id)
+        .where(table.site_id == site_id, table.job_id > last)
+        .order_by(table.job_id)
+        .limit(most)
+    )
+    return dialects.read_ints(connection, query)[0]
+
+
+def open_jobs(connection: Connection, site_id: int) -> int:
+    """How many jobs hold resources now."""
+    table = schema.jobs.c
+    query = select(func.count()).where(
+        table.site_id == site_id,
+        table.unsettled == 1,
+        table.closed == 0,
+        table.state.in_(RUNNING),
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def read_spans(connection: Connection, site_id: int, block: Ints) -> Spans:
+    """The spans of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.spans, Spans)
+
+
+def read_rates(connection: Connection, site_id: int, block: Ints) -> Rates:
+    """The rates of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.rates, Rates)
+
+
+def read_entries(connection: Connection, site_id: int, block: Ints) -> Entries:
+    """The measured amounts of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.entries, Entries)
+
+
+def _rows(connection: Connection, site_id: int, ids: Ints, table: Table, kind: type[T]) -> T:
+    columns = [func.coalesce(table.c[f.name], OPEN) for f in fields(kind)]
+    parts = []
+    for block in id_blocks(ids):
+        query = select(*columns).where(table.c.site_id == site_id, among(block, table.c.job_id))
+        rows = kind.of(dialects.read_ints(connection, query))
+        parts.append(rows.take(np.isin(rows.as_dict()["job_id"], block)))
+    return kind.concat(parts)

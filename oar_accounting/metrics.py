@@ -1,0 +1,274 @@
+"""Held metrics: from the resources a job holds to whole amounts per second. Pure arithmetic.
+
+A held metric is one of three forms over the rows of OAR's ``resources`` that a job was assigned,
+restricted to one resource type (``*`` for all):
+
+* *count*: how many rows;
+* *distinct P*: how many different values of property P (NULL and the empty text are none);
+* *sum P*, or *sum P per Q*: the sum of the numeric property P over the rows, or over the
+  different values of Q among them; the P of a value of Q is the largest that any of its rows has.
+
+A job over several values of the dimension property (clusters) has a part for each, and every
+form is evaluated per part. A rate is ``sum × scale``, rounded once per part, half to even.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from oar_accounting.columns import (
+    LARGEST,
+    Columns,
+    Ints,
+    exact_product,
+    exact_sums,
+    group_starts,
+    ints,
+)
+from oar_accounting.errors import AmountOverflow, SettingsError
+
+ANY_TYPE = "*"
+KEYS = ("count", "distinct", "per", "scale", "sum", "type", "unit")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+UNIT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,29})[·.*]s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What is counted, in which unit, and how it comes from the resources a job holds."""
+
+    name: str
+    unit: str  #: amounts are whole numbers of this divided by ``scale``: ``core·s``
+    form: str  #: ``count``, ``distinct`` or ``sum``
+    of: str = ""  #: the property counted or summed; empty for ``count``
+    per: str = ""  #: sum: once per different value of this property; empty: per row
+    type: str = "default"  #: resource type; ``*`` for all
+    scale: int = 1
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """The properties of OAR's resources that are read for it."""
+        return tuple(p for p in (self.of, self.per) if p)
+
+    @property
+    def definition(self) -> str:
+        """All that makes its amounts, as text that is stored with them."""
+        values = {
+            "form": self.form,
+            "of": self.of,
+            "per": self.per,
+            "scale": self.scale,
+            "type": self.type,
+            "unit": self.unit,
+        }
+        return json.dumps(values, ensure_ascii=False, sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the definition: equal digests give equal amounts."""
+        return sha256(self.definition.encode()).hexdigest()
+
+    @classmethod
+    def from_definition(cls, name: str, definition: str) -> "Metric":
+        """The metric whose `definition` was stored under *name*."""
+        return cls(name=name, **json.loads(definition))
+
+
+RESOURCE = Metric(name="resource", unit="resource·s", form="count")
+NODE = Metric(name="node", unit="node·s", form="distinct", of="network_address")
+BUILT_IN = (RESOURCE, NODE)
+
+
+def parse_metric(name: str, table: Mapping[str, Any], file: str) -> Metric:
+    """The metric that a ``[metrics.NAME]`` table of the settings *file* declares.
+
+    Raises :class:`SettingsError` naming file, key and what was expected.
+    """
+    where = f"{file}: [metrics.{name}]"
+    if not NAME.fullmatch(name):
+        raise SettingsError(
+            f"{where}: a name is lower-case letters, digits and _, at most 63, not {name!r}"
+        )
+    if name in {metric.name for metric in BUILT_IN}:
+        raise SettingsError(f"{where}: {name!r} is built in and cannot be declared again")
+    for key in table:
+        if key not in KEYS:
+            raise SettingsError(f"{where}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
+    forms = [key for key in ("count", "distinct", "sum") if key in table]
+    if len(forms) != 1:
+        raise SettingsError(
+            f"{where}: exactly one of count = true, distinct = PROPERTY, sum = PROPERTY is needed"
+            f", found {', '.join(forms) or 'none'}"
+        )
+    form = forms[0]
+    if form == "count" and table["count"] is not True:
+        raise SettingsError(f"{where}: count must be true, not {table['count']!r}")
+    if "per" in table and form != "sum":
+        raise SettingsError(f"{where}: per goes with sum, not with {form}")
+    return Metric(
+        name=name,
+        unit=_unit(table, where),
+        form=form,
+        of="" if form == "count" else _text(table, form, where),
+        per=_text(table, "per", where) if "per" in table else "",
+        type=_text(table, "type", where) if "type" in table else "default",
+        scale=_scale(table, where),
+    )
+
+
+def _text(table: Mapping[str, Any], key: str, where: str) -> str:
+    value = table[key]
+    if not isinstance(value, str) or not value.strip():
+        raise SettingsError(f"{where}: {key} must be a text, not {value!r}")
+    return value
+
+
+def _unit(table: Mapping[str, Any], where: str) -> str:
+    found = UNIT.fullmatch(table["unit"]) if isinstance(table.get("unit"), str) else None
+    if not found:
+        raise SettingsError(
+            f'{where}: unit must be what is held times seconds, like "core·s" or "MiB.s", '
+            f"not {table.get('unit')!r}"
+        )
+    return f"{found[1]}·s"
+
+
+def _scale(table: Mapping[str, Any], where: str) -> int:
+    scale = table.get("scale", 1)
+    if isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= 10**9:
+        raise SettingsError(f"{where}: scale must be a whole number from 1 to 10^9, not {scale!r}")
+    return scale
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """OAR's resources: row *i* has the id ``resource_id[i]``; ids are sorted."""
+
+    resource_id: Ints
+    type: list[str]
+    properties: Mapping[str, list[Any]]
+    _codes: dict[str, Ints] = field(default_factory=dict)
+
+    def codes(self, name: str) -> Ints:
+        """A whole number per row for the value of the property; -1 where it has none."""
+        if name not in self._codes:
+            seen: dict[str, int] = {}
+            texts = ("" if value is None else str(value) for value in self.properties[name])
+            self._codes[name] = ints([seen.setdefault(t, len(seen)) if t else -1 for t in texts])
+        return self._codes[name]
+
+    def values_of(self, name: str) -> tuple[Ints, list[str]]:
+        """Per row the number of its value of the property, and the values by number.
+
+        Number 0 is no value, the empty text; without a property every row has it.
+        """
+        if not name:
+            return np.zeros(len(self.resource_id), np.int64), [""]
+        codes = self.codes(name)
+        values = dict(zip(codes.tolist(), map(str, self.properties[name]), strict=True))
+        return codes + 1, ["", *(values[code] for code in range(int(codes.max(initial=-1)) + 1))]
+
+    def of_type(self, wanted: str) -> Ints:
+        """1 for the rows of this resource type, else 0."""
+        return ints([wanted in (ANY_TYPE, found) for found in self.type])
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Columns):
+    """What was held: part of a job (any whole numbers) and row of the `Resources`, as pairs."""
+
+    part: Ints
+    row: Ints
+
+
+def held_rates(metric: Metric, held: Held, resources: Resources, parts: int) -> Ints:
+    """The amount per second of each of the *parts*, numbered from 0, in unit / scale.
+
+    Raises :class:`SettingsError` where a property that must be numeric is not, and
+    :class:`AmountOverflow` where a rate does not fit in 63 bits.
+    """
+    held = held.take(resources.of_type(metric.type)[held.row] != 0)
+    if metric.form == "count":
+        amounts = _per_part(held.part, np.ones(len(held), np.int64), parts)
+        return _scaled(amounts, metric.scale, 1)
+    if metric.form == "distinct":
+        part, _ = _different(held, resources.codes(metric.of))
+        return _scaled(_per_part(part, np.ones(len(part), np.int64), parts), metric.scale, 1)
+    numbers, unit = _whole(metric, resources)
+    if metric.per:
+        codes = resources.codes(metric.per)
+        part, code = _different(held, codes)
+        amounts = _per_part(part, _largest(numbers, codes)[code], parts)
+    else:
+        amounts = _per_part(held.part, numbers[held.row], parts)
+    return _scaled(amounts, metric.scale, unit)
+
+
+def _per_part(part: Ints, amounts: Ints, parts: int) -> Ints:
+    result = np.zeros(parts, np.int64)
+    if len(part):
+        order = np.argsort(part, kind="stable")
+        part = part[order]
+        starts = group_starts([part])
+        result[part[starts]] = exact_sums(amounts[order], starts)
+    return result
+
+
+def _different(held: Held, codes: Ints) -> tuple[Ints, Ints]:
+    """Part and code of every different code that a part holds."""
+    code = codes[held.row]
+    there = code >= 0
+    width = int(codes.max(initial=0)) + 1
+    packed = np.unique(held.part[there] * width + code[there])
+    return packed // width, packed % width
+
+
+def _whole(metric: Metric, resources: Resources) -> tuple[Ints, int]:
+    """The property's values times a power of ten that makes all of them whole, and that power."""
+    used = resources.of_type(metric.type) != 0
+    values = []
+    for row, value in enumerate(resources.properties[metric.of]):
+        values.append(_number(metric, resources, row, value) if used[row] else Decimal(0))
+    places = max((-int(v.as_tuple().exponent) for v in values), default=0)
+    unit = 10 ** max(places, 0)
+    scaled = [int(value * unit) for value in values]
+    if max(scaled, default=0) > LARGEST // max(metric.scale, 1):
+        raise AmountOverflow(f"metric {metric.name}: a value of {metric.of} exceeds 63 bits")
+    return ints(scaled), unit
+
+
+def _number(metric: Metric, resources: Resources, row: int, value: Any) -> Decimal:
+    if value is None or value == "":
+        return Decimal(0)
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        number = Decimal(-1)
+    if not number.is_finite() or number < 0 or number.adjusted() > 18:
+        raise SettingsError(
+            f"metric {metric.name}: property {metric.of!r} of resource "
+            f"{resources.resource_id[row]} is {value!r}; a number from 0 was expected"
+        )
+    return number.normalize()
+
+
+def _largest(numbers: Ints, codes: Ints) -> Ints:
+    """Per code the largest number that a row of this code has."""
+    largest = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    np.maximum.at(largest, codes[codes >= 0], numbers[codes >= 0])
+    return largest
+
+
+def _scaled(amounts: Ints, scale: int, unit: int) -> Ints:
+    """``amounts × scale / unit``, rounded half to even, without a float."""
+    scaled = exact_product(amounts, np.full(len(amounts), scale))
+    whole, rest = np.divmod(scaled, unit)
+    doubled = 2 * rest
+    up: Ints = ((doubled > unit) | ((doubled == unit) & (whole % 2 == 1))).astype(np.int64)
+    return np.add(whole, up)

@@ -1,0 +1,262 @@
+"""Reading OAR: jobs, their pauses and types, what they were assigned, and the resources.
+
+SELECT on six tables is all it needs. Everything of one `Snapshot` is one state of the database.
+Jobs are looked up by range where their ids lie close together and else by short lists: a list of
+thousands of ids costs the planner more than the rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    column,
+    false,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+
+from oar_accounting import dialects, oar_tables
+from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
+from oar_accounting.errors import OarSchemaError
+from oar_accounting.metrics import Resources
+from oar_accounting.readings import ENDED, PAUSED
+
+#: Jobs looked at in one transaction.
+BLOCK = 10_000
+#: Jobs whose ids are too far apart for a range.
+SPARSE_BLOCK = 500
+#: Assigned resources held in memory at once.
+PAIRS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned(Columns):
+    """Pairs: row of the job in the `JobRows` asked about, id of a resource it was assigned."""
+
+    job: Ints
+    resource_id: Ints
+
+
+def id_blocks(ids: Ints, size: int = BLOCK) -> Iterator[Ints]:
+    """Ascending ids cut into blocks that are cheap to look up with `among`."""
+    at = 0
+    while at < len(ids):
+        block = ids[at : at + size]
+        if not is_dense(block):
+            block = block[:SPARSE_BLOCK]
+        yield block
+        at += len(block)
+
+
+def among(ids: Ints, values: ColumnElement[Any]) -> ColumnElement[bool]:
+    """True for the ids of a block, and for some between them where they lie close together."""
+    if is_dense(ids):
+        return values.between(int(ids[0]), int(ids[-1]))
+    return values.in_(ids.tolist())
+
+
+def is_dense(ids: Ints) -> bool:
+    """True where the ids lie so close together that a range finds them best."""
+    return int(ids[-1]) - int(ids[0]) < 4 * len(ids)
+
+
+class OarJobs:
+    """The database of one OAR server.
+
+    The first use raises :class:`OarSchemaError` where a table or column that is read is missing.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._properties: frozenset[str] | None = None
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """One state of the database, for as long as the block lasts."""
+        with dialects.reading(self.engine) as connection:
+            if self._properties is None:
+                self._properties = _checked(connection)
+            yield Snapshot(connection, self._properties)
+
+    def properties(self) -> frozenset[str]:
+        """The columns of OAR's ``resources``."""
+        if self._properties is None:
+            with self.snapshot():
+                pass
+        return self._properties or frozenset()
+
+
+def _checked(connection: Connection) -> frozenset[str]:
+    """The columns of ``resources``, after a look at every table and column that is read."""
+    present: frozenset[str] = frozenset()
+    for table in oar_tables.metadata.sorted_tables:
+        present = _columns_of(connection, table)
+        missing = sorted(set(table.columns.keys()) - present)
+        if missing:
+            raise OarSchemaError(
+                f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} has no "
+                f"column {missing[0]!r}; is this the database of an OAR 2.5.9 or later?"
+            )
+        if table is oar_tables.resources:
+            properties = present
+    return properties
+
+
+def _columns_of(connection: Connection, table: Table) -> frozenset[str]:
+    query: Select[Any] = select(literal_column("*")).select_from(table).where(false())
+    try:
+        with connection.begin_nested():
+            return frozenset(connection.execute(query).keys())
+    except DBAPIError as error:
+        said = " ".join(str(error.orig).split())
+        raise OarSchemaError(
+            f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} cannot be read "
+            f"({said}); is this OAR's database, and has the role SELECT on the table?"
+        ) from error
+
+
+class Snapshot:
+    """One state of OAR's database. Blocks of ids come from `id_blocks`."""
+
+    def __init__(self, connection: Connection, properties: frozenset[str]) -> None:
+        self._connection = connection
+        self._properties = properties
+
+    def ids_above(self, last: int, most: int = BLOCK) -> Ints:
+        """The lowest ids above *last*, ascending, *most* of them at most."""
+        job_id = oar_tables.jobs.c.job_id
+        query: Select[Any] = select(job_id).where(job_id > last).order_by(job_id).limit(most)
+        return dialects.read_ints(self._connection, query)[0]
+
+    def ids_ended_since(self, instant: int) -> Ints:
+        """The jobs that ended at or after *instant*, ascending."""
+        jobs = oar_tables.jobs.c
+        query = select(jobs.job_id).where(jobs.stop_time >= instant, jobs.state.in_(ENDED))
+        return np.sort(dialects.read_ints(self._connection, query)[0])
+
+    def count_above(self, last: int) -> int:
+        """How many jobs have an id above *last*."""
+        query = select(func.count()).where(oar_tables.jobs.c.job_id > last)
+        return int(self._connection.execute(query).scalar_one())
+
+    def rows(self, block: Ints) -> JobRows:
+        """The jobs of the block that OAR has."""
+        jobs, moldables = oar_tables.jobs, oar_tables.moldables
+        joined = jobs.outerjoin(moldables, moldables.c.moldable_id == jobs.c.assigned_moldable_job)
+        columns = jobs.c
+        query = (
+            select(
+                columns.job_id,
+                columns.job_user,
+                columns.project,
+                columns.queue_name,
+                columns.state,
+                columns.submission_time,
+                columns.start_time,
+                columns.stop_time,
+                func.coalesce(columns.assigned_moldable_job, 0),
+                func.coalesce(moldables.c.moldable_walltime, 0),
+                columns.suspended,
+            )
+            .select_from(joined)
+            .where(among(block, columns.job_id))
+            .order_by(columns.job_id)
+        )
+        found = self._connection.execute(query).fetchall()
+        lists = list(zip(*found, strict=True)) if found else [()] * 11
+        texts = [np.array(values, dtype=object) for values in lists[1:5]]
+        numbers = [ints(values) for values in lists[5:10]]
+        suspended = np.array([flag == "YES" for flag in lists[10]], dtype=np.bool_)
+        rows = JobRows.of([ints(lists[0]), *texts, *numbers, suspended])
+        return rows.take(np.isin(rows.job_id, block))
+
+    def types(self, block: Ints) -> dict[int, list[str]]:
+        """The types of the jobs of the block, sorted; jobs without any are left out."""
+        table = oar_tables.job_types.c
+        query = select(table.job_id, table.type).where(among(block, table.job_id))
+        types: defaultdict[int, list[str]] = defaultdict(list)
+        for job, kind in self._connection.execute(query):
+            types[int(job)].append(kind)
+        return {job: sorted(kinds) for job, kinds in types.items()}
+
+    def pauses(self, block: Ints) -> dict[int, list[tuple[int, int]]]:
+        """When the jobs of the block were Suspended or Resuming, as half-open spans.
+
+        A pause that lasts stops at `OPEN`. OAR 3 loses Running rows, so nothing else is read.
+        """
+        table = oar_tables.state_logs.c
+        query = select(table.job_id, table.date_start, func.coalesce(table.date_stop, 0)).where(
+            among(block, table.job_id), table.job_state.in_(PAUSED)
+        )
+        pauses: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for job, start, stop in self._connection.execute(query):
+            pauses[int(job)].append((int(start), int(stop) or OPEN))
+        return pauses
+
+    def assigned(self, rows: JobRows) -> Iterator[tuple[JobRows, Assigned]]:
+        """What the jobs were assigned, in portions that fit in memory: jobs and their pairs.
+
+        Each job that has a moldable comes once; the pairs number the jobs of their portion.
+        """
+        rows = rows.take(rows.moldable > 0)
+        rows = rows.take(np.argsort(rows.moldable, kind="stable"))
+        at = 0
+        for block in id_blocks(rows.moldable):
+            yield from self._portions(rows.take(slice(at, at + len(block))))
+            at += len(block)
+
+    def _portions(self, rows: JobRows) -> Iterator[tuple[JobRows, Assigned]]:
+        table = oar_tables.assigned.c
+        query = (
+            select(table.moldable_job_id, table.resource_id)
+            .where(among(rows.moldable, table.moldable_job_id))
+            .limit(PAIRS_AT_ONCE)
+        )
+        moldable, resource_id = dialects.read_ints(self._connection, query)
+        if len(moldable) == PAIRS_AT_ONCE and len(rows) > 1:
+            middle = len(rows) // 2
+            yield from self._portions(rows.take(slice(0, middle)))
+            yield from self._portions(rows.take(slice(middle, None)))
+            return
+        job = np.minimum(np.searchsorted(rows.moldable, moldable), len(rows) - 1)
+        ours = rows.moldable[job] == moldable
+        yield rows, Assigned(job[ours], resource_id[ours])
+
+    def resources(self, properties: tuple[str, ...]) -> Resources:
+        """All resources with the *properties*; ids ascending.
+
+        Raises :class:`OarSchemaError` where OAR has no such property.
+        """
+        for name in properties:
+            if name not in self._properties:
+                raise OarSchemaError(
+                    f"OAR's resources have no property {name!r}, which a recorded metric or the "
+                    f"dimension needs; it has {', '.join(sorted(self._properties))}"
+                )
+        table = oar_tables.resources
+        known = {c.name: c for c in table.columns}
+        wanted: list[ColumnElement[Any]] = [known.get(name, column(name)) for name in properties]
+        query = (
+            select(table.c.resource_id, table.c.type, *wanted)
+            .select_from(table)
+            .order_by(table.c.resource_id)
+        )
+        found = self._connection.execute(query).fetchall()
+        lists = [list(values) for values in zip(*found, strict=True)] if found else []
+        lists = lists or [[] for _ in range(2 + len(wanted))]
+        return Resources(
+            resource_id=ints(lists[0]),
+            type=lists[1],
+            properties=dict(zip(properties, lists[2:], strict=True)),
+        )

@@ -1,0 +1,74 @@
+"""The tables of OAR that are read here, with the columns that are read and no others.
+
+They stand in a MetaData of their own, so that creating our tables can never touch OAR's. Only the
+demo and the tests create them; everywhere else OAR made them, and they are only read.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_user", String(255), nullable=False),
+    Column("project", String(255), nullable=False),
+    Column("queue_name", String(100), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("submission_time", BigInteger, nullable=False),
+    Column("start_time", BigInteger, nullable=False),
+    Column("stop_time", BigInteger, nullable=False),
+    Column("assigned_moldable_job", BigInteger),
+    Column("suspended", String(3), nullable=False),
+)
+
+moldables = Table(
+    "moldable_job_descriptions",
+    metadata,
+    Column("moldable_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("moldable_walltime", BigInteger, nullable=False),
+)
+
+assigned = Table(
+    "assigned_resources",
+    metadata,
+    Column("moldable_job_id", BigInteger, nullable=False),
+    Column("resource_id", Integer, nullable=False),
+    PrimaryKeyConstraint("moldable_job_id", "resource_id"),
+)
+
+resources = Table(
+    "resources",
+    metadata,
+    Column("resource_id", Integer, primary_key=True, autoincrement=False),
+    Column("type", String(100), nullable=False),
+    Column("network_address", String(100), nullable=False),
+)
+
+job_types = Table(
+    "job_types",
+    metadata,
+    Column("job_type_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, nullable=False, index=True),
+    Column("type", String(255), nullable=False),
+)
+
+state_logs = Table(
+    "job_state_logs",
+    metadata,
+    Column("job_state_log_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, nullable=False, index=True),
+    Column("job_state", String(16), nullable=False),
+    Column("date_start", BigInteger, nullable=False),
+    # 0 or NULL while the state lasts.
+    Column("date_stop", BigInteger),
+)

@@ -1,0 +1,287 @@
+"""A pass: from rows of OAR to what the ledger says about these jobs.
+
+Every block of jobs is settled in one transaction that first takes the lock of the site and then
+looks at OAR: what is written is never older than what another writer wrote before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import Connection
+
+from oar_accounting.catalog import LONGEST_NAME, Accounts, Names, Site, StoredMetric
+from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.ledger import Book, JobRecords, Ledger, known_jobs
+from oar_accounting.metrics import Held, Metric, Resources, held_rates
+from oar_accounting.oar_jobs import Assigned, OarJobs, Snapshot
+from oar_accounting.readings import Terms, holds_nothing, impossible, phases, spans_of
+from oar_accounting.windows import too_large
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a pass has done so far."""
+
+    done: int = 0
+    changed: int = 0
+    analyzed: int = 0  #: how many were done when the planner was last told
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What OAR says of some jobs: their types, spans and rates."""
+
+    types: Mapping[int, Sequence[str]]
+    spans: Spans
+    rates: Rates
+    empty: Ints  #: jobs that should hold something, of which OAR lists no resource
+
+
+class Pass:
+    """Settles blocks of jobs, and keeps the tally."""
+
+    def __init__(self, ledger: Ledger, oar: OarJobs) -> None:
+        self.ledger = ledger
+        self.oar = oar
+        self.tally = Tally()
+        self._resources: Resources | None = None
+        self._properties: tuple[str, ...] = ()
+
+    def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
+        """Record what OAR says about the jobs of the block, where it differs or with *force*.
+
+        With *seen_up_to* the site's high-water mark moves to that id, in the same transaction.
+        Returns the ids that OAR has.
+        """
+        with self.ledger.writing() as book:
+            with self.oar.snapshot() as snapshot:
+                rows = snapshot.rows(block)
+                found = rows.job_id
+                known = book.known(block)
+                self._gone(book, known, rows)
+                chosen = differing(rows, known, book.accounts) | force
+                chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
+                rows = rows.take(chosen)
+                reading = self._read(snapshot, book, rows)
+            rows = rows.take(~self._stripped(book, known, reading, rows))
+            if len(rows):
+                self._post(book, rows, reading, known)
+            if seen_up_to:
+                book.saw(seen_up_to)
+        return found
+
+    def fill(self, block: Ints, metric: StoredMetric) -> None:
+        """Record one metric of the jobs of the block that OAR still has."""
+        with self.ledger.writing() as book:
+            with self.oar.snapshot() as snapshot:
+                rows = snapshot.rows(block)
+                lost = np.setdiff1d(book.spans(block).job_id, rows.job_id)
+                rows = rows.take(~self._reused(rows, book.known(block)))
+                rows = rows.take(np.isin(rows.job_id, book.spans(block).job_id))
+                rates = self._rates(snapshot, book, rows, [metric])[0]
+            self._not_filled(lost, metric)
+            book.post_metric(rows.job_id, metric.metric_id, rates)
+
+    def _not_filled(self, lost: Ints, metric: StoredMetric) -> None:
+        reason = f"OAR no longer has it: nothing of {metric.metric.name} is recorded"
+        self.tally.problems.update((job, reason) for job in lost.tolist())
+
+    # -- which jobs ---------------------------------------------------------------------------
+
+    def _reused(self, rows: JobRows, known: JobRecords) -> Bools:
+        """The ids that OAR has given to another job since: reported, never overwritten."""
+        at, other = _located(rows.job_id, known.job_id)
+        if len(known):
+            other &= known.submission_time[at] != rows.submission_time
+        for row in np.flatnonzero(other):
+            self.tally.problems[int(rows.job_id[row])] = (
+                f"is another job now: submitted at {rows.submission_time[row]}, recorded "
+                f"with {known.submission_time[at[row]]}; what was recorded is kept"
+            )
+        return other
+
+    def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
+        """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
+        with self.oar.snapshot() as snapshot:
+            rows = snapshot.rows(block)
+        known = known_jobs(connection, site.site_id, block)
+        lost = known.job_id[(known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id)]
+        accounts = Accounts(site.site_id)
+        accounts.refresh(connection)
+        return np.union1d(rows.job_id[differing(rows, known, accounts)], lost)
+
+    def _misnamed(self, rows: JobRows) -> Bools:
+        """The jobs with a name that is too long to be an account's."""
+        wrong = np.zeros(len(rows), np.bool_)
+        for row, names in enumerate(rows.names()):
+            if max(map(len, names)) > LONGEST_NAME:
+                wrong[row] = True
+                self.tally.problems[int(rows.job_id[row])] = (
+                    f"has a user, project or queue of more than {LONGEST_NAME} characters"
+                )
+        return wrong
+
+    def _stripped(self, book: Book, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
+        """Jobs in the totals whose resources OAR has deleted since: their amounts are kept."""
+        suspects = np.intersect1d(reading.empty, known.job_id[known.closed == 1])
+        stripped = np.intersect1d(suspects, book.spans(suspects).job_id)
+        for job in stripped.tolist():
+            self.tally.problems[job] = "OAR no longer has its resources; kept as recorded"
+        return np.isin(rows.job_id, stripped)
+
+    def _gone(self, book: Book, known: JobRecords, rows: JobRows) -> None:
+        """Jobs that OAR deleted while they were unsettled: closed where they were last seen."""
+        lost = known.take((known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id))
+        last_pass = book.site.last_pass
+        for job in lost.job_id.tolist():
+            self.tally.problems[job] = "OAR no longer has it; it is recorded up to " + (
+                "its start" if last_pass is None else f"the last pass, at {last_pass}"
+            )
+        if len(lost):
+            book.close_vanished(lost, last_pass)
+
+    # -- what they held -----------------------------------------------------------------------
+
+    def _read(self, snapshot: Snapshot, book: Book, rows: JobRows) -> Reading:
+        terms = book.site.terms
+        if not len(rows):
+            return Reading({}, Spans.concat([]), Rates.concat([]), ints([]))
+        types = snapshot.types(rows.job_id)
+        where = phases(rows, terms)
+        inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
+        entitled = (where.holding | where.closed) & (rows.moldable > 0)
+        holders = rows.take(entitled & ~np.array(inner, np.bool_))
+        rates, holding, counting = self._rates(snapshot, book, holders, book.metrics())
+        empty = np.setdiff1d(holders.job_id, holding)
+        holders = holders.take(np.isin(holders.job_id, counting))
+        trouble = impossible(holders, phases(holders, terms))
+        holders = holders.take(~_listed(holders.job_id, trouble))
+        spans = spans_of(holders, snapshot.pauses(rows.job_id), terms)
+        trouble |= too_large(spans, rates, terms.window)
+        self.tally.problems |= trouble
+        spans = spans.take(~_listed(spans.job_id, trouble))
+        return Reading(types, spans, rates.take(np.isin(rates.job_id, spans.job_id)), empty)
+
+    def _rates(
+        self, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
+    ) -> tuple[Rates, Ints, Ints]:
+        """What the jobs hold per second, the jobs that hold resources, and those that count."""
+        terms = book.site.terms
+        self._ask_for(snapshot, [stored.metric for stored in metrics], terms)
+        parts, holding, counting = [Rates.concat([])], [ints([])], [ints([])]
+        for portion, pairs in snapshot.assigned(rows):
+            held = self._located_resources(snapshot, portion, pairs)
+            holding.append(portion.job_id[np.unique(held.part)])
+            if terms.profile == "classic":
+                held = held.take(np.isin(held.part, _with_default(held, self._table)))
+            counting.append(portion.job_id[np.unique(held.part)])
+            parts.append(rates_of(book, portion, held, self._table, metrics))
+        return Rates.concat(parts), np.concatenate(holding), np.concatenate(counting)
+
+    @property
+    def _table(self) -> Resources:
+        assert self._resources is not None
+        return self._resources
+
+    def _ask_for(self, snapshot: Snapshot, metrics: Sequence[Metric], terms: Terms) -> None:
+        """Read the resources, once a pass, with every property that is needed."""
+        wanted = {name for metric in metrics for name in metric.properties}
+        wanted |= {terms.dimension} - {""}
+        if self._resources is None or not wanted <= set(self._properties):
+            self._properties = tuple(sorted(wanted))
+            self._resources = snapshot.resources(self._properties)
+
+    def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
+        """The pairs with the row of the resource; a resource that OAR removed is reported."""
+        at, there = _located(pairs.resource_id, self._table.resource_id)
+        if not np.all(there):
+            self._resources = snapshot.resources(self._properties)
+            at, there = _located(pairs.resource_id, self._table.resource_id)
+        for job in np.unique(pairs.job[~there]).tolist():
+            self.tally.problems[int(portion.job_id[job])] = (
+                "was assigned a resource that OAR has removed; the others are recorded"
+            )
+        return Held(pairs.job[there], at[there])
+
+    # -- into the ledger ----------------------------------------------------------------------
+
+    def _post(self, book: Book, rows: JobRows, reading: Reading, known: JobRecords) -> None:
+        where = phases(rows, book.site.terms)
+        names = [(*names, "") for names in rows.names()]
+        book.accounts.add(book.connection, names)
+        jobs = JobRecords(
+            rows.job_id,
+            ints(book.accounts.ids(names)),
+            rows.state,
+            rows.submission_time,
+            rows.start_time,
+            rows.stop_time,
+            rows.walltime,
+            np.array(
+                [",".join(reading.types.get(job, ())) for job in rows.job_id.tolist()], object
+            ),
+            where.closed.astype(np.int64),
+            where.unsettled.astype(np.int64),
+        )
+        book.post(jobs, reading.spans, reading.rates)
+        before = known.job_id[known.closed == 1]
+        again = np.isin(rows.job_id, before)
+        self.tally.done += int(np.count_nonzero(where.closed & ~again))
+        self.tally.changed += int(np.count_nonzero(again))
+
+
+def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
+    """The jobs that are new, have changed, or may have paused meanwhile."""
+    at, there = _located(rows.job_id, known.job_id)
+    if not len(known):
+        return np.ones(len(rows), np.bool_)
+    account = ints(accounts.ids((*names, "") for names in rows.names()))
+    differs = ~there | (account != known.account_id[at]) | (rows.state != known.state[at])
+    for name in ("submission_time", "start_time", "stop_time", "walltime"):
+        differs |= getattr(rows, name) != getattr(known, name)[at]
+    return differs | (rows.suspended & (known.unsettled[at] == 1))
+
+
+def rates_of(
+    book: Book, rows: JobRows, held: Held, resources: Resources, metrics: Sequence[StoredMetric]
+) -> Rates:
+    """Per job, account and metric, the amount per second; amounts of zero are left out."""
+    codes, values = resources.values_of(book.site.terms.dimension)
+    width = len(values)
+    keys, part = np.unique(held.part * width + codes[held.row], return_inverse=True)
+    job, value = keys // width, keys % width
+    names: list[Names] = [
+        (rows.user[j], rows.project[j], rows.queue[j], values[v])
+        for j, v in zip(job.tolist(), value.tolist(), strict=True)
+    ]
+    book.accounts.add(book.connection, names)
+    accounts = ints(book.accounts.ids(names))
+    parts = [Rates.concat([])]
+    for stored in metrics:
+        rate = held_rates(stored.metric, Held(part, held.row), resources, len(keys))
+        some = np.flatnonzero(rate)
+        metric_id = np.full(len(some), stored.metric_id)
+        parts.append(
+            Rates(rows.job_id[job[some]], accounts[some], metric_id, rate[some], rate[some])
+        )
+    return Rates.concat(parts)
+
+
+def _with_default(held: Held, resources: Resources) -> Ints:
+    """The parts that hold a resource of type default."""
+    return np.unique(held.part[resources.of_type("default")[held.row] != 0])
+
+
+def _located(wanted: Ints, among: Ints) -> tuple[Ints, Bools]:
+    """Per wanted id its row in *among*, which ascends, and whether it is there at all."""
+    if not len(among):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    there: Bools = among[at] == wanted
+    return at, there
+
+
+def _listed(job_id: Ints, trouble: Mapping[int, str]) -> Bools:
+    return np.isin(job_id, ints(list(trouble)))

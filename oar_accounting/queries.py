@@ -1,0 +1,114 @@
+"""Answers about what is recorded: who used how much of what, when.
+
+SQL groups by account and metric and sums whole numbers; names are put to them here, so that two
+names are one only where every byte is equal, on every database.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from oar_accounting import dialects, schema
+from oar_accounting.catalog import Accounts, Site, stored_metrics
+from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.ledger import open_jobs
+from oar_accounting.records import Usage, UsageReport
+
+DIMENSIONS = ("user", "project", "queue")
+
+
+def grouping_keys(site: Site) -> tuple[str, ...]:
+    """What usage can be grouped by: the last is the site's dimension property."""
+    return (*DIMENSIONS, site.terms.dimension or "cluster")
+
+
+def usage(  # noqa: PLR0913 - one question
+    connection: Connection,
+    site: Site,
+    by: Sequence[str],
+    metrics: Sequence[str] | None,
+    start: int | None,
+    stop: int | None,
+) -> UsageReport:
+    """What closed jobs asked for and used within ``[start, stop)``, on bounds of windows.
+
+    No metrics are all that are complete. Raises :class:`UnknownName` and :class:`BadSpan`.
+    """
+    columns = _columns(by, grouping_keys(site))
+    _check_span(start, stop, site.terms.window)
+    shown = {
+        stored.metric_id: stored.metric
+        for stored in stored_metrics(connection, site.site_id)
+        if stored.state == schema.ACTIVE
+    }
+    wanted = _wanted(metrics, {metric.name: key for key, metric in shown.items()})
+    table = schema.totals.c
+    sums = [dialects.exact_sum(connection, column) for column in (table.asked, table.used)]
+    query = select(table.account_id, table.metric_id, *sums[0], *sums[1]).where(
+        table.metric_id.in_(wanted)
+    )
+    if start is not None:
+        query = query.where(table.window_start >= start)
+    if stop is not None:
+        query = query.where(table.window_start < stop)
+    accounts = Accounts(site.site_id)
+    accounts.refresh(connection)
+    names = accounts.names()
+    amounts: dict[tuple[tuple[str, ...], int], tuple[int, int]] = {}
+    for account_id, metric_id, *parts in connection.execute(
+        query.group_by(table.account_id, table.metric_id)
+    ):
+        half = len(parts) // 2
+        group = tuple(names[account_id][column] for column in columns)
+        asked, used = amounts.get((group, metric_id), (0, 0))
+        amounts[group, metric_id] = (
+            asked + dialects.whole_sum(parts[:half]),
+            used + dialects.whole_sum(parts[half:]),
+        )
+    order = {metric_id: place for place, metric_id in enumerate(wanted)}
+    rows = sorted(amounts.items(), key=lambda item: (item[0][0], order[item[0][1]]))
+    return UsageReport(
+        by=tuple(by),
+        start=start,
+        stop=stop,
+        rows=tuple(
+            Usage(
+                group=group,
+                metric=shown[metric_id].name,
+                unit=shown[metric_id].unit,
+                scale=shown[metric_id].scale,
+                asked=asked,
+                used=used,
+            )
+            for (group, metric_id), (asked, used) in rows
+        ),
+        open_jobs=open_jobs(connection, site.site_id),
+    )
+
+
+def _columns(by: Sequence[str], known: tuple[str, ...]) -> list[int]:
+    for key in by:
+        if key not in known:
+            raise UnknownName(f"unknown grouping key {key!r}; known keys are {', '.join(known)}")
+    return [known.index(key) for key in by]
+
+
+def _wanted(metrics: Sequence[str] | None, known: dict[str, int]) -> list[int]:
+    if metrics is None:
+        return list(known.values())
+    for name in metrics:
+        if name not in known:
+            raise UnknownName(f"unknown metric {name!r}; recorded are {', '.join(known) or 'none'}")
+    return [known[name] for name in dict.fromkeys(metrics)]
+
+
+def _check_span(start: int | None, stop: int | None, window: int) -> None:
+    for name, instant in (("start", start), ("stop", stop)):
+        if instant is not None and instant % window:
+            before = instant // window * window
+            raise BadSpan(
+                f"{name} {instant} is not on a bound of windows of {window} s; the nearest are "
+                f"{before} and {before + window}"
+            )
+    if start is not None and stop is not None and stop <= start:
+        raise BadSpan(f"the span from {start} to {stop} is empty")

@@ -1,0 +1,62 @@
+"""Small frozen records for the edges where people and tools look."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A job that could not be recorded as OAR has it, and why. It never stops a pass."""
+
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassReport:
+    """What a pass over OAR's jobs did."""
+
+    done: int = 0  #: jobs that ended and now stand in the totals
+    changed: int = 0  #: jobs recorded earlier that OAR has corrected since
+    open: int = 0  #: jobs that hold resources now
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()  #: what an administrator should know, one line each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
+
+    window_start: int  #: epoch seconds UTC
+    user: str
+    project: str
+    queue: str
+    property: str  #: value of the site's dimension property; empty where there is none
+    metric: str
+    asked: int  #: as stored
+    used: int
+    expected_asked: int  #: as spans, rates and entries give
+    expected_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one group asked for and used of one metric within a span of time."""
+
+    group: tuple[str, ...]  #: a value per grouping key, in the order asked for
+    metric: str
+    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
+    scale: int
+    asked: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """The answer of `Accounting.usage`: rows sorted by group, then by metric."""
+
+    by: tuple[str, ...]
+    start: int | None  #: epoch seconds UTC, inclusive; None: from the first window on
+    stop: int | None  #: exclusive; None: without end
+    rows: tuple[Usage, ...]
+    open_jobs: int  #: jobs that run now and are in no row
+    notices: tuple[str, ...] = ()

@@ -1,0 +1,190 @@
+"""Our tables: the one truth of the schema. ``sql/<database>/schema.sql`` is generated from here.
+
+Times are epoch seconds UTC in 64 bits, spans are half-open, amounts are whole numbers in the
+metric's unit divided by its scale. The large tables carry no foreign keys: they are written in
+bulk by one writer at a time, and a check per row would cost more than the writing.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from oar_accounting import dialects
+from oar_accounting.dialects import Name
+
+VERSION = 1
+
+#: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
+ACTIVE, BUILDING = "active", "building"
+
+#: A job whose row in OAR may still change: everything but Terminated, Error and `VANISHED`.
+VANISHED = "Vanished"
+
+metadata = MetaData()
+
+schema_version = Table("accounting_schema", metadata, Column("version", Integer, primary_key=True))
+
+sites = Table(
+    "accounting_sites",
+    metadata,
+    Column("site_id", Integer, primary_key=True),
+    Column("name", Name, nullable=False),
+    # The terms under which every row of the site was recorded; only a rebuild changes them.
+    Column("window_seconds", BigInteger, nullable=False),
+    Column("dimension", Name, nullable=False),
+    Column("profile", String(16), nullable=False),
+    Column("containers", String(16), nullable=False),
+    # The rebuild that began and has not ended; empty when none.
+    Column("unfinished", String(100), nullable=False),
+    Column("high_water_mark", BigInteger, nullable=False),
+    Column("purged_before", BigInteger),
+    Column("last_pass", BigInteger),
+    UniqueConstraint("name", name="accounting_sites_name"),
+    **dialects.TABLE,
+)
+
+accounts = Table(
+    "accounting_accounts",
+    metadata,
+    Column("account_id", Integer, primary_key=True),
+    Column("site_id", Integer, ForeignKey("accounting_sites.site_id"), nullable=False),
+    Column("user_name", Name, nullable=False),
+    Column("project", Name, nullable=False),
+    Column("queue_name", Name, nullable=False),
+    Column("property_value", Name, nullable=False),
+    # SHA-256 of the four names: they are too long together for an index of MariaDB.
+    Column("digest", String(64), nullable=False),
+    UniqueConstraint("site_id", "digest", name="accounting_accounts_names"),
+    **dialects.TABLE,
+)
+
+metrics = Table(
+    "accounting_metrics",
+    metadata,
+    Column("metric_id", Integer, primary_key=True),
+    Column("site_id", Integer, ForeignKey("accounting_sites.site_id"), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("unit", Name, nullable=False),
+    Column("scale", BigInteger, nullable=False),
+    Column("definition", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("state", String(8), nullable=False),
+    UniqueConstraint("site_id", "name", "state", name="accounting_metrics_name"),
+    CheckConstraint("state IN ('active', 'building')", name="accounting_metrics_state"),
+    **dialects.TABLE,
+)
+
+jobs = Table(
+    "accounting_jobs",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    # The account of the job's user, project and queue with an empty property value.
+    Column("account_id", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("submission_time", BigInteger, nullable=False),
+    Column("start_time", BigInteger, nullable=False),
+    Column("stop_time", BigInteger, nullable=False),
+    Column("walltime", BigInteger, nullable=False),
+    Column("types", Text, nullable=False),
+    # 1: the job has ended and stands in the totals.
+    Column("closed", SmallInteger, nullable=False),
+    # 1: OAR may still change the job: every pass looks at it again.
+    Column("unsettled", SmallInteger, nullable=False),
+    **dialects.BULK,
+)
+Index(
+    "accounting_jobs_unsettled",
+    jobs.c.site_id,
+    jobs.c.unsettled,
+    **dialects.only_where(jobs.c.unsettled == 1),
+)
+
+spans = Table(
+    "accounting_spans",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    # 1: asked (from the start for the walltime), 0: used.
+    Column("asked", SmallInteger, primary_key=True, autoincrement=False),
+    Column("start_time", BigInteger, primary_key=True, autoincrement=False),
+    # NULL while the job runs.
+    Column("stop_time", BigInteger),
+    **dialects.BULK,
+)
+
+rates = Table(
+    "accounting_rates",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    **dialects.BULK,
+)
+
+entries = Table(
+    "accounting_entries",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("window_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    **dialects.BULK,
+)
+
+totals = Table(
+    "accounting_totals",
+    metadata,
+    Column("window_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    *dialects.whole_numbers("asked", "used"),
+    **dialects.BULK,
+)
+
+
+def ddl(database: str) -> str:
+    """The statements that create our tables on *database* (postgresql, mariadb or sqlite)."""
+    dialect = dialects.dialect_of(database)
+    statements = []
+    for table in metadata.sorted_tables:
+        statements.append(CreateTable(table).compile(dialect=dialect))
+        statements += [
+            CreateIndex(index).compile(dialect=dialect)
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+        ]
+    texts = [str(statement).strip().replace("\t", "    ") for statement in statements]
+    lines = "\n".join(f"{text};\n" for text in texts).splitlines()
+    return "\n".join(line.rstrip() for line in lines) + _version_row()
+
+
+def _version_row() -> str:
+    return f"\n\nINSERT INTO {schema_version.name} (version) VALUES ({VERSION});\n"
+
+
+def create(connection: Connection) -> None:
+    """Create what is missing of our tables and write the version."""
+    metadata.create_all(connection)
+    if connection.execute(schema_version.select()).first() is None:
+        connection.execute(schema_version.insert().values(version=VERSION))

@@ -1,0 +1,251 @@
+"""Settings: the database and window from ``oar.conf``, all of ours from one TOML file.
+
+What is given on the command line goes before the TOML file, and that before ``oar.conf``. Every
+wrong file, key, type or value is a :class:`SettingsError` that names it and what was expected.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from oar_accounting.catalog import LONGEST_NAME
+from oar_accounting.dialects import parse_url
+from oar_accounting.errors import SettingsError
+from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
+from oar_accounting.readings import CONTAINERS, PROFILES
+
+OAR_CONF = "/etc/oar/oar.conf"
+TOML = "/etc/oar/accounting.toml"
+
+KEYS = (
+    "containers",
+    "dimension",
+    "metrics",
+    "oar_password_file",
+    "oar_url",
+    "password_file",
+    "profile",
+    "recheck_days",
+    "site",
+    "url",
+    "window",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a site can set."""
+
+    oar_url: URL  #: OAR's database
+    url: URL  #: the database of our tables
+    site: str = "oar"
+    window: int = 86_400  #: seconds
+    dimension: str | None = None  #: None: ``cluster`` where OAR has that property
+    profile: str = "default"
+    containers: str = "outer"
+    recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
+    metrics: tuple[Metric, ...] = BUILT_IN
+    file: str = TOML  #: where the settings came from, for messages
+
+
+def load(
+    *,
+    oar_conf: str | Path | None = None,
+    config: str | Path | None = None,
+    url: str | URL | None = None,
+    site: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The settings of a site.
+
+    *oar_conf* defaults to ``$OARCONFFILE``, else /etc/oar/oar.conf; *config* to
+    ``$OAR_ACCOUNTING_CONF``, else /etc/oar/accounting.toml where that exists; *url* is OAR's
+    database and makes ``oar.conf`` unnecessary. Raises :class:`SettingsError`.
+    """
+    file, table = _toml(config, environ)
+    given = _Toml(file, table)
+    conf = _oar_conf(oar_conf, environ, needed=url is None and "oar_url" not in table)
+    if url is not None:
+        oar_url = parse_url(url)
+    elif "oar_url" in table:
+        oar_url = given.url("oar_url", "oar_password_file")
+    else:
+        oar_url = conf.url()
+    own = given.url("url", "password_file") if "url" in table else oar_url
+    return Settings(
+        oar_url=oar_url,
+        url=own,
+        site=_site_name(site if site is not None else given.text("site", "oar")),
+        window=given.whole("window", 1, 10**10) if "window" in table else conf.window(),
+        dimension=given.text("dimension", "") if "dimension" in table else None,
+        profile=given.one_of("profile", PROFILES),
+        containers=given.one_of("containers", CONTAINERS),
+        recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
+        metrics=(*BUILT_IN, *given.metrics()),
+        file=file,
+    )
+
+
+def _site_name(name: str) -> str:
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise SettingsError(f"site: a name has 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+# -- the TOML file ----------------------------------------------------------------------------
+
+
+def _toml(config: str | Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    named = config if config is not None else environ.get("OAR_ACCOUNTING_CONF")
+    file = Path(named or TOML)
+    if named is None and not file.exists():
+        return str(file), {}
+    try:
+        return str(file), tomllib.loads(_read(file))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: not TOML: {error}") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: not UTF-8 text") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+class _Toml:
+    """The checked values of the TOML file."""
+
+    def __init__(self, file: str, table: Mapping[str, Any]) -> None:
+        self._file = file
+        self._table = table
+        for key in table:
+            if key not in KEYS:
+                raise SettingsError(f"{file}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
+
+    def _wrong(self, key: str, expected: str) -> SettingsError:
+        shown = repr(self._table[key]) if "url" not in key else "what is there"
+        return SettingsError(f"{self._file}: {key} must be {expected}, not {shown}")
+
+    def text(self, key: str, default: str) -> str:
+        value = self._table.get(key, default)
+        if not isinstance(value, str):
+            raise self._wrong(key, "a text")
+        return value
+
+    def whole(self, key: str, lowest: int, highest: int) -> int:
+        value = self._table[key]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, "a whole number")
+        if not lowest <= value <= highest:
+            raise self._wrong(key, f"a whole number from {lowest} to {highest}")
+        return value
+
+    def one_of(self, key: str, known: tuple[str, ...]) -> str:
+        value = self._table.get(key, known[0])
+        if value not in known:
+            raise self._wrong(key, "one of " + ", ".join(map(repr, known)))
+        return str(value)
+
+    def url(self, key: str, password_key: str) -> URL:
+        try:
+            url = parse_url(self.text(key, ""))
+        except SettingsError as error:
+            raise SettingsError(f"{self._file}: {key}: {error}") from None
+        if password_key in self._table:
+            file = Path(self.text(password_key, ""))
+            lines = _read(file).splitlines()
+            if not lines or not lines[0]:
+                raise SettingsError(f"{file}: the password is expected in the first line")
+            url = url.set(password=lines[0])
+        return url
+
+    def metrics(self) -> tuple[Metric, ...]:
+        tables = self._table.get("metrics", {})
+        if not isinstance(tables, dict):
+            raise self._wrong("metrics", "tables like [metrics.core]")
+        metrics = []
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise SettingsError(
+                    f"{self._file}: metrics.{name} must be a table, [metrics.{name}], not {table!r}"
+                )
+            metrics.append(parse_metric(name, table, self._file))
+        return tuple(metrics)
+
+
+# -- oar.conf ---------------------------------------------------------------------------------
+
+_LINE = re.compile(r"""\s*([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#]*?))\s*(?:#.*)?""")
+_DB_TYPES = {"pg": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
+
+
+class _OarConf:
+    """The values of ``oar.conf`` that are read here."""
+
+    def __init__(self, file: str, values: Mapping[str, str]) -> None:
+        self._file = file
+        self._values = values
+
+    def window(self) -> int:
+        """ACCOUNTING_WINDOW in seconds; a day where it is not set."""
+        said = self._values.get("ACCOUNTING_WINDOW", "86400")
+        if not said.isascii() or not said.isdigit() or not 1 <= int(said) <= 10**10:
+            raise SettingsError(
+                f"{self._file}: ACCOUNTING_WINDOW must be a whole number of seconds, not {said!r}"
+            )
+        return int(said)
+
+    def url(self) -> URL:
+        """OAR's database."""
+        kind = _DB_TYPES.get(self._needed("DB_TYPE").lower())
+        if kind is None:
+            raise SettingsError(
+                f"{self._file}: DB_TYPE must be Pg, mysql or sqlite, "
+                f"not {self._values['DB_TYPE']!r}"
+            )
+        if kind == "sqlite":
+            return parse_url(URL.create("sqlite", database=self._needed("DB_BASE_FILE")))
+        port = self._values.get("DB_PORT", "")
+        if port and not (port.isascii() and port.isdigit()):
+            raise SettingsError(f"{self._file}: DB_PORT must be a number, not {port!r}")
+        return parse_url(
+            URL.create(
+                kind,
+                username=self._needed("DB_BASE_LOGIN"),
+                password=self._values.get("DB_BASE_PASSWD"),
+                host=self._needed("DB_HOSTNAME"),
+                port=int(port) if port else None,
+                database=self._needed("DB_BASE_NAME"),
+            )
+        )
+
+    def _needed(self, key: str) -> str:
+        if not self._values.get(key):
+            raise SettingsError(f"{self._file}: {key} is not set")
+        return self._values[key]
+
+
+def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed: bool) -> _OarConf:
+    named = oar_conf if oar_conf is not None else environ.get("OARCONFFILE")
+    file = Path(named or OAR_CONF)
+    if oar_conf is None and not needed and not os.access(file, os.R_OK):
+        return _OarConf(str(file), {})
+    if needed and named is None and not file.exists():
+        raise SettingsError(
+            f"{file}: there is no such file; name OAR's settings with --oar-conf FILE, or its "
+            "database with --url URL"
+        )
+    values = {}
+    for line in _read(file).splitlines():
+        if (found := _LINE.fullmatch(line)) is not None:
+            values[found[1]] = next((v for v in found.groups()[1:] if v is not None), "")
+    return _OarConf(str(file), values)

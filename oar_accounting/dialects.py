@@ -44,7 +44,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from oar_accounting.columns import Ints, ints
 from oar_accounting.errors import (
     AmountOverflow,
-    DatabaseUnavailable,
+    DatabaseError,
     SettingsError,
     WriterBusy,
 )
@@ -272,9 +272,9 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         if _is_busy(error) and not waited:
             raise WriterBusy("another process is writing for this site") from error
         said = " ".join(str(error.orig).split())
-        raise DatabaseUnavailable(f"{shown(engine.url)}: {said}") from error
+        raise DatabaseError(f"{shown(engine.url)}: {said}") from error
     except SQLAlchemyError as error:
-        raise DatabaseUnavailable(f"{shown(engine.url)}: {error}") from error
+        raise DatabaseError(f"{shown(engine.url)}: {error}") from error
 
 
 def shown(url: URL) -> str:

@@ -2,7 +2,7 @@
 
     AccountingError
     ├── SettingsError        a file, key or value of the settings is wrong
-    ├── DatabaseUnavailable  the database cannot be reached, or refused or dropped us
+    ├── DatabaseError  the database cannot be reached, or refused or dropped us
     ├── OarSchemaError       OAR's tables or columns are not what we read
     ├── SchemaError          our own tables are missing, of another version, or may not be made
     ├── UnknownName          a metric, grouping key or site that does not exist
@@ -23,7 +23,7 @@ class SettingsError(AccountingError):
     """A file, key or value of the settings is wrong."""
 
 
-class DatabaseUnavailable(AccountingError):
+class DatabaseError(AccountingError):
     """The database cannot be reached, or refused or dropped the connection."""
 
 

@@ -10,15 +10,11 @@ import numpy as np
 from sqlalchemy import Connection, func, select
 
 from oar_accounting import dialects, schema
+from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.columns import Ints, Totals, add_up, difference
-from oar_accounting.ledger import (
-    Book,
-    amounts_of,
-    read_entries,
-    read_rates,
-    read_spans,
-    recorded_above,
-)
+from oar_accounting.ledger import Book, amounts_of
+from oar_accounting.recorded import read_entries, read_rates, read_spans, recorded_above
+from oar_accounting.records import Difference
 
 #: Rows of totals compared at once.
 TOTALS_AT_ONCE = 300_000
@@ -107,6 +103,35 @@ def broken(connection: Connection, site_id: int, window: int) -> Iterator[tuple[
         wrong = difference(right, stored)
         if len(wrong):
             yield _at(stored, wrong), _at(right, wrong)
+
+
+def first_differences(connection: Connection, site: Site, most: int) -> list[Difference]:
+    """The first *most* totals of the site that are not what the law says, in words."""
+    accounts = Accounts(site.site_id)
+    accounts.refresh(connection)
+    names = accounts.names()
+    metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
+    found: list[Difference] = []
+    for stored, right in broken(connection, site.site_id, site.terms.window):
+        for was, should in zip(_rows(stored), _rows(right), strict=True):
+            user, project, queue, value = names[was[1]]
+            found.append(
+                Difference(
+                    window_start=was[0],
+                    user=user,
+                    project=project,
+                    queue=queue,
+                    property=value,
+                    metric=metrics.get(was[2], f"no. {was[2]}"),
+                    asked=was[3],
+                    used=was[4],
+                    expected_asked=should[3],
+                    expected_used=should[4],
+                )
+            )
+            if len(found) == most:
+                return found
+    return found
 
 
 def _at(totals: Totals, places: Totals) -> Totals:

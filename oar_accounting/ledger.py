@@ -9,21 +9,20 @@ posting once, in any order and in any portions. The law that always holds:
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
 from oar_accounting import catalog, dialects, schema
+from oar_accounting.blocks import id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import (
     OPEN,
-    Columns,
     Ints,
     Rates,
     Spans,
-    Texts,
     Totals,
     add_up,
     difference,
@@ -31,27 +30,17 @@ from oar_accounting.columns import (
 )
 from oar_accounting.errors import SchemaError
 from oar_accounting.metrics import Metric
-from oar_accounting.oar_jobs import SPARSE_BLOCK, among, id_blocks, is_dense
-from oar_accounting.readings import RUNNING, Terms
+from oar_accounting.readings import Terms
+from oar_accounting.recorded import (
+    Entries,
+    JobRecords,
+    jobs_where,
+    known_jobs,
+    read_entries,
+    read_rates,
+    read_spans,
+)
 from oar_accounting.windows import totals_of
-
-T = TypeVar("T", bound=Columns)
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecords(Columns):
-    """Jobs as the ledger has them."""
-
-    job_id: Ints
-    account_id: Ints
-    state: Texts
-    submission_time: Ints
-    start_time: Ints
-    stop_time: Ints
-    walltime: Ints
-    types: Texts  #: sorted, with a comma between
-    closed: Ints
-    unsettled: Ints
 
 
 class Ledger:
@@ -111,17 +100,12 @@ class Ledger:
 
 def check_version(connection: Connection) -> None:
     """Raise :class:`SchemaError` unless our tables are there, in the version of this code."""
-    if not connection.dialect.has_table(connection, schema.schema_version.name):
+    if not schema.is_complete(connection):
         raise SchemaError(
             f"{dialects.shown(connection.engine.url)}: the accounting tables are not there; "
             "create them with: oar-accounting init"
         )
     found = connection.execute(select(func.max(schema.schema_version.c.version))).scalar()
-    if found is None:
-        raise SchemaError(
-            f"{dialects.shown(connection.engine.url)}: the accounting tables are not complete; "
-            "complete them with: oar-accounting init"
-        )
     if found != schema.VERSION:
         raise SchemaError(
             f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
@@ -203,7 +187,7 @@ class Book:
             old = old.take(old.metric_id == metric_id)
             new = rates.take(np.isin(rates.job_id, jobs.job_id))
             table = schema.rates
-            for chosen in _few(old.job_id):
+            for chosen in short_lists(old.job_id):
                 self._delete(table, table.c.job_id.in_(chosen), table.c.metric_id == metric_id)
             self._insert(table, new.as_dict())
             closed = jobs.job_id[jobs.closed != 0]
@@ -253,7 +237,7 @@ class Book:
                 )
             )
 
-    def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, "Entries"]:
+    def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
         """Delete the jobs' rows; what they gave to the totals, and the entries they had."""
         site_id, window = self.site.site_id, self.site.terms.window
         amounts, entries = [Totals.concat([])], [Entries.concat([])]
@@ -271,7 +255,7 @@ class Book:
                 if alone:
                     self._delete(table, column.between(int(block[0]), int(block[-1])))
                 else:
-                    for chosen in _few(jobs.job_id):
+                    for chosen in short_lists(jobs.job_id):
                         self._delete(table, column.in_(chosen))
         return add_up(Totals.concat(amounts)), Entries.concat(entries)
 
@@ -280,7 +264,7 @@ class Book:
         if not is_dense(block):
             return self.known(block), False
         between = schema.jobs.c.job_id.between(int(block[0]), int(block[-1]))
-        every = _job_records(self.connection, self.site.site_id, between)
+        every = jobs_where(self.connection, self.site.site_id, between)
         jobs = every.take(np.isin(every.job_id, block))
         return jobs, len(jobs) == len(every)
 
@@ -293,14 +277,7 @@ class Book:
         dialects.insert_columns(self.connection, table, {"site_id": site_id, **columns})
 
 
-def _few(ids: Ints) -> Iterator[list[int]]:
-    """The different ids in lists that are short enough for a statement."""
-    every = np.unique(ids).tolist()
-    for at in range(0, len(every), SPARSE_BLOCK):
-        yield every[at : at + SPARSE_BLOCK]
-
-
-def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: "Entries", window: int) -> Totals:
+def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: Entries, window: int) -> Totals:
     """What the *closed* jobs, by id, give to the totals: the law."""
     held = totals_of(spans.take(np.isin(spans.job_id, closed)), rates, window)
     if not len(entries):
@@ -308,100 +285,3 @@ def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: "Entries", win
     measured = entries.take(np.isin(entries.job_id, closed))
     columns = list(measured.as_dict().values())[1:]
     return add_up(Totals.concat([held, Totals.of(columns)]))
-
-
-# -- what stands in the ledger ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Entries(Columns):
-    """Measured amounts of jobs: only what is not a rate."""
-
-    job_id: Ints
-    window_start: Ints
-    account_id: Ints
-    metric_id: Ints
-    asked: Ints
-    used: Ints
-
-
-def known_jobs(connection: Connection, site_id: int, block: Ints) -> JobRecords:
-    """The jobs of the block that are recorded for the site."""
-    found = _job_records(connection, site_id, among(block, schema.jobs.c.job_id))
-    return found.take(np.isin(found.job_id, block))
-
-
-def _job_records(connection: Connection, site_id: int, chosen: ColumnElement[bool]) -> JobRecords:
-    table = schema.jobs.c
-    columns = [table[field.name] for field in fields(JobRecords)]
-    query = select(*columns).where(table.site_id == site_id, chosen).order_by(table.job_id)
-    found = connection.execute(query).fetchall()
-    if not found:
-        return JobRecords.concat([])
-    return JobRecords.of(
-        np.array(values, dtype=object if name in ("state", "types") else np.int64)
-        for name, values in zip(JobRecords.__slots__, zip(*found, strict=True), strict=True)
-    )
-
-
-def unsettled_ids(connection: Connection, site_id: int) -> Ints:
-    """The recorded jobs that OAR may still change, ascending."""
-    table = schema.jobs.c
-    query = select(table.job_id).where(table.site_id == site_id, table.unsettled == 1)
-    return np.sort(dialects.read_ints(connection, query)[0])
-
-
-def recorded_ids(connection: Connection, site_id: int, block: Ints) -> Ints:
-    """Which ids of the block are recorded."""
-    table = schema.jobs.c
-    query = select(table.job_id).where(table.site_id == site_id, among(block, table.job_id))
-    return np.intersect1d(dialects.read_ints(connection, query)[0], block)
-
-
-def recorded_above(connection: Connection, site_id: int, last: int, most: int) -> Ints:
-    """The lowest recorded ids above *last*, ascending, *most* of them at most."""
-    table = schema.jobs.c
-    query: Select[Any] = (
-        select(table.job_id)
-        .where(table.site_id == site_id, table.job_id > last)
-        .order_by(table.job_id)
-        .limit(most)
-    )
-    return dialects.read_ints(connection, query)[0]
-
-
-def open_jobs(connection: Connection, site_id: int) -> int:
-    """How many jobs hold resources now."""
-    table = schema.jobs.c
-    query = select(func.count()).where(
-        table.site_id == site_id,
-        table.unsettled == 1,
-        table.closed == 0,
-        table.state.in_(RUNNING),
-    )
-    return int(connection.execute(query).scalar_one())
-
-
-def read_spans(connection: Connection, site_id: int, block: Ints) -> Spans:
-    """The spans of the jobs of the block."""
-    return _rows(connection, site_id, block, schema.spans, Spans)
-
-
-def read_rates(connection: Connection, site_id: int, block: Ints) -> Rates:
-    """The rates of the jobs of the block."""
-    return _rows(connection, site_id, block, schema.rates, Rates)
-
-
-def read_entries(connection: Connection, site_id: int, block: Ints) -> Entries:
-    """The measured amounts of the jobs of the block."""
-    return _rows(connection, site_id, block, schema.entries, Entries)
-
-
-def _rows(connection: Connection, site_id: int, ids: Ints, table: Table, kind: type[T]) -> T:
-    columns = [func.coalesce(table.c[f.name], OPEN) for f in fields(kind)]
-    parts = []
-    for block in id_blocks(ids):
-        query = select(*columns).where(table.c.site_id == site_id, among(block, table.c.job_id))
-        rows = kind.of(dialects.read_ints(connection, query))
-        parts.append(rows.take(np.isin(rows.as_dict()["job_id"], block)))
-    return kind.concat(parts)

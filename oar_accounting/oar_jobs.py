@@ -27,15 +27,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from oar_accounting import dialects, oar_tables
+from oar_accounting.blocks import BLOCK, among, id_blocks
 from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics import Resources
 from oar_accounting.readings import ENDED, PAUSED
 
-#: Jobs looked at in one transaction.
-BLOCK = 10_000
-#: Jobs whose ids are too far apart for a range.
-SPARSE_BLOCK = 500
 #: Assigned resources held in memory at once.
 PAIRS_AT_ONCE = 1_000_000
 
@@ -46,29 +43,6 @@ class Assigned(Columns):
 
     job: Ints
     resource_id: Ints
-
-
-def id_blocks(ids: Ints, size: int = BLOCK) -> Iterator[Ints]:
-    """Ascending ids cut into blocks that are cheap to look up with `among`."""
-    at = 0
-    while at < len(ids):
-        block = ids[at : at + size]
-        if not is_dense(block):
-            block = block[:SPARSE_BLOCK]
-        yield block
-        at += len(block)
-
-
-def among(ids: Ints, values: ColumnElement[Any]) -> ColumnElement[bool]:
-    """True for the ids of a block, and for some between them where they lie close together."""
-    if is_dense(ids):
-        return values.between(int(ids[0]), int(ids[-1]))
-    return values.in_(ids.tolist())
-
-
-def is_dense(ids: Ints) -> bool:
-    """True where the ids lie so close together that a range finds them best."""
-    return int(ids[-1]) - int(ids[0]) < 4 * len(ids)
 
 
 class OarJobs:

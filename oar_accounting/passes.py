@@ -4,7 +4,7 @@ Every block of jobs is settled in one transaction that first takes the lock of t
 looks at OAR: what is written is never older than what another writer wrote before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +12,15 @@ from sqlalchemy import Connection
 
 from oar_accounting.catalog import LONGEST_NAME, Accounts, Names, Site, StoredMetric
 from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
-from oar_accounting.ledger import Book, JobRecords, Ledger, known_jobs
+from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics import Held, Metric, Resources, held_rates
 from oar_accounting.oar_jobs import Assigned, OarJobs, Snapshot
 from oar_accounting.readings import Terms, holds_nothing, impossible, phases, spans_of
+from oar_accounting.recorded import JobRecords, known_jobs
 from oar_accounting.windows import too_large
+
+#: Called now and then with how much is done, and of how much.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
@@ -25,8 +29,21 @@ class Tally:
 
     done: int = 0
     changed: int = 0
-    analyzed: int = 0  #: how many were done when the planner was last told
     problems: dict[int, str] = field(default_factory=dict)
+
+
+class Shown:
+    """Counts for a progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, max(self._total, self._done))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +255,11 @@ def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
     if not len(known):
         return np.ones(len(rows), np.bool_)
     account = ints(accounts.ids((*names, "") for names in rows.names()))
-    differs = ~there | (account != known.account_id[at]) | (rows.state != known.state[at])
+    differs: Bools = ~there | (account != known.account_id[at]) | (rows.state != known.state[at])
     for name in ("submission_time", "start_time", "stop_time", "walltime"):
         differs |= getattr(rows, name) != getattr(known, name)[at]
-    return differs | (rows.suspended & (known.unsettled[at] == 1))
+    differs |= rows.suspended & (known.unsettled[at] == 1)
+    return differs
 
 
 def rates_of(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from oar_accounting import dialects, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.ledger import open_jobs
+from oar_accounting.recorded import open_jobs
 from oar_accounting.records import Usage, UsageReport
 
 DIMENSIONS = ("user", "project", "queue")

@@ -183,6 +183,13 @@ def _version_row() -> str:
     return f"\n\nINSERT INTO {schema_version.name} (version) VALUES ({VERSION});\n"
 
 
+def is_complete(connection: Connection) -> bool:
+    """True where our tables were created to the end: the version is written last."""
+    if not connection.dialect.has_table(connection, schema_version.name):
+        return False
+    return connection.execute(schema_version.select()).first() is not None
+
+
 def create(connection: Connection) -> None:
     """Create what is missing of our tables and write the version."""
     metadata.create_all(connection)

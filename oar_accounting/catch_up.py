@@ -1,0 +1,135 @@
+"""Catch-up: which jobs a pass looks at.
+
+(i) ids above the high-water mark less `OVERLAP`, because ids are given out before they are
+committed; (ii) our jobs that OAR may still change; (iii) jobs that ended lately, because OAR
+corrects stop times. Older changes are found by a full pass, which compares every job.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from oar_accounting.blocks import BLOCK, id_blocks
+from oar_accounting.catalog import Site
+from oar_accounting.columns import Ints, ints
+from oar_accounting.ledger import Ledger
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.passes import Pass, Progress, Shown, Tally
+from oar_accounting.recorded import recorded_above, recorded_ids, unsettled_ids
+
+#: This many ids below the highest seen are looked for again.
+OVERLAP = 10_000
+
+
+class CatchUp:
+    """One pass over what is new or has changed in OAR."""
+
+    def __init__(self, ledger: Ledger, oar: OarJobs, site: Site, progress: Progress | None) -> None:
+        self.seen = site.high_water_mark
+        self.notices: list[str] = []
+        self._ledger = ledger
+        self._oar = oar
+        self._site = site
+        self._progress = progress
+        self._work = Pass(ledger, oar)
+        self._analyzed = 0
+
+    def run(self, ended_since: int, *, full: bool) -> Tally:
+        """Look at (i), (ii) and (iii), the last from the instant *ended_since* on."""
+        to_compare = self._unsettled_and_recent(ended_since)
+        shown = Shown(self._progress, len(to_compare) + self._to_come(full))
+        for page in oar_pages(self._oar, max(self.seen - OVERLAP, 0)):
+            self.seen = max(self.seen, int(page[-1]))
+            self._settle_new(page)
+            shown.advance(len(page))
+        if full:
+            self._compare_all(shown)
+        for block in id_blocks(to_compare):
+            self._settle_changed(block)
+            shown.advance(len(block))
+        return self._work.tally
+
+    def _to_come(self, full: bool) -> int:
+        """How many jobs the pages will bring; counted only where somebody is looking."""
+        if self._progress is None:
+            return 0
+        with self._oar.snapshot() as snapshot:
+            new = snapshot.count_above(max(self.seen - OVERLAP, 0))
+            return new + (snapshot.count_above(0) if full else 0)
+
+    def _unsettled_and_recent(self, ended_since: int) -> Ints:
+        if not self._site.high_water_mark:
+            return ints([])
+        with self._ledger.reading() as (connection, _):
+            unsettled = unsettled_ids(connection, self._site.site_id)
+        with self._oar.snapshot() as snapshot:
+            recent = snapshot.ids_ended_since(ended_since)
+        return np.union1d(unsettled, recent[recent <= self._site.high_water_mark])
+
+    def _settle_new(self, page: Ints) -> None:
+        with self._ledger.reading() as (connection, _):
+            known = [
+                recorded_ids(connection, self._site.site_id, block) for block in id_blocks(page)
+            ]
+        fresh = np.setdiff1d(page, np.concatenate(known))
+        for block in id_blocks(fresh):
+            last = block[-1] == fresh[-1]
+            self._work.settle(block, seen_up_to=self.seen if last else 0)
+        self._analyze()
+
+    def _settle_changed(self, block: Ints) -> None:
+        with self._ledger.reading() as (connection, _):
+            outdated = self._work.outdated(connection, self._site, block)
+        for part in id_blocks(outdated):
+            self._work.settle(part)
+
+    def _compare_all(self, shown: Shown) -> None:
+        for page in oar_pages(self._oar, 0):
+            for block in id_blocks(page):
+                self._settle_changed(block)
+            shown.advance(len(page))
+        gone = self._gone()
+        if gone:
+            self.notices.append(
+                f"{len(gone)} recorded jobs are no longer in OAR, the first is {gone[0]}: what "
+                "they asked for and used is kept"
+            )
+
+    def _gone(self) -> list[int]:
+        """The recorded jobs that OAR no longer has."""
+        gone: list[int] = []
+        for page in ledger_pages(self._ledger, self._site):
+            with self._oar.snapshot() as snapshot:
+                there = [snapshot.rows(block).job_id for block in id_blocks(page)]
+            gone += np.setdiff1d(page, np.concatenate(there)).tolist()
+        return gone
+
+    def _analyze(self) -> None:
+        """After the first large block and whenever the tables have doubled since."""
+        recorded = self._work.tally.done
+        if recorded >= BLOCK // 2 and recorded >= 2 * self._analyzed:
+            self._analyzed = recorded
+            self._ledger.analyze()
+
+
+def oar_pages(oar: OarJobs, last: int) -> Iterator[Ints]:
+    """All of OAR's job ids above *last*, ascending, a page at a time."""
+    while True:
+        with oar.snapshot() as snapshot:
+            page = snapshot.ids_above(last)
+        if not len(page):
+            return
+        yield page
+        last = int(page[-1])
+
+
+def ledger_pages(ledger: Ledger, site: Site) -> Iterator[Ints]:
+    """All recorded job ids, ascending, a page at a time."""
+    last = 0
+    while True:
+        with ledger.reading() as (connection, _):
+            page = recorded_above(connection, site.site_id, last, BLOCK)
+        if not len(page):
+            return
+        yield page
+        last = int(page[-1])

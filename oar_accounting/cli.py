@@ -1,0 +1,396 @@
+"""The command ``oar-accounting``: arguments in, tables and exit codes out."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from oar_accounting import dialects, errors, formats, schema
+from oar_accounting.accounting import Accounting
+from oar_accounting.records import PassReport, UsageReport
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done (also where another catch-up is at work)
+  1  verify found differences, or record could not record every job
+  2  the command line, a setting or a name is wrong
+  3  a database cannot be used, or our tables are not there
+"""
+
+WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options before the command."""
+
+    oar_conf: str | None
+    config: str | None
+    url: str | None
+    site: str | None
+    debug: bool
+
+    @contextmanager
+    def accounting(self) -> Iterator[Accounting]:
+        """The accounting they name; errors become one line and an exit code."""
+        with told(self.debug):
+            opened = Accounting.open(
+                oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
+            )
+            with opened as accounting:
+                yield accounting
+
+
+@contextmanager
+def told(debug: bool) -> Iterator[None]:
+    """Errors that a user can mend as one line on standard error; the traceback with --debug."""
+    try:
+        yield
+    except errors.AccountingError as error:
+        if debug:
+            raise
+        fail(str(error), 2 if isinstance(error, WRONG_INPUT) else 3)
+    except KeyboardInterrupt:
+        fail("interrupted; what was recorded stays, and the next run goes on from there", 130)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why, and leave."""
+    click.echo(f"oar-accounting: {message}", err=True)
+    raise SystemExit(code)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@click.option(
+    "--oar-conf",
+    metavar="FILE",
+    help="OAR's settings: database and window. Default: $OARCONFFILE, else /etc/oar/oar.conf.",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="Our settings, TOML. Default: $OAR_ACCOUNTING_CONF, else /etc/oar/accounting.toml "
+    "if there is one.",
+)
+@click.option("--url", metavar="URL", help="OAR's database, instead of the one in oar.conf.")
+@click.option("--site", metavar="NAME", help="Name of this OAR server in the accounting tables.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(version("oar-accounting"), prog_name="oar-accounting")
+@click.pass_context
+def main(context: click.Context, /, **given: Any) -> None:
+    """Exact accounting of OAR jobs in any number of metrics.
+
+    \b
+    Try it without an OAR:       oar-accounting demo
+    On the OAR server, once:     oar-accounting init
+    Every few minutes:           oar-accounting catch-up
+    Who used how much of what:   oar-accounting usage --by user
+    """
+    context.obj = Options(**given)
+
+
+def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command whose help ends with the exit codes."""
+    return main.command(name, epilog=EXIT_CODES)
+
+
+@command("init")
+@click.pass_obj
+def init(options: Options) -> None:
+    """Create the accounting tables, or check that they are there.
+
+    Where the role may not create tables, the SQL to run as one that may is printed.
+
+    \b
+    Example: oar-accounting --oar-conf /etc/oar/oar.conf init
+    """
+    with options.accounting() as accounting:
+        created = accounting.init()
+        place = dialects.shown(accounting.engine.url)
+    click.echo(f"{place}: the accounting tables {'were created' if created else 'are there'}")
+
+
+@command("catch-up")
+@click.option("--full", is_flag=True, help="Compare every job, not only new and recent ones.")
+@click.pass_obj
+def catch_up(options: Options, full: bool) -> None:
+    """Record what is new or has changed in OAR. Run it every few minutes.
+
+    \b
+    Example: oar-accounting catch-up
+    """
+    with options.accounting() as accounting, progress_bar("jobs") as progress:
+        try:
+            report = accounting.catch_up(full=full, progress=progress)
+        except errors.WriterBusy as error:
+            click.echo(f"{error}: nothing to do here")
+            return
+    tell_report(report)
+
+
+@command("record")
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True, type=click.IntRange(1, 2**62))
+@click.pass_obj
+def record(options: Options, jobs: tuple[int, ...]) -> None:
+    """Record single jobs as OAR has them now.
+
+    \b
+    Example: oar-accounting record 4711 4712
+    """
+    with options.accounting() as accounting:
+        report = accounting.record(jobs)
+    tell_report(report)
+    if report.problems:
+        raise SystemExit(1)
+
+
+@command("verify")
+@click.option(
+    "--most",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="How many differences to show.",
+)
+@click.pass_obj
+def verify(options: Options, most: int) -> None:
+    """Check that every total is what the recorded spans and rates give.
+
+    \b
+    Example: oar-accounting verify
+    """
+    with options.accounting() as accounting:
+        found = accounting.verify(most=most)
+    if not found:
+        click.echo("every total is what spans and rates give")
+        return
+    table = new_table("window", "user", "project", "queue", "property", "metric")
+    for name in ("asked", "should be", "used", "should be"):
+        table.add_column(name, justify="right")
+    for each in found:
+        names = (each.user, each.project, each.queue, each.property, each.metric)
+        amounts = (each.asked, each.expected_asked, each.used, each.expected_used)
+        add_row(table, formats.date(each.window_start), *names, *map(str, amounts))
+    show(table)
+    fail(
+        f"{len(found)} differences{' or more' if len(found) == most else ''}; "
+        "mend them with: oar-accounting rebuild",
+        1,
+    )
+
+
+@command("rebuild")
+@click.option("--metric", metavar="NAME", help="Only this metric, as it is declared now.")
+@click.option("--from-oar", is_flag=True, help="Read the jobs that OAR still has again.")
+@click.pass_obj
+def rebuild(options: Options, metric: str | None, from_oar: bool) -> None:
+    """Recompute what is derived, or fill a metric that was declared or changed.
+
+    Without an option: the totals, from the recorded spans and rates.
+
+    \b
+    Example: oar-accounting rebuild --metric gpu
+    """
+    with options.accounting() as accounting, progress_bar("rebuilt") as progress:
+        report = accounting.rebuild(metric=metric, from_oar=from_oar, progress=progress)
+    tell_report(report)
+
+
+def names_of(_: click.Context, __: click.Parameter, said: str | None) -> tuple[str, ...] | None:
+    """The names of a list with commas."""
+    return None if said is None else tuple(name.strip() for name in said.split(",") if name.strip())
+
+
+@command("usage")
+@click.option(
+    "--by",
+    default="user",
+    show_default=True,
+    callback=names_of,
+    metavar="KEY,...",
+    help="user, project, queue, cluster (or the site's dimension), in any order.",
+)
+@click.option(
+    "--metric", "metrics", callback=names_of, metavar="NAME,...", help="Default: every metric."
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="TIME",
+    help="First instant: a date (UTC) or epoch seconds, on a bound of a window.",
+)
+@click.option("--to", "stop", metavar="TIME", help="First instant that no longer counts.")
+@click.option("--json", "form", flag_value="json", help="A list of objects, amounts exact.")
+@click.option("--csv", "form", flag_value="csv", help="The same as comma-separated values.")
+@click.pass_obj
+def usage(options: Options, /, by: tuple[str, ...], form: str | None, **given: Any) -> None:
+    """Who asked for and used how much of what.
+
+    \b
+    Example: oar-accounting usage --by project,user --metric node --from 2026-03-01 --to 2026-04-01
+    """
+    with options.accounting() as accounting:
+        for bound in ("start", "stop"):
+            if given[bound] is not None:
+                given[bound] = formats.instant(given[bound])
+        report = accounting.usage(by, **given)
+    if form == "json":
+        click.echo(json.dumps(list(usage_objects(report)), ensure_ascii=False, indent=1))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, [*by, "metric", "unit", "asked", "used"])
+        writer.writeheader()
+        writer.writerows(usage_objects(report))
+    else:
+        show(usage_table(report))
+        if report.open_jobs:
+            click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+
+
+@command("schema")
+@click.argument("database", required=False, type=click.Choice(dialects.DATABASES))
+@click.pass_obj
+def print_schema(options: Options, database: str | None) -> None:
+    """Print the SQL that creates the accounting tables.
+
+    Without DATABASE: for the database that the settings name.
+
+    \b
+    Example: oar-accounting schema postgresql | psql accounting
+    """
+    if database is None:
+        with options.accounting() as accounting:
+            database = dialects.database_name(accounting.engine)
+    click.echo(schema.ddl(database), nl=False)
+
+
+@command("demo")
+@click.option(
+    "--directory",
+    default="oar-accounting-demo",
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where its files go.",
+)
+@click.pass_obj
+def demo(options: Options, directory: Path) -> None:
+    """Build an OAR database of three months, record it, and show who used what.
+
+    \b
+    Example: oar-accounting demo --directory /tmp/demo
+    """
+    # The demo's site is large; no other command should wait for its module.
+    from oar_accounting.demo import write_demo
+
+    with told(options.debug):
+        click.echo(f"Building an OAR database in {directory} ...")
+        database, config = write_demo(directory)
+        url = f"sqlite:///{database}"
+        with Accounting.open(url=url, config=config) as accounting:
+            accounting.init()
+            with progress_bar("jobs") as progress:
+                report = accounting.catch_up(progress=progress)
+            tell_report(report)
+            show(usage_table(accounting.usage(("user",), ("core", "gpu", "memory"))))
+    again = f"oar-accounting --url {url} --config {config}"
+    click.echo(
+        f"The database: {database}\nThe settings: {config}\n\n"
+        f"More of it:     {again} usage --by project,cluster\n"
+        f"Your own OAR:   oar-accounting --oar-conf /etc/oar/oar.conf init\n"
+        f"                oar-accounting --oar-conf /etc/oar/oar.conf catch-up"
+    )
+
+
+# -- what people see --------------------------------------------------------------------------
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error where that is a terminal; else nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def tell_report(report: PassReport) -> None:
+    """What a pass did, on standard output; what needs attention, on standard error."""
+    click.echo(
+        f"{report.done} jobs recorded, {report.changed} changed, {report.open} open, "
+        f"{len(report.problems)} problems"
+    )
+    for problem in report.problems:
+        click.echo(f"job {problem.job_id}: {formats.printable(problem.reason)}", err=True)
+    for notice in report.notices:
+        click.echo(f"note: {formats.printable(notice)}", err=True)
+
+
+def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
+    """The rows of a usage report as machines read them: amounts are exact whole numbers."""
+    for row in report.rows:
+        yield {
+            **dict(zip(report.by, row.group, strict=True)),
+            "metric": row.metric,
+            "unit": formats.exact_unit(row.unit, row.scale),
+            "asked": row.asked,
+            "used": row.used,
+        }
+
+
+def usage_table(report: UsageReport) -> Table:
+    """The same as people read it: a line per group, two columns per metric, in hours."""
+    table = new_table(*report.by)
+    columns = list(dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows))
+    for metric, unit, _ in columns:
+        for amount in ("asked", "used"):
+            header = Text(f"{metric} {amount}\n{formats.hour_unit(unit)}")
+            table.add_column(header, justify="right")
+    amounts = {(row.group, row.metric): (row.asked, row.used) for row in report.rows}
+    for group in dict.fromkeys(row.group for row in report.rows):
+        cells = []
+        for metric, _, scale in columns:
+            pair = amounts.get((group, metric), (0, 0))
+            cells += [formats.in_hours(amount, scale) for amount in pair]
+        add_row(table, *group, *cells)
+    return table
+
+
+def new_table(*names: str) -> Table:
+    """A table with columns of these names; frames and colours on a terminal only."""
+    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    for name in names:
+        table.add_column(Text(name), no_wrap=True)
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row of texts that are shown as they are."""
+    table.add_row(*(Text(formats.printable(cell)) for cell in cells))
+
+
+def show(table: Table) -> None:
+    """Print a table; a pipe gets every column in full."""
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)

@@ -1,0 +1,89 @@
+"""What the settings declare against what is recorded: the recorded stays until a rebuild."""
+
+from collections.abc import Iterable, Sequence
+
+from oar_accounting import schema
+from oar_accounting.catalog import Site, StoredMetric
+from oar_accounting.errors import SettingsError
+from oar_accounting.metrics import Metric
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.readings import Terms
+from oar_accounting.settings import Settings
+
+
+def declared_terms(given: Settings, oar: OarJobs) -> Terms:
+    """The terms as the settings have them now.
+
+    Raises :class:`SettingsError` where the dimension is not a property of OAR's resources.
+    """
+    properties = oar.properties()
+    dimension = given.dimension
+    if dimension is None:
+        dimension = "cluster" if "cluster" in properties else ""
+    if dimension and dimension not in properties:
+        raise SettingsError(
+            f"{given.file}: dimension {dimension!r} is not a property of OAR's resources; "
+            f"known are {', '.join(sorted(properties))}"
+        )
+    return Terms(
+        window=given.window,
+        dimension=dimension,
+        profile=given.profile,
+        containers=given.containers,
+    )
+
+
+def check_properties(given: Settings, oar: OarJobs, metrics: Iterable[Metric]) -> None:
+    """Raise :class:`SettingsError` where a metric needs a property that OAR does not have."""
+    properties = oar.properties()
+    for metric in metrics:
+        for key, name in (
+            ("sum" if metric.form == "sum" else "distinct", metric.of),
+            ("per", metric.per),
+        ):
+            if name and name not in properties:
+                raise SettingsError(
+                    f"{given.file}: [metrics.{metric.name}]: {key} = {name!r} is not a property "
+                    f"of OAR's resources; known are {', '.join(sorted(properties))}"
+                )
+
+
+def notices(
+    site: Site, terms: Terms, declared: Sequence[Metric], stored: Sequence[StoredMetric]
+) -> list[str]:
+    """Where the settings are not what is recorded, a line each, with the command to change it."""
+    lines = []
+    if site.unfinished:
+        lines.append(f"'{site.unfinished}' was begun and has not ended: run it again")
+    if terms.window != site.terms.window:
+        lines.append(
+            f"window is {terms.window} s in the settings, {site.terms.window} s as recorded: "
+            "oar-accounting rebuild"
+        )
+    for key in ("dimension", "profile", "containers"):
+        new, old = getattr(terms, key), getattr(site.terms, key)
+        if new != old:
+            lines.append(
+                f"{key} is {new!r} in the settings, {old!r} as recorded: "
+                "oar-accounting rebuild --from-oar"
+            )
+    return lines + _metric_notices(declared, stored)
+
+
+def _metric_notices(declared: Sequence[Metric], stored: Sequence[StoredMetric]) -> list[str]:
+    lines = []
+    active = {each.metric.name: each.metric for each in stored if each.state == schema.ACTIVE}
+    for metric in declared:
+        way = f"oar-accounting rebuild --metric {metric.name}"
+        if metric.name not in active:
+            lines.append(f"metric {metric.name} is declared and not recorded yet: {way}")
+        elif active[metric.name] != metric:
+            lines.append(
+                f"metric {metric.name} is declared otherwise than it is recorded, and recorded as "
+                f"before: {way}"
+            )
+    names = {metric.name for metric in declared}
+    lines += [
+        f"metric {name} is recorded and no longer declared" for name in active if name not in names
+    ]
+    return lines

@@ -1,0 +1,58 @@
+"""How amounts, times and names are written for people, and read from them. Pure."""
+
+from datetime import UTC, datetime
+
+from oar_accounting.errors import BadSpan
+
+HOUR = 3600
+
+
+def in_hours(amount: int, scale: int) -> str:
+    """An amount per second as hours, with one decimal, rounded half to even, exact below that."""
+    tenths, rest = divmod(amount * 10, HOUR * scale)
+    doubled = 2 * rest
+    if doubled > HOUR * scale or (doubled == HOUR * scale and tenths % 2):
+        tenths += 1
+    return f"{tenths // 10:,}.{tenths % 10}"
+
+
+def hour_unit(unit: str) -> str:
+    """The unit of `in_hours`: ``core·h`` for ``core·s``."""
+    return unit.removesuffix("s") + "h"
+
+
+def exact_unit(unit: str, scale: int) -> str:
+    """The unit of whole amounts: ``core·s``, or ``core·s/1000`` for thousandths."""
+    return unit if scale == 1 else f"{unit}/{scale}"
+
+
+def instant(said: str) -> int:
+    """Epoch seconds from a whole number of them, or from a date or time in UTC.
+
+    Raises :class:`BadSpan`.
+    """
+    try:
+        return int(said)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        raise BadSpan(
+            f"{said!r} is no time; expected a date like 2026-03-01, a time like "
+            "2026-03-01T12:00 (UTC), or epoch seconds"
+        ) from None
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
+
+
+def date(instant: int) -> str:
+    """The UTC date and time of epoch seconds; the seconds themselves beyond the calendar."""
+    try:
+        return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return str(instant)
+
+
+def printable(name: str) -> str:
+    """A name that cannot move the cursor or start another line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

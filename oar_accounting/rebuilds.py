@@ -1,0 +1,82 @@
+"""Rebuilds: totals from the ledger, a metric or every job from OAR.
+
+The law holds at every commit.
+"""
+
+from dataclasses import replace
+
+from oar_accounting import catalog, law
+from oar_accounting.blocks import id_blocks
+from oar_accounting.catalog import Site
+from oar_accounting.catch_up import ledger_pages, oar_pages
+from oar_accounting.ledger import Ledger
+from oar_accounting.metrics import Metric
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.passes import Pass, Progress, Shown
+from oar_accounting.readings import Terms
+
+FROM_OAR = "oar-accounting rebuild --from-oar"
+
+
+def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress | None) -> None:
+    """Make the totals what spans and rates give, in windows of *window* seconds."""
+    if window != site.terms.window:
+        _change_window(ledger, window, progress)
+        return
+    with ledger.reading() as (connection, _):
+        ranges = law.account_ranges(connection, site.site_id)
+    shown = Shown(progress, len(ranges))
+    for accounts in ranges:
+        with ledger.writing() as book:
+            law.restore(book, accounts)
+        shown.advance(1)
+
+
+def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> None:
+    """All totals in other windows, in one transaction: any part of it would break the law."""
+    with ledger.writing() as book:
+        ranges = law.account_ranges(book.connection, book.site.site_id)
+        law.clear_totals(book)
+        book.change_terms(replace(book.site.terms, window=window))
+        shown = Shown(progress, len(ranges))
+        for accounts in ranges:
+            law.restore(book, accounts)
+            shown.advance(1)
+
+
+def reread_jobs(work: Pass, site: Site, terms: Terms, progress: Progress | None) -> None:
+    """Read every job of OAR again, under *terms*; interrupted, it says so until it is run again."""
+    ledger, oar = work.ledger, work.oar
+    if terms.window != site.terms.window:
+        _change_window(ledger, terms.window, None)
+    with ledger.writing() as book:
+        catalog.change_site(book.connection, book.site, unfinished=FROM_OAR)
+        book.change_terms(terms)
+    shown = Shown(progress, _jobs_of(oar, progress))
+    for page in oar_pages(oar, 0):
+        for block in id_blocks(page):
+            work.settle(block, force=True)
+        shown.advance(len(page))
+    with ledger.writing() as book:
+        catalog.change_site(book.connection, book.site, unfinished="")
+
+
+def _jobs_of(oar: OarJobs, progress: Progress | None) -> int:
+    if progress is None:
+        return 0
+    with oar.snapshot() as snapshot:
+        return snapshot.count_above(0)
+
+
+def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | None) -> None:
+    """Fill the past of a metric from OAR's resources; what was shown is shown until it is full."""
+    with work.ledger.writing() as book:
+        building = book.begin_metric(metric)
+    pages = list(ledger_pages(work.ledger, site))
+    shown = Shown(progress, sum(map(len, pages)))
+    for page in pages:
+        for block in id_blocks(page):
+            work.fill(block, building)
+        shown.advance(len(page))
+    with work.ledger.writing() as book:
+        book.finish_metric(building)

@@ -1,0 +1,124 @@
+"""What stands in the ledger: jobs, spans, rates and entries, read back as columns."""
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+
+from oar_accounting import dialects, schema
+from oar_accounting.blocks import among, id_blocks
+from oar_accounting.columns import OPEN, Columns, Ints, Rates, Spans, Texts
+from oar_accounting.readings import RUNNING
+
+T = TypeVar("T", bound=Columns)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecords(Columns):
+    """Jobs as the ledger has them."""
+
+    job_id: Ints
+    account_id: Ints
+    state: Texts
+    submission_time: Ints
+    start_time: Ints
+    stop_time: Ints
+    walltime: Ints
+    types: Texts  #: sorted, with a comma between
+    closed: Ints
+    unsettled: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Entries(Columns):
+    """Measured amounts of jobs: only what is not a rate."""
+
+    job_id: Ints
+    window_start: Ints
+    account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+def known_jobs(connection: Connection, site_id: int, block: Ints) -> JobRecords:
+    """The jobs of the block that are recorded for the site."""
+    found = jobs_where(connection, site_id, among(block, schema.jobs.c.job_id))
+    return found.take(np.isin(found.job_id, block))
+
+
+def jobs_where(connection: Connection, site_id: int, chosen: ColumnElement[bool]) -> JobRecords:
+    table = schema.jobs.c
+    columns = [table[field.name] for field in fields(JobRecords)]
+    query = select(*columns).where(table.site_id == site_id, chosen).order_by(table.job_id)
+    found = connection.execute(query).fetchall()
+    if not found:
+        return JobRecords.concat([])
+    return JobRecords.of(
+        np.array(values, dtype=object if name in ("state", "types") else np.int64)
+        for name, values in zip(JobRecords.__slots__, zip(*found, strict=True), strict=True)
+    )
+
+
+def unsettled_ids(connection: Connection, site_id: int) -> Ints:
+    """The recorded jobs that OAR may still change, ascending."""
+    table = schema.jobs.c
+    query = select(table.job_id).where(table.site_id == site_id, table.unsettled == 1)
+    return np.sort(dialects.read_ints(connection, query)[0])
+
+
+def recorded_ids(connection: Connection, site_id: int, block: Ints) -> Ints:
+    """Which ids of the block are recorded."""
+    table = schema.jobs.c
+    query = select(table.job_id).where(table.site_id == site_id, among(block, table.job_id))
+    return np.intersect1d(dialects.read_ints(connection, query)[0], block)
+
+
+def recorded_above(connection: Connection, site_id: int, last: int, most: int) -> Ints:
+    """The lowest recorded ids above *last*, ascending, *most* of them at most."""
+    table = schema.jobs.c
+    query: Select[Any] = (
+        select(table.job_id)
+        .where(table.site_id == site_id, table.job_id > last)
+        .order_by(table.job_id)
+        .limit(most)
+    )
+    return dialects.read_ints(connection, query)[0]
+
+
+def open_jobs(connection: Connection, site_id: int) -> int:
+    """How many jobs hold resources now."""
+    table = schema.jobs.c
+    query = select(func.count()).where(
+        table.site_id == site_id,
+        table.unsettled == 1,
+        table.closed == 0,
+        table.state.in_(RUNNING),
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def read_spans(connection: Connection, site_id: int, block: Ints) -> Spans:
+    """The spans of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.spans, Spans)
+
+
+def read_rates(connection: Connection, site_id: int, block: Ints) -> Rates:
+    """The rates of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.rates, Rates)
+
+
+def read_entries(connection: Connection, site_id: int, block: Ints) -> Entries:
+    """The measured amounts of the jobs of the block."""
+    return _rows(connection, site_id, block, schema.entries, Entries)
+
+
+def _rows(connection: Connection, site_id: int, ids: Ints, table: Table, kind: type[T]) -> T:
+    columns = [func.coalesce(table.c[f.name], OPEN) for f in fields(kind)]
+    parts = []
+    for block in id_blocks(ids):
+        query = select(*columns).where(table.c.site_id == site_id, among(block, table.c.job_id))
+        rows = kind.of(dialects.read_ints(connection, query))
+        parts.append(rows.take(np.isin(rows.as_dict()["job_id"], block)))
+    return kind.concat(parts)

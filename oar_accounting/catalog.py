@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Row, Select, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from oar_accounting import dialects, schema
-from oar_accounting.errors import SettingsError
 from oar_accounting.metrics import Metric
 from oar_accounting.readings import Terms
 
@@ -60,8 +59,6 @@ def lock_site(connection: Connection, name: str, *, wait: bool) -> Site | None:
 
 def add_site(connection: Connection, name: str, terms: Terms, declared: Sequence[Metric]) -> None:
     """Add a site and its metrics; does nothing where another process was faster."""
-    if not name or len(name) > LONGEST_NAME:
-        raise SettingsError(f"site: a name has 1 to {LONGEST_NAME} characters, not {len(name)}")
     try:
         with connection.begin_nested():
             added = connection.execute(

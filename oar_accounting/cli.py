@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 import click
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from oar_accounting import dialects, errors, formats, schema
 from oar_accounting.accounting import Accounting
+from oar_accounting.demo import write_demo
 from oar_accounting.records import PassReport, UsageReport
 
 EXIT_CODES = """\b
@@ -294,22 +296,18 @@ def demo(options: Options, directory: Path) -> None:
     \b
     Example: oar-accounting demo --directory /tmp/demo
     """
-    # The demo's site is large; no other command should wait for its module.
-    from oar_accounting.demo import write_demo
-
     with told(options.debug):
-        click.echo(f"Building an OAR database in {directory} ...")
-        database, config = write_demo(directory)
-        url = f"sqlite:///{database}"
+        click.echo(f"Building an OAR database of three months in {directory} ...")
+        url, config = write_demo(directory)
         with Accounting.open(url=url, config=config) as accounting:
             accounting.init()
             with progress_bar("jobs") as progress:
                 report = accounting.catch_up(progress=progress)
             tell_report(report)
             show(usage_table(accounting.usage(("user",), ("core", "gpu", "memory"))))
-    again = f"oar-accounting --url {url} --config {config}"
+    again = f"oar-accounting --url {quote(url)} --config {quote(str(config))}"
     click.echo(
-        f"The database: {database}\nThe settings: {config}\n\n"
+        f"\nThe database:   {url}\nThe settings:   {config}\n\n"
         f"More of it:     {again} usage --by project,cluster\n"
         f"Your own OAR:   oar-accounting --oar-conf /etc/oar/oar.conf init\n"
         f"                oar-accounting --oar-conf /etc/oar/oar.conf catch-up"
@@ -368,12 +366,11 @@ def usage_table(report: UsageReport) -> Table:
         for amount in ("asked", "used"):
             header = Text(f"{metric} {amount}\n{formats.hour_unit(unit)}")
             table.add_column(header, justify="right")
-    amounts = {(row.group, row.metric): (row.asked, row.used) for row in report.rows}
-    for group in dict.fromkeys(row.group for row in report.rows):
+    for group, amounts in report.by_group():
         cells = []
-        for metric, _, scale in columns:
-            pair = amounts.get((group, metric), (0, 0))
-            cells += [formats.in_hours(amount, scale) for amount in pair]
+        for metric, unit, scale in columns:
+            pair = amounts.get(metric, (0, 0))
+            cells += [formats.in_hours(amount, unit, scale) for amount in pair]
         add_row(table, *group, *cells)
     return table
 
@@ -394,3 +391,7 @@ def add_row(table: Table, *cells: str) -> None:
 def show(table: Table) -> None:
     """Print a table; a pipe gets every column in full."""
     Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

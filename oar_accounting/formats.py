@@ -7,18 +7,26 @@ from oar_accounting.errors import BadSpan
 HOUR = 3600
 
 
-def in_hours(amount: int, scale: int) -> str:
-    """An amount per second as hours, with one decimal, rounded half to even, exact below that."""
-    tenths, rest = divmod(amount * 10, HOUR * scale)
-    doubled = 2 * rest
-    if doubled > HOUR * scale or (doubled == HOUR * scale and tenths % 2):
+#: Units that people read in larger ones.
+LARGER = {"KiB": ("GiB", 1024**2), "MiB": ("GiB", 1024)}
+
+
+def in_hours(amount: int, unit: str, scale: int) -> str:
+    """An amount of ``unit / scale``, like ``core·s``, in `hour_unit`, with one decimal.
+
+    Rounded half to even, exact below that.
+    """
+    whole = HOUR * scale * LARGER.get(unit.removesuffix("·s"), ("", 1))[1]
+    tenths, rest = divmod(amount * 10, whole)
+    if 2 * rest > whole or (2 * rest == whole and tenths % 2):
         tenths += 1
     return f"{tenths // 10:,}.{tenths % 10}"
 
 
 def hour_unit(unit: str) -> str:
-    """The unit of `in_hours`: ``core·h`` for ``core·s``."""
-    return unit.removesuffix("s") + "h"
+    """The unit of `in_hours`: ``core·h`` for ``core·s``, ``GiB·h`` for ``MiB·s``."""
+    held = unit.removesuffix("·s")
+    return f"{LARGER.get(held, (held, 1))[0]}·h"
 
 
 def exact_unit(unit: str, scale: int) -> str:

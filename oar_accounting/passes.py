@@ -41,6 +41,7 @@ class Shown:
         self._done = 0
 
     def advance(self, count: int) -> None:
+        """So many more are done."""
         self._done += count
         if self._progress is not None:
             self._progress(self._done, max(self._total, self._done))

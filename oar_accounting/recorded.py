@@ -49,6 +49,7 @@ def known_jobs(connection: Connection, site_id: int, block: Ints) -> JobRecords:
 
 
 def jobs_where(connection: Connection, site_id: int, chosen: ColumnElement[bool]) -> JobRecords:
+    """The jobs recorded for the site where *chosen* holds, by ascending id."""
     table = schema.jobs.c
     columns = [table[field.name] for field in fields(JobRecords)]
     query = select(*columns).where(table.site_id == site_id, chosen).order_by(table.job_id)

@@ -59,4 +59,16 @@ class UsageReport:
     stop: int | None  #: exclusive; None: without end
     rows: tuple[Usage, ...]
     open_jobs: int  #: jobs that run now and are in no row
-    notices: tuple[str, ...] = ()
+
+    def by_group(self) -> list[tuple[tuple[str, ...], dict[str, tuple[int, int]]]]:
+        """Per group, asked and used by metric; with several groups a last one for their total."""
+        groups: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
+        total: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            groups.setdefault(row.group, {})[row.metric] = (row.asked, row.used)
+            asked, used = total.get(row.metric, (0, 0))
+            total[row.metric] = (asked + row.asked, used + row.used)
+        named = list(groups.items())
+        if len(named) > 1:
+            named.append((("total", *("" for _ in self.by[1:])), total))
+        return named

@@ -81,7 +81,7 @@ def load(
     return Settings(
         oar_url=oar_url,
         url=own,
-        site=_site_name(site if site is not None else given.text("site", "oar")),
+        site=given.site() if site is None else checked_site(site, "--site"),
         window=given.whole("window", 1, 10**10) if "window" in table else conf.window(),
         dimension=given.text("dimension", "") if "dimension" in table else None,
         profile=given.one_of("profile", PROFILES),
@@ -92,9 +92,10 @@ def load(
     )
 
 
-def _site_name(name: str) -> str:
+def checked_site(name: str, where: str) -> str:
+    """The name of a site. Raises :class:`SettingsError` where it cannot be one."""
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
-        raise SettingsError(f"site: a name has 1 to {LONGEST_NAME} printable characters")
+        raise SettingsError(f"{where}: a name has 1 to {LONGEST_NAME} printable characters")
     return name
 
 
@@ -140,6 +141,9 @@ class _Toml:
         if not isinstance(value, str):
             raise self._wrong(key, "a text")
         return value
+
+    def site(self) -> str:
+        return checked_site(self.text("site", "oar"), f"{self._file}: site")
 
     def whole(self, key: str, lowest: int, highest: int) -> int:
         value = self._table[key]

@@ -1,0 +1,427 @@
+"""An OAR database to try things on: months of an invented site, from a fixed seed.
+
+Nothing reads the clock: the same seed and the same `now` give the same rows. Times are epoch
+seconds UTC. What can happen to a job is what happened in real databases of OAR 2.5.9 and OAR 3.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
+
+from oar_accounting import demo_site as site
+from oar_accounting import dialects, oar_tables
+from oar_accounting.demo_site import IDEMPOTENT, Asked, Kind
+from oar_accounting.errors import SettingsError
+
+#: The settings that go with the demonstration.
+DEMO_TOML = """\
+# Settings of oar-accounting for the demonstration site.
+#
+# Two metrics need no declaration: "resource" counts the rows of OAR's table "resources" that a
+# job holds (here: cores), "node" the different nodes among them. Every table below adds one more.
+# An amount is what is held times the seconds for which it is held.
+
+# Cores: how many different values the property "core" has among the resources of the job.
+[metrics.core]
+distinct = "core"
+unit = "core·s"
+
+# GPUs, likewise. Resources without a GPU have no value there and count for nothing.
+[metrics.gpu]
+distinct = "gpu"
+unit = "gpu·s"
+
+# Memory: every row of a node bears the memory of the whole node, so it is added once per node.
+# Who holds one core of a node thus holds all of its memory.
+[metrics.memory]
+sum = "mem_mib"
+per = "network_address"
+unit = "MiB.s"
+"""
+
+#: Fewer jobs than this cannot be of every kind.
+FEWEST_JOBS = 400
+#: The machine is too small for more.
+MOST_JOBS_A_DAY = 2_000
+#: How many jobs `_History` adds for each of the `demo_site.FEWEST` in a state that lasts.
+LASTING_JOBS = 8
+
+
+def _tables() -> MetaData:
+    """OAR's tables, with the properties that the site has added to its resources."""
+    tables = MetaData()
+    for table in oar_tables.metadata.sorted_tables:
+        table.to_metadata(tables)
+    resources = tables.tables["resources"]
+    resources.append_column(Column("cluster", String(255)))
+    for name in ("core", "gpu", "mem_mib"):
+        resources.append_column(Column(name, Integer))
+    return tables
+
+
+metadata = _tables()
+
+
+def create_oar(engine: Engine) -> None:
+    """Create OAR's tables where they are missing, the resources with properties of the site.
+
+    These are ``cluster``, ``core`` and ``gpu`` (numbers that no other core or GPU of the site
+    has) and ``mem_mib`` (the memory of the whole node, in MiB); NULL where there is none.
+    """
+    with dialects.writing(engine) as connection:
+        metadata.create_all(connection)
+
+
+def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed: int = 2) -> None:
+    """Fill OAR's empty tables with the *days* that end at *now* (epoch seconds UTC).
+
+    All kinds of jobs are among the *jobs*; where there are few days, those that would come too
+    late are left out. Raises :class:`ValueError` for fewer than `FEWEST_JOBS` jobs, and for more
+    than `MOST_JOBS_A_DAY`.
+    """
+    if not FEWEST_JOBS <= jobs <= MOST_JOBS_A_DAY * days:
+        raise ValueError(
+            f"{FEWEST_JOBS} jobs or more, and {MOST_JOBS_A_DAY} a day at most, were expected, "
+            f"not {jobs} in {days} days"
+        )
+    rng = np.random.default_rng(seed)
+    happened = _History(rng, now, days).live(jobs)
+    with dialects.writing(engine) as connection:
+        _insert(connection, "resources", site.resource_rows())
+        _write(connection, rng, happened, now)
+
+
+# -- what happened ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A job from its submission to its end. A start or stop of 0 is none."""
+
+    user: str
+    project: str
+    submitted: int
+    walltime: int  #: seconds
+    queue: str = "default"
+    types: tuple[str, ...] = ()
+    container: "Job | None" = None  #: that it ran in
+    state: str = "Waiting"
+    start: int = 0
+    stop: int = 0
+    resources: tuple[int, ...] = ()
+    #: when it was suspended, when resumed, when it ran again; 0 where it was not
+    pauses: tuple[tuple[int, int, int], ...] = ()
+
+
+class _History:
+    """Draws what people ask for, and plays it through on the machine."""
+
+    def __init__(self, rng: np.random.Generator, now: int, days: int) -> None:
+        self._rng = rng
+        self._now = now
+        self._days = days
+        self._machine = site.Machine()
+        self._projects: list[list[str]] = [
+            rng.permutation(site.PROJECTS)[: rng.integers(1, 4)].tolist() for _ in site.USERS
+        ]
+
+    def live(self, jobs: int) -> list[Job]:
+        """All jobs, by the time of their submission, each with the end that it comes to."""
+        kinds = site.kinds_among(jobs - site.FEWEST * LASTING_JOBS)
+        special = [kind for kind in kinds if kind is not site.PLAIN]
+        order = [site.PLAIN] * len(kinds)
+        # What befalls a job takes its time: nothing shall be cut short by the end of the story.
+        early = self._rng.choice(len(kinds) * 4 // 5, len(special), replace=False)
+        for place, kind in zip(early.tolist(), special, strict=True):
+            order[place] = kind
+        drawn = site.asked(self._rng, self._machine.places, self._now, self._days, len(kinds))
+        made: list[Job] = []
+        for kind, asked in zip(order, drawn, strict=True):
+            made += self._played(kind, asked)
+        for _ in range(site.FEWEST):
+            made += self._lasting()
+        return sorted((j for j in made if j.submitted <= self._now), key=lambda j: j.submitted)
+
+    def _between(self, low: int, high: int) -> int:
+        """A whole number from *low* to *high*."""
+        return int(self._rng.integers(low, high, endpoint=True))
+
+    # -- what comes of it ---------------------------------------------------------------------
+
+    def _played(self, kind: Kind, asked: Asked) -> list[Job]:
+        """The jobs that come of it: one, and its company."""
+        if kind.wants == "interactive":
+            asked = replace(asked, walltime=3_600, run=min(asked.run, 1_800))
+        elif "suspended" in kind.ending or kind.company in ("inner", "sharing"):
+            # There must be time for what happens meanwhile.
+            asked = replace(asked, walltime=max(asked.walltime, 14_400), run=max(asked.run, 7_200))
+        if kind.company == "burst":
+            runs = self._rng.integers(60, asked.walltime, kind.jobs).tolist()
+            return [self._alone(kind, replace(asked, run=run)) for run in runs]
+        job = self._alone(kind, asked)
+        match kind.company:
+            case "inner":
+                return [
+                    job,
+                    *(self._inner(job, nth, kind.jobs - 1) for nth in range(kind.jobs - 1)),
+                ]
+            case "sharing":
+                return [job, self._sharing(job)]
+            case "again":
+                return [job, self._again(job)]
+        return [job]
+
+    def _alone(self, kind: Kind, asked: Asked) -> Job:
+        job = Job(
+            user=site.USERS[asked.user],
+            project=self._project(asked.user),
+            submitted=asked.submitted,
+            walltime=asked.walltime,
+            queue=kind.queue,
+            types=kind.types,
+        )
+        if kind.ending == "never":
+            return replace(job, state="Error")
+        if kind.ending == "missed":
+            begin = job.submitted + self._between(3_600, 14_400)
+            return replace(job, state="Error", start=begin, stop=begin)
+        wants = site.wants_of(kind, asked.want, self._machine.places)
+        start, resources = self._machine.take(wants, job.submitted + self._between(1, 5))
+        job = self._ended(replace(job, start=start, resources=resources), kind.ending, asked.run)
+        self._machine.keep(job.stop + 1)
+        return job
+
+    def _project(self, user: int) -> str:
+        projects = self._projects[user]
+        return projects[self._between(0, len(projects) - 1)]
+
+    def _ended(self, job: Job, ending: str, run: int) -> Job:
+        """The started job as it ends; if nothing befalls it, after *run* seconds."""
+        match ending:
+            case "walltime":
+                # OAR looks every few seconds, and killing takes a few more.
+                return replace(
+                    job, state="Error", stop=job.start + job.walltime + self._between(1, 8)
+                )
+            case "killed":
+                return replace(job, state="Error", stop=job.start + run)
+            case "launch fails":
+                return replace(job, state="Error", stop=job.start)
+            case "suspended":
+                pauses = self._pauses(job.start, run, self._between(1, 2))
+                return replace(job, state="Terminated", stop=job.start + run, pauses=pauses)
+            case "killed suspended":
+                paused = job.start + self._between(60, run // 2)
+                stop = paused + self._between(60, run // 2)
+                return replace(job, state="Error", stop=stop, pauses=((paused, 0, 0),))
+        return replace(job, state="Terminated", stop=job.start + run)
+
+    def _pauses(self, start: int, run: int, count: int) -> tuple[tuple[int, int, int], ...]:
+        part = run // count
+        pauses = []
+        for nth in range(count):
+            suspended = start + nth * part + self._between(60, part // 2)
+            resumed = suspended + self._between(60, part // 3)
+            pauses.append((suspended, resumed, resumed + self._between(1, 5)))
+        return tuple(pauses)
+
+    # -- the company --------------------------------------------------------------------------
+
+    def _inner(self, container: Job, nth: int, of: int) -> Job:
+        """A job within a container, on every *of*-th of its resources."""
+        submitted = container.start + self._between(10, 1_800)
+        return replace(
+            container,
+            submitted=submitted,
+            walltime=7_200,
+            types=(),
+            container=container,
+            start=submitted + 2,
+            stop=submitted + self._between(300, min(container.stop - submitted - 10, 7_200)),
+            resources=container.resources[nth::of],
+        )
+
+    def _sharing(self, job: Job) -> Job:
+        """Somebody else's job on the same resources."""
+        user = (site.USERS.index(job.user) + self._between(1, 20)) % len(site.USERS)
+        submitted = job.start + self._between(10, 1_800)
+        return replace(
+            job,
+            user=site.USERS[user],
+            project=self._project(user),
+            submitted=submitted,
+            start=submitted + 2,
+            stop=submitted + self._between(300, job.stop - submitted - 10),
+        )
+
+    def _again(self, killed: Job) -> Job:
+        """What OAR submits for a killed job that is idempotent; it goes well on the same place."""
+        start = killed.stop + self._between(10, 60)
+        stop = start + self._between(5, killed.walltime)
+        self._machine.keep(stop + 1)
+        return replace(killed, submitted=killed.stop, state="Terminated", start=start, stop=stop)
+
+    # -- what lasts ---------------------------------------------------------------------------
+
+    def _lasting(self) -> list[Job]:
+        """A job in each state that jobs stand in at the end of the story: `LASTING_JOBS`."""
+        now = self._now
+        killed = self._at(
+            now - 7_200, "Error", stop=now - 3_600, queue="besteffort", types=IDEMPOTENT
+        )
+        # OAR 3 leaves the start and stop of the killed job at the one that is submitted for it.
+        again = replace(killed, submitted=killed.stop, state="Waiting", resources=())
+        waiting = replace(again, submitted=now - 60, queue="default", types=(), start=0, stop=0)
+        return [
+            killed,
+            again,
+            replace(waiting, state="Waiting"),
+            replace(waiting, state="Hold"),
+            self._at(now - 1_800, "Running"),
+            self._at(now - 4, "Launching"),
+            self._at(now - 1_800, "Suspended", pauses=((now - 600, 0, 0),)),
+            self._at(now - 1_800, "Finishing", stop=now - 1),
+        ]
+
+    def _at(self, submitted: int, state: str, stop: int = 0, **values: Any) -> Job:
+        """A job on one core of the node for interactive jobs, which is free by then."""
+        user = self._between(0, len(site.USERS) - 1)
+        start, resources = self._machine.take([(site.INTERACTIVE, 1, 1)], submitted + 1)
+        self._machine.keep((stop or self._now) + 1)
+        return Job(
+            user=site.USERS[user],
+            project=self._project(user),
+            submitted=submitted,
+            walltime=7_200,
+            state=state,
+            start=start,
+            stop=stop,
+            resources=resources,
+            **values,
+        )
+
+
+def as_of(job: Job, now: int) -> Job:
+    """The job as OAR has it at *now*, by when it may not have ended."""
+    if job.start > now:
+        # OAR 3 gives waiting jobs the start that it expects.
+        return replace(job, state="Waiting", stop=0, resources=(), pauses=())
+    if job.stop > now:
+        over = tuple(pause for pause in job.pauses if 0 < pause[2] <= now)
+        return replace(job, state="Running", stop=0, pauses=over)
+    return job
+
+
+# -- as rows ----------------------------------------------------------------------------------
+
+#: One job in so many has all its states logged; those that were suspended always have.
+LOGGED = 20
+
+
+def _insert(connection: Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows whose values stand in the order of the table's columns."""
+    table = metadata.tables[name]
+    lists = map(list, zip(*rows, strict=True))
+    dialects.insert_columns(connection, table, dict(zip(table.columns.keys(), lists, strict=True)))
+
+
+def _write(connection: Connection, rng: np.random.Generator, jobs: Sequence[Job], now: int) -> None:
+    # OAR loses an id where it refuses a submission.
+    ids = np.cumsum(rng.choice((1, 2), len(jobs), p=(0.99, 0.01))).tolist()
+    # Some ask for this or for that: OAR assigns one of the two moldables.
+    offered = rng.choice((1, 2), len(jobs), p=(0.92, 0.08))
+    last = np.cumsum(offered)
+    chosen = (last - rng.integers(0, offered)).tolist()
+    walltimes = np.repeat([job.walltime for job in jobs], offered).tolist()
+    seen = [as_of(job, now) for job in jobs]
+    held = list(zip(chosen, seen, strict=True))
+    _insert(connection, "jobs", list(map(_job_row, ids, seen, chosen)))
+    _insert(connection, "moldable_job_descriptions", list(enumerate(walltimes, 1)))
+    _insert(connection, "assigned_resources", [(m, r) for m, job in held for r in job.resources])
+    _insert(connection, "job_types", _type_rows(dict(zip(jobs, ids, strict=True))))
+    _insert(connection, "job_state_logs", _log_rows(dict(zip(ids, seen, strict=True))))
+
+
+def _job_row(number: int, job: Job, moldable: int) -> tuple[Any, ...]:
+    return (
+        number,
+        job.user,
+        job.project,
+        job.queue,
+        job.state,
+        job.submitted,
+        job.start,
+        job.stop,
+        moldable if job.resources else 0,
+        "YES" if job.pauses else "NO",
+    )
+
+
+def _type_rows(ids: Mapping[Job, int]) -> list[tuple[Any, ...]]:
+    rows = []
+    for job, number in ids.items():
+        rows += [(number, kind) for kind in job.types]
+        if job.container is not None:
+            rows.append((number, f"inner={ids[job.container]}"))
+    return [(n, *row) for n, row in enumerate(rows, 1)]
+
+
+def _log_rows(jobs: Mapping[int, Job]) -> list[tuple[Any, ...]]:
+    rows = []
+    for number, job in jobs.items():
+        if job.pauses or number % LOGGED == 0:
+            # A state that lasts has no end.
+            for (state, start), (_, stop) in pairwise([*_states(job), ("", 0)]):
+                rows.append((number, state, start, stop))
+    return [(n, *row) for n, row in enumerate(rows, 1)]
+
+
+def _states(job: Job) -> list[tuple[str, int]]:
+    """The states that the job has been in, and since when."""
+    states = [("Waiting", job.submitted)]
+    if job.resources:
+        states += [("toLaunch", job.start), ("Launching", job.start)]
+        if job.stop != job.start and job.state != "Launching":
+            states.append(("Running", job.start + 4))
+        for suspended, resumed, running in job.pauses:
+            states.append(("Suspended", suspended))
+            if resumed:
+                states += [("Resuming", resumed), ("Running", running)]
+        if job.stop:
+            states.append(("Finishing", job.stop))
+    if job.state != states[-1][0]:
+        states.append((job.state, max(job.stop, states[-1][1]) + 1))
+    return states
+
+
+# -- the files --------------------------------------------------------------------------------
+
+#: The demonstration ends here, so that it shows the same every time: 2026-04-01, 00:00 UTC.
+DEMO_NOW = 1_775_001_600
+
+
+def write_demo(directory: Path) -> tuple[str, Path]:
+    """Write database and settings into *directory*, in the place of those of an earlier run.
+
+    Returns the URL of the database and the settings file. Raises :class:`SettingsError` where
+    the directory cannot be written.
+    """
+    database, config = directory / "oar.sqlite", directory / "accounting.toml"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{database}{ending}").unlink(missing_ok=True)
+        config.write_text(DEMO_TOML, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{directory}: cannot be written: {error.strerror}") from None
+    url = f"sqlite:///{database}"
+    engine = dialects.open_engine(url)
+    create_oar(engine)
+    fill_oar(engine, now=DEMO_NOW)
+    engine.dispose()
+    return url, config

@@ -1,0 +1,16 @@
+"""``python -m tests.bench engine``."""
+
+import click
+
+from tests.bench.engine import engine
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Measure oar_accounting. Figures go to standard output, progress to standard error."""
+
+
+main.add_command(engine)
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.bench")

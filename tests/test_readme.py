@@ -1,0 +1,80 @@
+"""What the README says is true: its output, its commands, its settings, its Python."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import oar_accounting
+from oar_accounting import Accounting, cli
+from oar_accounting.demo import write_demo
+from oar_accounting.settings import load
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def demo_output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        done = CliRunner().invoke(cli.main, ["demo"])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_output_of_the_demo_is_what_the_readme_shows(demo_output: str) -> None:
+    shown = [line for line in blocks("text")[0].splitlines() if line.strip() != "..."]
+    printed = [line.rstrip() for line in demo_output.splitlines()]
+    assert [line for line in shown if line not in printed] == []
+    assert len(shown) > 10
+
+
+def test_the_demo_can_be_run_again(tmp_path: Path) -> None:
+    first, second = (
+        CliRunner().invoke(cli.main, ["demo", "--directory", str(tmp_path)]) for _ in range(2)
+    )
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+
+
+def test_every_command_and_option_is_in_the_readme() -> None:
+    for name, command in cli.main.commands.items():
+        assert f"`{name}" in README
+        for parameter in command.params:
+            for option in parameter.opts if name not in ("demo", "verify") else []:
+                assert option in README or not option.startswith("--"), f"{name} {option}"
+
+
+def test_the_metrics_of_the_readme_are_settings_that_load(tmp_path: Path) -> None:
+    file = tmp_path / "accounting.toml"
+    for text in blocks("toml"):
+        tomllib.loads(text)
+        file.write_text(text, encoding="utf-8")
+        assert load(config=file, url="sqlite:///x", environ={}).metrics
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, _ = write_demo(tmp_path)
+    conf = tmp_path / "oar.conf"
+    conf.write_text(f'DB_TYPE="sqlite"\nDB_BASE_FILE="{url.removeprefix("sqlite:///")}"\n')
+    with Accounting.open(oar_conf=conf) as accounting:
+        accounting.init()
+    (example,) = blocks("python")
+    assert 'oar_conf="/etc/oar/oar.conf"' in example
+    exec(example.replace("/etc/oar/oar.conf", str(conf)), {})
+    assert "chen" in capsys.readouterr().out
+
+
+def test_every_module_has_its_place_in_the_readme() -> None:
+    modules = {p.stem for p in Path(oar_accounting.__file__).parent.glob("*.py")}
+    table = README[README.index("| module |") :]
+    assert {m for m in modules - {"__init__", "demo_site"} if f"`{m}`" not in table} == set()

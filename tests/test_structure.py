@@ -1,0 +1,130 @@
+"""Who may know what: the rules that keep each module to one job, held on the imports themselves."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import oar_accounting
+
+PACKAGE = Path(oar_accounting.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+PURE = {"columns", "errors", "formats", "metrics", "readings", "records", "windows"}
+CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
+DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
+# The settings read OAR's names of databases; the command line names the demo's file and examples.
+MAY_NAME_DATABASES = {"cli", "dialects", "settings"}
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imports_of(module: str) -> set[str]:
+    """Every module that is imported, also within functions."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found.add(str(node.module))
+    return found
+
+
+def ours(module: str) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = imports_of(module)
+    return {name for name in MODULES if f"oar_accounting.{name}" in found}
+
+
+def names_a_database(node: ast.AST) -> bool:
+    texts = []
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        texts.append(node.value)
+    elif isinstance(node, ast.Name | ast.Attribute):
+        texts.append(node.id if isinstance(node, ast.Name) else node.attr)
+    return any(word in text.lower() for text in texts for word in DATABASE_WORDS)
+
+
+def without_docstrings(tree: ast.Module) -> list[ast.AST]:
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return [node for node in ast.walk(tree) if id(node) not in docstrings]
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_know_no_database_clock_environment_or_log(module: str) -> None:
+    roots = {name.split(".")[0] for name in imports_of(module)}
+    assert not roots & {"sqlalchemy", "time", "os", "logging", "random", "click", "rich"}
+    assert ours(module) <= PURE
+
+
+def test_errors_and_records_know_nothing() -> None:
+    assert not ours("errors")
+    assert not ours("records")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_NAME_DATABASES))
+def test_only_one_module_knows_that_databases_differ(module: str) -> None:
+    named = [n for n in without_docstrings(tree_of(module)) if names_a_database(n)]
+    assert not [ast.unparse(node) for node in named]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"accounting"}))
+def test_the_clock_is_read_in_one_place(module: str) -> None:
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)
+    }
+    assert not {call for call in calls if call in CLOCKS or call.startswith("time.")}
+    assert not {name for name in imports_of(module) if name.split(".")[0] == "time"}
+
+
+def test_the_command_line_holds_no_sql() -> None:
+    assert "sqlalchemy" not in {name.split(".")[0] for name in imports_of("cli")}
+
+
+def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
+    assert {m for m in MODULES if "oar_tables" in ours(m)} <= {"demo", "demo_site", "oar_jobs"}
+
+
+def test_imports_go_one_way() -> None:
+    """No module is reached from itself."""
+
+    def reached(module: str, seen: set[str]) -> set[str]:
+        for other in ours(module) - seen:
+            seen.add(other)
+            reached(other, seen)
+        return seen
+
+    assert not [module for module in MODULES if module in reached(module, set())]
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    names = oar_accounting.__all__
+    assert names == sorted(names)
+    assert all(hasattr(oar_accounting, name) for name in names)
+    public = {
+        name
+        for name, value in vars(oar_accounting).items()
+        if not name.startswith("_") and not isinstance(value, type(sys))
+    }
+    assert public == set(names)
+
+
+def test_every_public_thing_is_explained() -> None:
+    for module in MODULES:
+        tree = tree_of(module)
+        assert ast.get_docstring(tree), module
+        classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
+        for node in [*tree.body, *(member for kind in classes for member in kind.body)]:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                assert ast.get_docstring(node), f"{module}.{node.name}"

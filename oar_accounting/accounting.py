@@ -90,6 +90,11 @@ class Accounting:
         with dialects.reading(self.engine) as connection:
             if schema.is_complete(connection):
                 check_version(connection)
+                if (missing := schema.first_missing(connection)) is not None:
+                    raise SchemaError(
+                        f"{dialects.shown(self.engine.url)}: {missing} is missing; the tables "
+                        "were changed by hand, or restored in part"
+                    )
                 return False
         try:
             dialects.let_readers_in(self.engine)

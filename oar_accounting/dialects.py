@@ -143,11 +143,8 @@ def parse_url(url: str | URL) -> URL:
 def open_engine(url: str | URL) -> Engine:
     """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`."""
     parsed = parse_url(url)
-    arguments: dict[str, Any] = {}
-    if parsed.get_backend_name() == "sqlite":
-        arguments["connect_args"] = {"timeout": LOCK_WAIT}
     try:
-        engine = create_engine(parsed, **arguments)
+        engine = create_engine(parsed)
     except (ImportError, NoSuchModuleError) as error:
         extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "mysql"
         raise SettingsError(
@@ -175,6 +172,8 @@ def _sqlite_connected(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
+    milliseconds = 1000 * LOCK_WAIT if options.get("oar_waits", True) else 0
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds:d}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
 
 
@@ -220,9 +219,7 @@ def writing(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
     """
     with _told_clearly(engine, waited=wait), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            milliseconds = LOCK_WAIT * 1000 if wait else 0
-            connection.connection.cursor().execute(f"PRAGMA busy_timeout = {milliseconds:d}")
-            connection = connection.execution_options(oar_writes=True)
+            connection = connection.execution_options(oar_writes=True, oar_waits=wait)
         else:
             connection = connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():

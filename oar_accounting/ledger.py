@@ -83,14 +83,18 @@ class Ledger:
                 site = catalog.lock_site(connection, self.site_name, wait=wait)
                 if site is None:
                     raise SchemaError(f"site {self.site_name!r} is not recorded here")
-                if self._accounts is None:
-                    self._accounts = Accounts(site.site_id)
-                self._accounts.refresh(connection)
-                yield Book(connection, site, self._accounts)
+                yield Book(connection, site, self.accounts(connection, site))
         except BaseException:
             # What was added in the transaction is gone with it.
             self._accounts = None
             raise
+
+    def accounts(self, connection: Connection, site: Site) -> Accounts:
+        """The site's accounts, read once and kept up to date."""
+        if self._accounts is None:
+            self._accounts = Accounts(site.site_id)
+        self._accounts.refresh(connection)
+        return self._accounts
 
     def analyze(self) -> None:
         """Tell the database's planner how large the tables have become."""

@@ -126,8 +126,7 @@ class Pass:
             rows = snapshot.rows(block)
         known = known_jobs(connection, site.site_id, block)
         lost = known.job_id[(known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id)]
-        accounts = Accounts(site.site_id)
-        accounts.refresh(connection)
+        accounts = self.ledger.accounts(connection, site)
         return np.union1d(rows.job_id[differing(rows, known, accounts)], lost)
 
     def _misnamed(self, rows: JobRows) -> Bools:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
-from oar_accounting import dialects, schema
+from oar_accounting import dialects, formats, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.recorded import open_jobs
@@ -107,8 +107,9 @@ def _check_span(start: int | None, stop: int | None, window: int) -> None:
         if instant is not None and instant % window:
             before = instant // window * window
             raise BadSpan(
-                f"{name} {instant} is not on a bound of windows of {window} s; the nearest are "
-                f"{before} and {before + window}"
+                f"{name} {instant} ({formats.date(instant)} UTC) is not on a bound of windows of "
+                f"{window} s; the nearest are {before} ({formats.date(before)}) and "
+                f"{before + window} ({formats.date(before + window)})"
             )
     if start is not None and stop is not None and stop <= start:
         raise BadSpan(f"the span from {start} to {stop} is empty")

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    inspect,
 )
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -188,6 +189,19 @@ def is_complete(connection: Connection) -> bool:
     if not connection.dialect.has_table(connection, schema_version.name):
         return False
     return connection.execute(schema_version.select()).first() is not None
+
+
+def first_missing(connection: Connection) -> str | None:
+    """The first of our tables or columns that is not there; None where all are."""
+    inspector = inspect(connection)
+    for table in metadata.sorted_tables:
+        if not inspector.has_table(table.name):
+            return f"table {table.name}"
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                return f"column {column.name} of {table.name}"
+    return None
 
 
 def create(connection: Connection) -> None:

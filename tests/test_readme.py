@@ -20,13 +20,22 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
 
 
-@pytest.fixture(scope="module")
-def demo_output(tmp_path_factory: pytest.TempPathFactory) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("demo"))
-        done = CliRunner().invoke(cli.main, ["demo"])
+def run_demo() -> str:
+    done = CliRunner().invoke(cli.main, ["demo"])
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def demo_output(demo_directory: Path) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(demo_directory)
+        return run_demo()
 
 
 def test_the_output_of_the_demo_is_what_the_readme_shows(demo_output: str) -> None:
@@ -36,12 +45,11 @@ def test_the_output_of_the_demo_is_what_the_readme_shows(demo_output: str) -> No
     assert len(shown) > 10
 
 
-def test_the_demo_can_be_run_again(tmp_path: Path) -> None:
-    first, second = (
-        CliRunner().invoke(cli.main, ["demo", "--directory", str(tmp_path)]) for _ in range(2)
-    )
-    assert first.exit_code == second.exit_code == 0
-    assert first.stdout == second.stdout
+def test_the_demo_can_be_run_again(
+    demo_output: str, demo_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_directory)
+    assert run_demo() == demo_output
 
 
 def test_every_command_and_option_is_in_the_readme() -> None:

@@ -95,6 +95,19 @@ def test_init_completes_what_was_interrupted(engine: Engine) -> None:
     assert not Accounting.open(engine=engine).init()
 
 
+def test_a_table_or_column_that_was_lost_is_named(engine: Engine) -> None:
+    accounting = Accounting.open(engine=engine)
+    accounting.init()
+    with engine.begin() as connection:
+        schema.entries.drop(connection)
+    with pytest.raises(SchemaError, match="table accounting_entries is missing"):
+        accounting.init()
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE accounting_entries (site_id INTEGER)"))
+    with pytest.raises(SchemaError, match="column job_id of accounting_entries is missing"):
+        accounting.init()
+
+
 def test_another_version_is_refused(engine: Engine) -> None:
     accounting = Accounting.open(engine=engine)
     accounting.init()

@@ -17,6 +17,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
 
+#: Keys up to this are told apart by a table of ticks, above it by sorting.
+MOST_TICKED = 20_000_000
+
 LARGEST = int(np.iinfo(np.int64).max)
 
 
@@ -124,6 +127,34 @@ def row_order(keys: Sequence[Ints]) -> Ints:
     for key, low, width in zip(keys, lowest, widths, strict=True):
         packed = packed * width + (key - low)
     return np.argsort(packed, kind="stable")
+
+
+def rows_among(rows: Sequence[Ints], others: Sequence[Ints]) -> Bools:
+    """Which *rows*, given by their keys, are among the *others*; neither has a row twice."""
+    keys = [np.concatenate(pair) for pair in zip(others, rows, strict=True)]
+    order = row_order(keys)
+    keys = [key[order] for key in keys]
+    same = np.ones(len(order), np.bool_)
+    same[:1] = False
+    for key in keys:
+        same[1:] &= key[1:] == key[:-1]
+    found = np.zeros(len(order), np.bool_)
+    # Equal rows keep their order, so the second of two is ours.
+    found[order[same]] = True
+    return found[len(others[0]) :]
+
+
+def numbered(keys: Ints, size: int) -> tuple[Ints, Ints]:
+    """The different keys, which are from 0 to below *size*, ascending, and the number of each key.
+
+    As ``numpy.unique`` with its inverse, without sorting where the keys are few enough to tick off.
+    """
+    if size > MOST_TICKED:
+        different, number = np.unique(keys, return_inverse=True)
+        return different, number
+    there = np.zeros(size, np.bool_)
+    there[keys] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[keys]
 
 
 def group_starts(keys: Sequence[Ints]) -> Ints:

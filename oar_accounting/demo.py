@@ -411,7 +411,7 @@ def write_demo(directory: Path) -> tuple[str, Path]:
     Returns the URL of the database and the settings file. Raises :class:`SettingsError` where
     the directory cannot be written.
     """
-    database, config = directory / "oar.sqlite", directory / "accounting.toml"
+    database, config = directory / "oar.db", directory / "accounting.toml"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for ending in ("", "-wal", "-shm"):
@@ -419,7 +419,7 @@ def write_demo(directory: Path) -> tuple[str, Path]:
         config.write_text(DEMO_TOML, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{directory}: cannot be written: {error.strerror}") from None
-    url = f"sqlite:///{database}"
+    url = dialects.file_url(database)
     engine = dialects.open_engine(url)
     create_oar(engine)
     fill_oar(engine, now=DEMO_NOW)

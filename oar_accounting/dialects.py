@@ -9,6 +9,8 @@ import io
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Engine,
     Select,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -41,7 +44,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from oar_accounting.columns import Ints, ints
+from oar_accounting.columns import Ints
 from oar_accounting.errors import (
     AmountOverflow,
     DatabaseError,
@@ -184,6 +187,11 @@ def _mysql_connected(connection: Any, _record: Any) -> None:
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (LOCK_WAIT,))
 
 
+def file_url(file: Path) -> str:
+    """The URL of an embedded database in *file*."""
+    return f"sqlite:///{file}"
+
+
 def version(connection: Connection) -> str:
     """Name and version of the server, as it says itself."""
     name = connection.dialect.name
@@ -285,10 +293,12 @@ def read_ints(connection: Connection, query: Select[Any]) -> list[Ints]:
     if connection.dialect.name == "postgresql":
         return _copied_out(connection, query)
     width = len(query.selected_columns)
-    parts = [
-        ints(rows).reshape(-1, width) for rows in connection.execute(query).partitions(ROWS_AT_ONCE)
-    ]
-    table = np.concatenate(parts) if parts else np.zeros((0, width), np.int64)
+    parts = [np.zeros((0, width), np.int64)]
+    for rows in connection.execute(query).partitions(ROWS_AT_ONCE):
+        # numpy asks a row what kind of array it is; asked number by number it is ten times faster.
+        flat = np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width)
+        parts.append(flat.reshape(-1, width))
+    table = np.concatenate(parts)
     return [np.ascontiguousarray(table[:, i]) for i in range(width)]
 
 
@@ -330,25 +340,64 @@ def _row_type(rows: memoryview, fields: int) -> np.dtype[Any]:
 
 def insert_columns(connection: Connection, table: Table, columns: Mapping[str, Any]) -> None:
     """Insert rows given as columns: arrays or lists, equally long; None is NULL."""
-    lists = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
-    if not lists or not len(lists[0]):
+    if not columns or not len(next(iter(columns.values()))):
         return
     if connection.dialect.name == "postgresql":
-        _copied_in(connection, table, list(columns), lists)
-        return
-    _many(connection, insert(table), list(columns), lists)
+        _copied_in(connection, table, columns)
+    else:
+        _many(connection, insert(table), list(columns), _lists(columns))
 
 
-def _copied_in(
-    connection: Connection, table: Table, names: Sequence[str], lists: Sequence[list[Any]]
-) -> None:
-    texts = [_copy_texts(values) for values in lists]
-    lines = "\n".join(map("\t".join, zip(*texts, strict=True)))
+def _lists(columns: Mapping[str, Any]) -> list[list[Any]]:
+    return [c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
+
+
+def _copied_in(connection: Connection, table: Table, columns: Mapping[str, Any]) -> None:
     quote = connection.dialect.identifier_preparer.quote
-    target = f"{quote(table.name)} ({', '.join(map(quote, names))})"
+    target = f"{quote(table.name)} ({', '.join(map(quote, columns))})"
+    whole = all(getattr(values, "dtype", None) == np.int64 for values in columns.values())
+    data = _copy_binary(table, columns) if whole else _copy_lines(columns)
     cursor: Any = connection.connection.cursor()
     with _driver_errors(connection, cursor):
-        cursor.copy_expert(f"COPY {target} FROM STDIN", io.StringIO(lines + "\n"))
+        form = "binary" if whole else "text"
+        cursor.copy_expert(f"COPY {target} FROM STDIN (FORMAT {form})", io.BytesIO(data))
+
+
+def _copy_binary(table: Table, columns: Mapping[str, Ints]) -> bytes:
+    """Whole numbers as PostgreSQL keeps them: no number is written as text and read again."""
+    widths = {name: _width(table.c[name].type) for name in columns}
+    layout: list[tuple[str, str]] = [("count", ">i2")]
+    for name, width in widths.items():
+        layout += [(f"length of {name}", ">i4"), (name, f">i{width}")]
+    rows = np.zeros(len(next(iter(columns.values()))), np.dtype(layout))
+    rows["count"] = len(columns)
+    for name, values in columns.items():
+        rows[f"length of {name}"] = widths[name]
+        rows[name] = values
+        if not np.array_equal(rows[name], values):
+            raise OverflowError(f"{name} does not fit in {widths[name]} bytes")
+    return b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff"
+
+
+def _width(kind: TypeEngine[Any]) -> int:
+    if isinstance(kind, SmallInteger):
+        return 2
+    return 8 if isinstance(kind, BigInteger) else 4
+
+
+def _copy_lines(columns: Mapping[str, Any]) -> bytes:
+    texts = [_copy_texts(values) for values in _lists(columns)]
+    lines = map("\t".join, zip(*texts, strict=True))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _copy_texts(values: list[Any]) -> list[str]:
+    if isinstance(values[0], int) and None not in values:
+        return list(map(str, values))
+    return [r"\N" if value is None else str(value).translate(_COPY_ESCAPES) for value in values]
+
+
+_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 @contextmanager
@@ -361,15 +410,6 @@ def _driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
         raise DBAPIError.instance(None, None, error, base) from error
     finally:
         cursor.close()
-
-
-def _copy_texts(values: list[Any]) -> list[str]:
-    if values and isinstance(values[0], int) and None not in values:
-        return list(map(str, values))
-    return [r"\N" if value is None else str(value).translate(_COPY_ESCAPES) for value in values]
-
-
-_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 def _many(
@@ -396,7 +436,7 @@ def add_columns(connection: Connection, table: Table, columns: Mapping[str, Ints
     Rows must come sorted by key: two writers then never wait for each other in a circle.
     """
     names = list(columns)
-    lists = [values.tolist() for values in columns.values()]
+    lists = _lists(columns)
     amounts = [name for name in names if not table.c[name].primary_key]
     keys = [column.name for column in table.primary_key]
     if connection.dialect.name == "postgresql":

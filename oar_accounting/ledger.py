@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
 
 from oar_accounting import catalog, dialects, schema
-from oar_accounting.blocks import id_blocks, is_dense, short_lists
+from oar_accounting.blocks import among, id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import (
     OPEN,
+    Bools,
     Ints,
     Rates,
     Spans,
@@ -27,6 +28,7 @@ from oar_accounting.columns import (
     add_up,
     difference,
     ints,
+    rows_among,
 )
 from oar_accounting.errors import SchemaError
 from oar_accounting.metrics import Metric
@@ -41,6 +43,9 @@ from oar_accounting.recorded import (
     read_spans,
 )
 from oar_accounting.windows import totals_of
+
+#: From so many changed totals on, it pays to look which of them are new.
+MANY_TOTALS = 2_000
 
 
 class Ledger:
@@ -145,8 +150,10 @@ class Book:
         """
         before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
         self._insert(schema.jobs, jobs.as_dict())
-        stops = [None if stop == OPEN else stop for stop in spans.stop_time.tolist()]
-        self._insert(schema.spans, {**spans.as_dict(), "stop_time": stops})
+        ended = spans.stop_time != OPEN
+        self._insert(schema.spans, spans.take(ended).as_dict())
+        running = spans.take(~ended).as_dict()
+        self._insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
         self._insert(schema.rates, rates.as_dict())
         closed = jobs.job_id[jobs.closed != 0]
         after = amounts_of(closed, spans, rates, entries, self.site.terms.window)
@@ -228,6 +235,9 @@ class Book:
 
     def move(self, change: Totals) -> None:
         """Add amounts, which may be negative, to the totals; rows that become zero go."""
+        new = ~self._standing(change)
+        dialects.insert_columns(self.connection, schema.totals, change.take(new).as_dict())
+        change = change.take(~new)
         dialects.add_columns(self.connection, schema.totals, change.as_dict())
         lowered = (change.asked < 0) | (change.used < 0)
         if np.any(lowered):
@@ -240,6 +250,32 @@ class Book:
                     table.used == 0,
                 )
             )
+
+    def _standing(self, change: Totals) -> Bools:
+        """The rows that may stand in the totals; false only for those that certainly do not.
+
+        In bulk most rows are new, and adding them costs a third of looking for each of them. No
+        other writer can put them there meanwhile: the accounts are of this site.
+        """
+        standing = np.ones(len(change), np.bool_)
+        windows = np.unique(change.window_start)
+        if len(change) < MANY_TOTALS or len(windows) > len(change) // 100:
+            return standing
+        table, most = schema.totals.c, 2 * len(change)
+        query: Select[Any] = (
+            select(table.window_start, table.account_id, table.metric_id)
+            .where(
+                among(windows, table.window_start),
+                table.account_id.between(
+                    int(change.account_id.min()), int(change.account_id.max())
+                ),
+            )
+            .limit(most)
+        )
+        found = dialects.read_ints(self.connection, query)
+        if len(found[0]) == most:
+            return standing
+        return rows_among((change.window_start, change.account_id, change.metric_id), found)
 
     def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
         """Delete the jobs' rows; what they gave to the totals, and the entries they had."""
@@ -286,6 +322,8 @@ def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: Entries, windo
     held = totals_of(spans.take(np.isin(spans.job_id, closed)), rates, window)
     if not len(entries):
         return held
-    measured = entries.take(np.isin(entries.job_id, closed))
-    columns = list(measured.as_dict().values())[1:]
-    return add_up(Totals.concat([held, Totals.of(columns)]))
+    given = entries.take(np.isin(entries.job_id, closed))
+    # Entries were measured in the windows of their time; they fall into the one around it now.
+    at = given.window_start // window * window
+    measured = Totals(at, given.account_id, given.metric_id, given.asked, given.used)
+    return add_up(Totals.concat([held, measured]))

@@ -30,6 +30,7 @@ from oar_accounting.columns import (
     exact_sums,
     group_starts,
     ints,
+    numbered,
 )
 from oar_accounting.errors import AmountOverflow, SettingsError
 
@@ -198,12 +199,12 @@ def held_rates(metric: Metric, held: Held, resources: Resources, parts: int) -> 
         amounts = _per_part(held.part, np.ones(len(held), np.int64), parts)
         return _scaled(amounts, metric.scale, 1)
     if metric.form == "distinct":
-        part, _ = _different(held, resources.codes(metric.of))
+        part, _ = _different(held, resources.codes(metric.of), parts)
         return _scaled(_per_part(part, np.ones(len(part), np.int64), parts), metric.scale, 1)
     numbers, unit = _whole(metric, resources)
     if metric.per:
         codes = resources.codes(metric.per)
-        part, code = _different(held, codes)
+        part, code = _different(held, codes, parts)
         amounts = _per_part(part, _largest(numbers, codes)[code], parts)
     else:
         amounts = _per_part(held.part, numbers[held.row], parts)
@@ -213,19 +214,20 @@ def held_rates(metric: Metric, held: Held, resources: Resources, parts: int) -> 
 def _per_part(part: Ints, amounts: Ints, parts: int) -> Ints:
     result = np.zeros(parts, np.int64)
     if len(part):
-        order = np.argsort(part, kind="stable")
-        part = part[order]
+        if np.any(part[1:] < part[:-1]):
+            order = np.argsort(part, kind="stable")
+            part, amounts = part[order], amounts[order]
         starts = group_starts([part])
-        result[part[starts]] = exact_sums(amounts[order], starts)
+        result[part[starts]] = exact_sums(amounts, starts)
     return result
 
 
-def _different(held: Held, codes: Ints) -> tuple[Ints, Ints]:
+def _different(held: Held, codes: Ints, parts: int) -> tuple[Ints, Ints]:
     """Part and code of every different code that a part holds."""
     code = codes[held.row]
     there = code >= 0
     width = int(codes.max(initial=0)) + 1
-    packed = np.unique(held.part[there] * width + code[there])
+    packed, _ = numbered(held.part[there] * width + code[there], parts * width)
     return packed // width, packed % width
 
 

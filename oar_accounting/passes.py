@@ -6,18 +6,21 @@ looks at OAR: what is written is never older than what another writer wrote befo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.catalog import LONGEST_NAME, Accounts, Names, Site, StoredMetric
-from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints, numbered
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics import Held, Metric, Resources, held_rates
 from oar_accounting.oar_jobs import Assigned, OarJobs, Snapshot
 from oar_accounting.readings import Terms, holds_nothing, impossible, phases, spans_of
 from oar_accounting.recorded import JobRecords, known_jobs
 from oar_accounting.windows import too_large
+
+V = TypeVar("V")
 
 #: Called now and then with how much is done, and of how much.
 Progress = Callable[[int, int], None]
@@ -131,13 +134,11 @@ class Pass:
 
     def _misnamed(self, rows: JobRows) -> Bools:
         """The jobs with a name that is too long to be an account's."""
-        wrong = np.zeros(len(rows), np.bool_)
-        for row, names in enumerate(rows.names()):
-            if max(map(len, names)) > LONGEST_NAME:
-                wrong[row] = True
-                self.tally.problems[int(rows.job_id[row])] = (
-                    f"has a user, project or queue of more than {LONGEST_NAME} characters"
-                )
+        owners, owner = distinct(rows.names())
+        too_long = np.array([max(map(len, names)) > LONGEST_NAME for names in owners], np.bool_)
+        wrong: Bools = too_long[owner]
+        reason = f"has a user, project or queue of more than {LONGEST_NAME} characters"
+        self.tally.problems.update((job, reason) for job in rows.job_id[wrong].tolist())
         return wrong
 
     def _stripped(self, book: Book, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
@@ -262,20 +263,26 @@ def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
     return differs
 
 
+def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
+    """The different values, and per value its number among them."""
+    number: dict[V, int] = {}
+    numbers = ints([number.setdefault(value, len(number)) for value in values])
+    return list(number), numbers
+
+
 def rates_of(
     book: Book, rows: JobRows, held: Held, resources: Resources, metrics: Sequence[StoredMetric]
 ) -> Rates:
     """Per job, account and metric, the amount per second; amounts of zero are left out."""
     codes, values = resources.values_of(book.site.terms.dimension)
     width = len(values)
-    keys, part = np.unique(held.part * width + codes[held.row], return_inverse=True)
+    keys, part = numbered(held.part * width + codes[held.row], len(rows) * width)
     job, value = keys // width, keys % width
-    names: list[Names] = [
-        (rows.user[j], rows.project[j], rows.queue[j], values[v])
-        for j, v in zip(job.tolist(), value.tolist(), strict=True)
-    ]
+    owners, owner = distinct(rows.names())
+    pairs, account = numbered(owner[job] * width + value, len(owners) * width)
+    names: list[Names] = [(*owners[p // width], values[p % width]) for p in pairs.tolist()]
     book.accounts.add(book.connection, names)
-    accounts = ints(book.accounts.ids(names))
+    accounts = ints(book.accounts.ids(names))[account]
     parts = [Rates.concat([])]
     for stored in metrics:
         rate = held_rates(stored.metric, Held(part, held.row), resources, len(keys))

@@ -73,11 +73,14 @@ def load(
     conf = _oar_conf(oar_conf, environ, needed=url is None and "oar_url" not in table)
     if url is not None:
         oar_url = parse_url(url)
-    elif "oar_url" in table:
-        oar_url = given.url("oar_url", "oar_password_file")
     else:
-        oar_url = conf.url()
-    own = given.url("url", "password_file") if "url" in table else oar_url
+        oar_url = given.url("oar_url") if "oar_url" in table else conf.url()
+    oar_url = given.with_password(oar_url, "oar_password_file")
+    if "password_file" in table and "url" not in table:
+        raise SettingsError(f"{file}: password_file goes with url; OAR's is oar_password_file")
+    own = oar_url
+    if "url" in table:
+        own = given.with_password(given.url("url"), "password_file")
     return Settings(
         oar_url=oar_url,
         url=own,
@@ -159,18 +162,20 @@ class _Toml:
             raise self._wrong(key, "one of " + ", ".join(map(repr, known)))
         return str(value)
 
-    def url(self, key: str, password_key: str) -> URL:
+    def url(self, key: str) -> URL:
         try:
-            url = parse_url(self.text(key, ""))
+            return parse_url(self.text(key, ""))
         except SettingsError as error:
             raise SettingsError(f"{self._file}: {key}: {error}") from None
-        if password_key in self._table:
-            file = Path(self.text(password_key, ""))
-            lines = _read(file).splitlines()
-            if not lines or not lines[0]:
-                raise SettingsError(f"{file}: the password is expected in the first line")
-            url = url.set(password=lines[0])
-        return url
+
+    def with_password(self, url: URL, key: str) -> URL:
+        if key not in self._table:
+            return url
+        file = Path(self.text(key, ""))
+        lines = _read(file).splitlines()
+        if not lines or not lines[0]:
+            raise SettingsError(f"{file}: the password is expected in the first line")
+        return url.set(password=lines[0])
 
     def metrics(self) -> tuple[Metric, ...]:
         tables = self._table.get("metrics", {})

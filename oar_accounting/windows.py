@@ -85,6 +85,8 @@ def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
     if not len(spans) or not len(rates):
         return Totals.concat([])
     rates = rates.take(np.argsort(rates.job_id, kind="stable"))
+    _, held = np.unique(rates.job_id, return_counts=True)
+    spans = _in_lengths(spans, window * max(PIECES_AT_ONCE // int(held.max()), 1))
     first = np.searchsorted(rates.job_id, spans.job_id, "left")
     held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
     filled = windows_filled(spans.start_time, spans.stop_time, window)
@@ -94,6 +96,16 @@ def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
         if len(parts) > 8:
             parts = [add_up(Totals.concat(parts))]
     return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
+
+
+def _in_lengths(spans: Spans, length: int) -> Spans:
+    """The same spans, cut at the multiples of *length* seconds."""
+    if np.all(windows_filled(spans.start_time, spans.stop_time, length) <= 1):
+        return spans
+    pieces = spread(spans.start_time, spans.stop_time, length)
+    start = np.maximum(spans.start_time[pieces.row], pieces.window_start)
+    cut = spans.take(pieces.row)
+    return Spans(cut.job_id, cut.asked, start, start + pieces.seconds)
 
 
 def _portions(sizes: Ints) -> Iterator[slice]:

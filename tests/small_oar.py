@@ -76,8 +76,9 @@ def oar_metadata(variant: Variant = "plain", without: tuple[str, ...] = ()) -> M
             tables["resources"].append_column(Column(name, kind))
     index: Any = String(7)
     if variant == "oar3":
-        tables["jobs"].c.state.type = postgresql.ENUM(*JOB_STATES, name="job_state")
-        index = postgresql.ENUM(*RESOURCE_INDEX, name="resource_index")
+        state = postgresql.ENUM(*JOB_STATES, name="job_state", metadata=metadata)
+        tables["jobs"].append_column(Column("state", state, nullable=False), replace_existing=True)
+        index = postgresql.ENUM(*RESOURCE_INDEX, name="resource_index", metadata=metadata)
     tables["assigned_resources"].append_column(
         Column("assigned_resource_index", index, nullable=False, server_default="LOG")
     )

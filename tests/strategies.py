@@ -5,16 +5,19 @@ what a ledger holds of them, with names in the place of ids.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Engine, Table, event, select
 
 from oar_accounting import schema
 from oar_accounting.catalog import Names
-from oar_accounting.columns import OPEN, Rates, Spans, ints
+from oar_accounting.columns import OPEN, Rates, Spans, Totals, add_up, ints
+from oar_accounting.dialects import insert_columns
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics import NODE, RESOURCE, Metric
 from oar_accounting.readings import ENDED, Terms
@@ -113,7 +116,7 @@ class Entry:
 
     job_id: int
     window_start: int
-    value: str
+    names: Names
     metric: str
     asked: int
     used: int
@@ -122,90 +125,122 @@ class Entry:
 # -- strategies -------------------------------------------------------------------------------
 
 
-def names() -> SearchStrategy[str]:
+@composite
+def names(draw: DrawFn) -> str:
     """Names as they may stand in OAR; PostgreSQL can hold any character but NUL."""
-    drawn = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
-    return st.one_of(st.sampled_from(("alice", "bob", "Bob")), st.sampled_from(NAMES), drawn)
+    return draw(_NAMES)
 
 
+_NAMES = st.one_of(
+    st.sampled_from(("alice", "bob", "Bob")),
+    st.sampled_from(NAMES),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12),
+)
+
+
+@cache
 def instants() -> SearchStrategy[int]:
     """Times in every calendar, often close to a bound of windows and to each other."""
     return st.builds(lambda epoch, off: epoch + off, st.sampled_from(EPOCHS), _offsets())
 
 
+@cache
 def _offsets() -> SearchStrategy[int]:
     near = st.integers(-2, 2)
     on_bounds = st.builds(lambda n, off: n * HOUR + off, st.integers(-30, 30), near)
     return st.one_of(near, on_bounds, st.integers(-DAY, DAY))
 
 
+@cache
 def lengths() -> SearchStrategy[int]:
     """Seconds, from one to some windows."""
     return st.one_of(st.integers(1, 3), st.integers(1, 2 * HOUR), st.integers(1, 100_000))
 
 
+@cache
 def spans() -> SearchStrategy[Span]:
     """Half-open spans of at least one second."""
     return st.builds(lambda start, length: (start, start + length), instants(), lengths())
 
 
+@cache
 def rates() -> SearchStrategy[int]:
     """Amounts per second, of which a thousand jobs fit in 63 bits."""
     return st.one_of(st.integers(0, 4), st.integers(0, 10_000), st.integers(0, 2**32))
 
 
+@cache
 def job_ids() -> SearchStrategy[int]:
     """Ids that often meet; some lie far from the others."""
     return st.one_of(st.integers(1, 30), st.sampled_from((99_999, 2**31, 2**53 + 1, 2**62)))
 
 
-@composite
-def shares(draw: DrawFn) -> tuple[Share, ...]:
+@cache
+def shares() -> SearchStrategy[tuple[Share, ...]]:
     """What a job holds, on some clusters, in some metrics."""
-    metric = st.sampled_from([metric.name for metric in METRICS])
-    places = draw(st.sets(st.tuples(names(), metric), max_size=4))
-    return tuple(
-        Share(value=value, metric=metric, asked=draw(rates()), used=draw(rates()))
-        for value, metric in sorted(places)
-    )
+    metrics = st.sampled_from([metric.name for metric in METRICS])
+    share = st.builds(Share, value=names(), metric=metrics, asked=rates(), used=rates())
+    return st.lists(share, max_size=4, unique_by=lambda s: (s.value, s.metric)).map(tuple)
 
 
-@composite
-def closed_jobs(draw: DrawFn, ids: SearchStrategy[int] | None = None) -> Job:
+@cache
+def closed_jobs() -> SearchStrategy[Job]:
     """Jobs that have ended: with suspensions, without a second, or without anything."""
-    start = draw(instants())
-    cuts = [start]
-    for length in draw(st.lists(lengths(), max_size=5)):
-        cuts.append(cuts[-1] + length)
-    asked = draw(st.one_of(st.none(), lengths()))
-    return Job(
-        job_id=draw(ids or job_ids()),
-        owner=draw(st.tuples(names(), names(), names())),
-        state=draw(st.sampled_from(ENDED)),
-        asked=() if asked is None else ((start, start + asked),),
-        # Run, suspended, run, suspended ...
-        used=tuple(zip(cuts[::2], cuts[1::2], strict=False)),
-        shares=draw(shares()),
-        types=draw(st.sampled_from(("", "besteffort", "deploy,inner=3"))),
+    return st.builds(
+        _job,
+        job_id=job_ids(),
+        owner=st.tuples(names(), names(), names()),
+        state=st.sampled_from(ENDED),
+        start=instants(),
+        walltime=st.one_of(st.none(), lengths()),
+        runs_and_pauses=st.lists(lengths(), max_size=5),
+        shares=shares(),
+        types=st.sampled_from(("", "besteffort", "deploy,inner=3")),
     )
 
 
-@composite
-def open_jobs(draw: DrawFn, ids: SearchStrategy[int] | None = None) -> Job:
+def _job(  # noqa: PLR0913 - one drawn job
+    job_id: int,
+    owner: tuple[str, str, str],
+    state: str,
+    start: int,
+    walltime: int | None,
+    runs_and_pauses: list[int],
+    shares: tuple[Share, ...],
+    types: str,
+) -> Job:
+    cuts = [*accumulate(runs_and_pauses, initial=start)]
+    return Job(
+        job_id=job_id,
+        owner=owner,
+        state=state,
+        asked=() if walltime is None else ((start, start + walltime),),
+        used=tuple(zip(cuts[::2], cuts[1::2], strict=False)),
+        shares=shares,
+        types=types,
+    )
+
+
+@cache
+def open_jobs() -> SearchStrategy[Job]:
     """Jobs that run, or are suspended, or wait."""
-    job = draw(closed_jobs(ids))
-    state = draw(st.sampled_from(("Running", "Suspended", "Waiting")))
+    return st.builds(_opened, closed_jobs(), st.sampled_from(("Running", "Suspended", "Waiting")))
+
+
+def _opened(job: Job, state: str) -> Job:
     if state == "Waiting":
         return replace(job, state=state, asked=(), used=(), shares=())
     since = max((stop for _, stop in job.used), default=job.start) + 1
     return replace(job, state=state, running=since if state == "Running" else None)
 
 
-def jobs(ids: SearchStrategy[int] | None = None) -> SearchStrategy[Job]:
+@cache
+def jobs() -> SearchStrategy[Job]:
     """Jobs of all kinds, most of them ended."""
-    return st.one_of(closed_jobs(ids), closed_jobs(ids), closed_jobs(ids), open_jobs(ids))
+    return st.one_of(closed_jobs(), closed_jobs(), closed_jobs(), open_jobs())
 
 
+@cache
 def batches(max_size: int = 8) -> SearchStrategy[list[Job]]:
     """Different jobs."""
     return st.lists(jobs(), max_size=max_size, unique_by=lambda job: job.job_id)
@@ -226,8 +261,7 @@ def naive_totals(jobs: Iterable[Job], window: int, entries: Iterable[Entry] = ()
                         sums[at, (*job.owner, share.value), share.metric][column] += seconds * rate
     for entry in entries:
         if entry.job_id in by_id:
-            names = (*by_id[entry.job_id].owner, entry.value)
-            amounts = sums[entry.window_start // window * window, names, entry.metric]
+            amounts = sums[entry.window_start // window * window, entry.names, entry.metric]
             amounts[0] += entry.asked
             amounts[1] += entry.used
     return {key: (asked, used) for key, (asked, used) in sums.items() if asked or used}
@@ -245,6 +279,16 @@ def naive_pieces(span: Span, window: int) -> list[tuple[int, int]]:
 
 
 # -- a ledger ---------------------------------------------------------------------------------
+
+
+def hurry(engine: Engine) -> None:
+    """Let a SQLite file be written without waiting for the disk: it need not survive a crash."""
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _hurried)
+
+
+def _hurried(connection: Any, _record: object) -> None:
+    connection.execute("pragma synchronous = off")
 
 
 def open_ledger(ledger: Ledger, window: int = DAY, metrics: Sequence[Metric] = METRICS) -> Ledger:
@@ -297,12 +341,40 @@ def post(book: Book, jobs: Iterable[Job]) -> None:
     """Say these jobs, in any order, to an open book."""
     some = list(jobs)
     book.accounts.add(book.connection, _accounts_of(some))
-    metric = {stored.metric.name: stored.metric_id for stored in book.metrics()}
-    book.post(*columns_of(some, lambda names: book.accounts.ids([names])[0], metric))
+    book.post(*columns_of(some, lambda names: book.accounts.ids([names])[0], metric_ids(book)))
 
 
 def _accounts_of(jobs: Iterable[Job]) -> list[Names]:
     return [(*job.owner, value) for job in jobs for value in ("", *(s.value for s in job.shares))]
+
+
+def metric_ids(book: Book) -> dict[str, int]:
+    """The site's metrics by name; those that are being built have a star behind it."""
+    found = metric_names(book.connection, book.site.site_id)
+    return {name: metric_id for metric_id, name in found.items()}
+
+
+def enter(book: Book, job: Job, entries: Sequence[Entry]) -> None:
+    """Insert measured amounts as an ingest would; those of a closed job move the totals."""
+    names = [entry.names for entry in entries]
+    book.accounts.add(book.connection, names)
+    metric = metric_ids(book)
+    rows = Totals.of(
+        map(
+            ints,
+            (
+                [entry.window_start for entry in entries],
+                book.accounts.ids(names),
+                [metric[entry.metric] for entry in entries],
+                [entry.asked for entry in entries],
+                [entry.used for entry in entries],
+            ),
+        )
+    )
+    ids = {"site_id": [book.site.site_id] * len(entries), "job_id": [job.job_id] * len(entries)}
+    insert_columns(book.connection, schema.entries, {**ids, **rows.as_dict()})
+    if job.closed:
+        book.move(add_up(rows))
 
 
 def post_all(ledger: Ledger, batches: Iterable[Iterable[Job]]) -> None:
@@ -324,6 +396,22 @@ def contents(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
             name = table.name.removeprefix("accounting_")
             found[name] = _named(connection.execute(query).all(), account, metric)
         return found
+
+
+def naive_contents(jobs: Iterable[Job], entries: Iterable[Entry]) -> dict[str, list[Any]]:
+    """The spans, rates and entries that a ledger of these jobs has, as `contents` tells them."""
+    spans: list[Any] = []
+    rates: list[Any] = []
+    for job in jobs:
+        spans += [(job.job_id, 1, *span) for span in job.asked]
+        spans += [(job.job_id, 0, *span) for span in job.used]
+        spans += [] if job.running is None else [(job.job_id, 0, job.running, None)]
+        rates += [
+            (job.job_id, (*job.owner, s.value), s.metric, s.asked, s.used) for s in job.shares
+        ]
+    found = [(e.job_id, e.names, e.metric, e.window_start, e.asked, e.used) for e in entries]
+    rows = {"spans": spans, "rates": rates, "entries": found}
+    return {name: sorted(some, key=repr) for name, some in rows.items()}
 
 
 def account_names(connection: Connection, site_id: int) -> dict[int, Names]:

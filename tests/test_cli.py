@@ -344,4 +344,4 @@ def test_interrupted_it_says_so_and_goes_on_next_time(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
-    assert run("--url", f"sqlite:///{directory}/oar.sqlite", "verify").returncode in (0, 3)
+    assert run("--url", f"sqlite:///{directory}/oar.db", "verify").returncode in (0, 3)

@@ -108,6 +108,10 @@ def test_the_password_comes_from_a_file(tmp_path: Path) -> None:
     given = from_toml(tmp_path, f'url = "postgresql://w@h/d"\npassword_file = "{secret}"\n')
     assert given.url.password == "p@ss word"
     assert "p@ss" not in repr(given.url)
+    given = from_toml(tmp_path, f'oar_password_file = "{secret}"\n')
+    assert given.oar_url.password == "p@ss word"
+    with pytest.raises(SettingsError, match="password_file goes with url"):
+        from_toml(tmp_path, f'password_file = "{secret}"\n')
     empty = write(tmp_path, "empty", "")
     with pytest.raises(SettingsError, match="first line"):
         from_toml(tmp_path, f'url = "postgresql://w@h/d"\npassword_file = "{empty}"\n')

@@ -11,7 +11,7 @@ import numpy as np
 
 from oar_accounting.blocks import BLOCK, id_blocks
 from oar_accounting.catalog import Site
-from oar_accounting.columns import Ints, ints
+from oar_accounting.columns import Ints
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Progress, Shown, Tally
@@ -58,13 +58,12 @@ class CatchUp:
             return new + (snapshot.count_above(0) if full else 0)
 
     def _unsettled_and_recent(self, ended_since: int) -> Ints:
-        if not self._site.high_water_mark:
-            return ints([])
-        with self._ledger.reading() as (connection, _):
-            unsettled = unsettled_ids(connection, self._site.site_id)
         with self._oar.snapshot() as snapshot:
             recent = snapshot.ids_ended_since(ended_since)
-        return np.union1d(unsettled, recent[recent <= self._site.high_water_mark])
+        with self._ledger.reading() as (connection, _):
+            found = [unsettled_ids(connection, self._site.site_id)]
+            found += [recorded_ids(connection, self._site.site_id, b) for b in id_blocks(recent)]
+        return np.unique(np.concatenate(found))
 
     def _settle_new(self, page: Ints) -> None:
         with self._ledger.reading() as (connection, _):

@@ -31,7 +31,7 @@ from oar_accounting.columns import (
     rows_among,
 )
 from oar_accounting.errors import SchemaError
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics import RESOURCE, Metric
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import (
     Entries,
@@ -141,6 +141,15 @@ class Book:
     def spans(self, ids: Ints) -> Spans:
         """The recorded spans of the jobs."""
         return read_spans(self.connection, self.site.site_id, ids)
+
+    def rates(self, ids: Ints, metric_id: int) -> Rates:
+        """The recorded rates of the jobs in one metric."""
+        rates = read_rates(self.connection, self.site.site_id, ids)
+        return rates.take(rates.metric_id == metric_id)
+
+    def resource_metric(self) -> StoredMetric:
+        """The built-in count of resources, which every site records."""
+        return next(each for each in self.metrics() if each.metric == RESOURCE)
 
     def post(self, jobs: JobRecords, spans: Spans, rates: Rates) -> None:
         """Say exactly this about *jobs*, ids ascending.

@@ -192,11 +192,11 @@ class Snapshot:
 
     def _portions(self, rows: JobRows) -> Iterator[tuple[JobRows, Assigned]]:
         table = oar_tables.assigned.c
-        query = (
-            select(table.moldable_job_id, table.resource_id)
-            .where(among(rows.moldable, table.moldable_job_id))
-            .limit(PAIRS_AT_ONCE)
+        query = select(table.moldable_job_id, table.resource_id).where(
+            among(rows.moldable, table.moldable_job_id)
         )
+        if len(rows) > 1:
+            query = query.limit(PAIRS_AT_ONCE)
         moldable, resource_id = dialects.read_ints(self._connection, query)
         if len(moldable) == PAIRS_AT_ONCE and len(rows) > 1:
             middle = len(rows) // 2

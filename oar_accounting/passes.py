@@ -5,7 +5,7 @@ looks at OAR: what is written is never older than what another writer wrote befo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -51,13 +51,22 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """What some jobs hold per second."""
+
+    rates: Rates
+    asked_about: Ints  #: the jobs that should hold something
+    counting: Ints  #: those that hold resources that count
+    short: Ints  #: those of which OAR no longer describes every resource, or lists none
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What OAR says of some jobs: their types, spans and rates."""
 
     types: Mapping[int, Sequence[str]]
     spans: Spans
-    rates: Rates
-    empty: Ints  #: jobs that should hold something, of which OAR lists no resource
+    held: Holdings
 
 
 class Pass:
@@ -86,28 +95,38 @@ class Pass:
                 chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
                 rows = rows.take(chosen)
                 reading = self._read(snapshot, book, rows)
-            rows = rows.take(~self._stripped(book, known, reading, rows))
+            if len(known):
+                rows = rows.take(~self._stripped(book, known, reading, rows))
             if len(rows):
                 self._post(book, rows, reading, known)
             if seen_up_to:
                 book.saw(seen_up_to)
         return found
 
-    def fill(self, block: Ints, metric: StoredMetric) -> None:
-        """Record one metric of the jobs of the block that OAR still has."""
+    def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:
+        """Record one metric of the jobs of the block.
+
+        Of jobs that OAR has deleted, in whole or in part, what stood *before* under the same
+        definition is kept.
+        """
         with self.ledger.writing() as book:
             with self.oar.snapshot() as snapshot:
+                recorded = np.unique(book.spans(block).job_id)
                 rows = snapshot.rows(block)
-                lost = np.setdiff1d(book.spans(block).job_id, rows.job_id)
+                rows = rows.take(np.isin(rows.job_id, recorded))
                 rows = rows.take(~self._reused(rows, book.known(block)))
-                rows = rows.take(np.isin(rows.job_id, book.spans(block).job_id))
-                rates = self._rates(snapshot, book, rows, [metric])[0]
-            self._not_filled(lost, metric)
-            book.post_metric(rows.job_id, metric.metric_id, rates)
-
-    def _not_filled(self, lost: Ints, metric: StoredMetric) -> None:
-        reason = f"OAR no longer has it: nothing of {metric.metric.name} is recorded"
-        self.tally.problems.update((job, reason) for job in lost.tolist())
+                held = self._holdings(snapshot, book, rows, [metric, book.resource_metric()])
+            lost = np.union1d(np.setdiff1d(recorded, rows.job_id), self._lowered(book, held))
+            kept = Rates.concat([])
+            if before is not None:
+                kept = book.rates(lost, before.metric_id)
+                kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
+            missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
+            reason = f"OAR no longer has it whole: {metric.metric.name} is not recorded, or in part"
+            self.tally.problems.update((job, reason) for job in missing.tolist())
+            new = held.rates.take(held.rates.metric_id == metric.metric_id)
+            new = new.take(~np.isin(new.job_id, kept.job_id))
+            book.post_metric(recorded, metric.metric_id, Rates.concat([new, kept]))
 
     # -- which jobs ---------------------------------------------------------------------------
 
@@ -143,15 +162,31 @@ class Pass:
 
     def _stripped(self, book: Book, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
         """Jobs in the totals whose resources OAR has deleted since: their amounts are kept."""
-        suspects = np.intersect1d(reading.empty, known.job_id[known.closed == 1])
-        stripped = np.intersect1d(suspects, book.spans(suspects).job_id)
+        suspects = self._lowered(book, reading.held)
+        stripped = np.intersect1d(suspects, known.job_id[known.closed == 1])
         for job in stripped.tolist():
             self.tally.problems[job] = "OAR no longer has its resources; kept as recorded"
         return np.isin(rows.job_id, stripped)
 
+    def _lowered(self, book: Book, held: Holdings) -> Ints:
+        """The recorded jobs that OAR gives fewer resources than are recorded, or describes less."""
+        metric_id = book.resource_metric().metric_id
+        jobs = np.intersect1d(held.asked_about, book.spans(held.asked_about).job_id)
+        counts = []
+        for rates in (book.rates(jobs, metric_id), held.rates):
+            rates = rates.take((rates.metric_id == metric_id) & np.isin(rates.job_id, jobs))
+            counts.append(
+                np.bincount(np.searchsorted(jobs, rates.job_id), rates.used, minlength=len(jobs))
+            )
+        fewer = jobs[counts[1] < counts[0]]
+        return np.union1d(fewer, np.intersect1d(held.short, jobs))
+
     def _gone(self, book: Book, known: JobRecords, rows: JobRows) -> None:
         """Jobs that OAR deleted while they were unsettled: closed where they were last seen."""
-        lost = known.take((known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id))
+        at, there = _located(known.job_id, rows.job_id)
+        if len(rows):
+            there &= known.submission_time == rows.submission_time[at]
+        lost = known.take((known.unsettled == 1) & ~there)
         last_pass = book.site.last_pass
         for job in lost.job_id.tolist():
             self.tally.problems[job] = "OAR no longer has it; it is recorded up to " + (
@@ -165,38 +200,38 @@ class Pass:
     def _read(self, snapshot: Snapshot, book: Book, rows: JobRows) -> Reading:
         terms = book.site.terms
         if not len(rows):
-            return Reading({}, Spans.concat([]), Rates.concat([]), ints([]))
+            nothing = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
+            return Reading({}, Spans.concat([]), nothing)
         types = snapshot.types(rows.job_id)
         where = phases(rows, terms)
         inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
         entitled = (where.holding | where.closed) & (rows.moldable > 0)
         holders = rows.take(entitled & ~np.array(inner, np.bool_))
-        rates, holding, counting = self._rates(snapshot, book, holders, book.metrics())
-        empty = np.setdiff1d(holders.job_id, holding)
-        holders = holders.take(np.isin(holders.job_id, counting))
+        held = self._holdings(snapshot, book, holders, book.metrics())
+        holders = holders.take(np.isin(holders.job_id, held.counting))
         trouble = impossible(holders, phases(holders, terms))
         holders = holders.take(~_listed(holders.job_id, trouble))
         spans = spans_of(holders, snapshot.pauses(rows.job_id), terms)
-        trouble |= too_large(spans, rates, terms.window)
+        trouble |= too_large(spans, held.rates, terms.window)
         self.tally.problems |= trouble
         spans = spans.take(~_listed(spans.job_id, trouble))
-        return Reading(types, spans, rates.take(np.isin(rates.job_id, spans.job_id)), empty)
+        return Reading(types, spans, held)
 
-    def _rates(
+    def _holdings(
         self, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
-    ) -> tuple[Rates, Ints, Ints]:
-        """What the jobs hold per second, the jobs that hold resources, and those that count."""
+    ) -> Holdings:
         terms = book.site.terms
         self._ask_for(snapshot, [stored.metric for stored in metrics], terms)
-        parts, holding, counting = [Rates.concat([])], [ints([])], [ints([])]
+        parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
         for portion, pairs in snapshot.assigned(rows):
             held = self._located_resources(snapshot, portion, pairs)
-            holding.append(portion.job_id[np.unique(held.part)])
+            whole.append(portion.job_id[_whole(pairs, held)])
             if terms.profile == "classic":
                 held = held.take(np.isin(held.part, _with_default(held, self._table)))
             counting.append(portion.job_id[np.unique(held.part)])
             parts.append(rates_of(book, portion, held, self._table, metrics))
-        return Rates.concat(parts), np.concatenate(holding), np.concatenate(counting)
+        short = np.setdiff1d(rows.job_id, np.concatenate(whole))
+        return Holdings(Rates.concat(parts), rows.job_id, np.concatenate(counting), short)
 
     @property
     def _table(self) -> Resources:
@@ -243,7 +278,9 @@ class Pass:
             where.closed.astype(np.int64),
             where.unsettled.astype(np.int64),
         )
-        book.post(jobs, reading.spans, reading.rates)
+        spans = reading.spans.take(np.isin(reading.spans.job_id, rows.job_id))
+        rates = reading.held.rates
+        book.post(jobs, spans, rates.take(np.isin(rates.job_id, spans.job_id)))
         before = known.job_id[known.closed == 1]
         again = np.isin(rows.job_id, before)
         self.tally.done += int(np.count_nonzero(where.closed & ~again))
@@ -292,6 +329,14 @@ def rates_of(
             Rates(rows.job_id[job[some]], accounts[some], metric_id, rate[some], rate[some])
         )
     return Rates.concat(parts)
+
+
+def _whole(pairs: Assigned, held: Held) -> Ints:
+    """The jobs all of whose resources are there."""
+    jobs, assigned = np.unique(pairs.job, return_counts=True)
+    there = np.bincount(held.part, minlength=int(jobs.max(initial=0)) + 1)[jobs]
+    whole: Ints = jobs[there == assigned]
+    return whole
 
 
 def _with_default(held: Held, resources: Resources) -> Ints:

@@ -5,7 +5,7 @@ The law holds at every commit.
 
 from dataclasses import replace
 
-from oar_accounting import catalog, law
+from oar_accounting import catalog, law, schema
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
@@ -72,11 +72,13 @@ def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | No
     """Fill the past of a metric from OAR's resources; what was shown is shown until it is full."""
     with work.ledger.writing() as book:
         building = book.begin_metric(metric)
+        standing = [m for m in book.metrics() if m.metric == metric and m.state == schema.ACTIVE]
+    before = standing[0] if standing else None
     pages = list(ledger_pages(work.ledger, site))
     shown = Shown(progress, sum(map(len, pages)))
     for page in pages:
         for block in id_blocks(page):
-            work.fill(block, building)
+            work.fill(block, building, before)
         shown.advance(len(page))
     with work.ledger.writing() as book:
         book.finish_metric(building)

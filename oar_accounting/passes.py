@@ -6,21 +6,18 @@ looks at OAR: what is written is never older than what another writer wrote befo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.catalog import LONGEST_NAME, Accounts, Names, Site, StoredMetric
-from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints, numbered
+from oar_accounting.catalog import LONGEST_NAME, Accounts, Site, StoredMetric
+from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.holdings import Holder, Holdings, distinct, located
 from oar_accounting.ledger import Book, Ledger
-from oar_accounting.metrics import Held, Metric, Resources, held_rates
-from oar_accounting.oar_jobs import Assigned, OarJobs, Snapshot
-from oar_accounting.readings import Terms, holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar_jobs import OarJobs, Snapshot
+from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
 from oar_accounting.recorded import JobRecords, known_jobs
 from oar_accounting.windows import too_large
-
-V = TypeVar("V")
 
 #: Called now and then with how much is done, and of how much.
 Progress = Callable[[int, int], None]
@@ -51,16 +48,6 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """What some jobs hold per second."""
-
-    rates: Rates
-    asked_about: Ints  #: the jobs that should hold something
-    counting: Ints  #: those that hold resources that count
-    short: Ints  #: those of which OAR no longer describes every resource, or lists none
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """What OAR says of some jobs: their types, spans and rates."""
 
@@ -76,8 +63,7 @@ class Pass:
         self.ledger = ledger
         self.oar = oar
         self.tally = Tally()
-        self._resources: Resources | None = None
-        self._properties: tuple[str, ...] = ()
+        self._holder = Holder(self.tally.problems)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
@@ -115,7 +101,7 @@ class Pass:
                 rows = snapshot.rows(block)
                 rows = rows.take(np.isin(rows.job_id, recorded))
                 rows = rows.take(~self._reused(rows, book.known(block)))
-                held = self._holdings(snapshot, book, rows, [metric, book.resource_metric()])
+                held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
             lost = np.union1d(np.setdiff1d(recorded, rows.job_id), self._lowered(book, held))
             kept = Rates.concat([])
             if before is not None:
@@ -132,7 +118,7 @@ class Pass:
 
     def _reused(self, rows: JobRows, known: JobRecords) -> Bools:
         """The ids that OAR has given to another job since: reported, never overwritten."""
-        at, other = _located(rows.job_id, known.job_id)
+        at, other = located(rows.job_id, known.job_id)
         if len(known):
             other &= known.submission_time[at] != rows.submission_time
         for row in np.flatnonzero(other):
@@ -183,7 +169,7 @@ class Pass:
 
     def _gone(self, book: Book, known: JobRecords, rows: JobRows) -> None:
         """Jobs that OAR deleted while they were unsettled: closed where they were last seen."""
-        at, there = _located(known.job_id, rows.job_id)
+        at, there = located(known.job_id, rows.job_id)
         if len(rows):
             there &= known.submission_time == rows.submission_time[at]
         lost = known.take((known.unsettled == 1) & ~there)
@@ -207,7 +193,7 @@ class Pass:
         inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
         entitled = (where.holding | where.closed) & (rows.moldable > 0)
         holders = rows.take(entitled & ~np.array(inner, np.bool_))
-        held = self._holdings(snapshot, book, holders, book.metrics())
+        held = self._holder.holdings(snapshot, book, holders, book.metrics())
         holders = holders.take(np.isin(holders.job_id, held.counting))
         trouble = impossible(holders, phases(holders, terms))
         holders = holders.take(~_listed(holders.job_id, trouble))
@@ -216,47 +202,6 @@ class Pass:
         self.tally.problems |= trouble
         spans = spans.take(~_listed(spans.job_id, trouble))
         return Reading(types, spans, held)
-
-    def _holdings(
-        self, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
-    ) -> Holdings:
-        terms = book.site.terms
-        self._ask_for(snapshot, [stored.metric for stored in metrics], terms)
-        parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
-        for portion, pairs in snapshot.assigned(rows):
-            held = self._located_resources(snapshot, portion, pairs)
-            whole.append(portion.job_id[_whole(pairs, held)])
-            if terms.profile == "classic":
-                held = held.take(np.isin(held.part, _with_default(held, self._table)))
-            counting.append(portion.job_id[np.unique(held.part)])
-            parts.append(rates_of(book, portion, held, self._table, metrics))
-        short = np.setdiff1d(rows.job_id, np.concatenate(whole))
-        return Holdings(Rates.concat(parts), rows.job_id, np.concatenate(counting), short)
-
-    @property
-    def _table(self) -> Resources:
-        assert self._resources is not None
-        return self._resources
-
-    def _ask_for(self, snapshot: Snapshot, metrics: Sequence[Metric], terms: Terms) -> None:
-        """Read the resources, once a pass, with every property that is needed."""
-        wanted = {name for metric in metrics for name in metric.properties}
-        wanted |= {terms.dimension} - {""}
-        if self._resources is None or not wanted <= set(self._properties):
-            self._properties = tuple(sorted(wanted))
-            self._resources = snapshot.resources(self._properties)
-
-    def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
-        """The pairs with the row of the resource; a resource that OAR removed is reported."""
-        at, there = _located(pairs.resource_id, self._table.resource_id)
-        if not np.all(there):
-            self._resources = snapshot.resources(self._properties)
-            at, there = _located(pairs.resource_id, self._table.resource_id)
-        for job in np.unique(pairs.job[~there]).tolist():
-            self.tally.problems[int(portion.job_id[job])] = (
-                "was assigned a resource that OAR has removed; the others are recorded"
-            )
-        return Held(pairs.job[there], at[there])
 
     # -- into the ledger ----------------------------------------------------------------------
 
@@ -289,7 +234,7 @@ class Pass:
 
 def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
     """The jobs that are new, have changed, or may have paused meanwhile."""
-    at, there = _located(rows.job_id, known.job_id)
+    at, there = located(rows.job_id, known.job_id)
     if not len(known):
         return np.ones(len(rows), np.bool_)
     account = ints(accounts.ids((*names, "") for names in rows.names()))
@@ -298,59 +243,6 @@ def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
         differs |= getattr(rows, name) != getattr(known, name)[at]
     differs |= rows.suspended & (known.unsettled[at] == 1)
     return differs
-
-
-def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
-    """The different values, and per value its number among them."""
-    number: dict[V, int] = {}
-    numbers = ints([number.setdefault(value, len(number)) for value in values])
-    return list(number), numbers
-
-
-def rates_of(
-    book: Book, rows: JobRows, held: Held, resources: Resources, metrics: Sequence[StoredMetric]
-) -> Rates:
-    """Per job, account and metric, the amount per second; amounts of zero are left out."""
-    codes, values = resources.values_of(book.site.terms.dimension)
-    width = len(values)
-    keys, part = numbered(held.part * width + codes[held.row], len(rows) * width)
-    job, value = keys // width, keys % width
-    owners, owner = distinct(rows.names())
-    pairs, account = numbered(owner[job] * width + value, len(owners) * width)
-    names: list[Names] = [(*owners[p // width], values[p % width]) for p in pairs.tolist()]
-    book.accounts.add(book.connection, names)
-    accounts = ints(book.accounts.ids(names))[account]
-    parts = [Rates.concat([])]
-    for stored in metrics:
-        rate = held_rates(stored.metric, Held(part, held.row), resources, len(keys))
-        some = np.flatnonzero(rate)
-        metric_id = np.full(len(some), stored.metric_id)
-        parts.append(
-            Rates(rows.job_id[job[some]], accounts[some], metric_id, rate[some], rate[some])
-        )
-    return Rates.concat(parts)
-
-
-def _whole(pairs: Assigned, held: Held) -> Ints:
-    """The jobs all of whose resources are there."""
-    jobs, assigned = np.unique(pairs.job, return_counts=True)
-    there = np.bincount(held.part, minlength=int(jobs.max(initial=0)) + 1)[jobs]
-    whole: Ints = jobs[there == assigned]
-    return whole
-
-
-def _with_default(held: Held, resources: Resources) -> Ints:
-    """The parts that hold a resource of type default."""
-    return np.unique(held.part[resources.of_type("default")[held.row] != 0])
-
-
-def _located(wanted: Ints, among: Ints) -> tuple[Ints, Bools]:
-    """Per wanted id its row in *among*, which ascends, and whether it is there at all."""
-    if not len(among):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
-    there: Bools = among[at] == wanted
-    return at, there
 
 
 def _listed(job_id: Ints, trouble: Mapping[int, str]) -> Bools:

@@ -373,6 +373,27 @@ def test_a_running_job_that_oar_deleted_ends_at_the_last_pass(engine: Engine, cl
 
 
 @on_sqlite
+def test_a_deleted_job_that_started_after_the_last_pass_used_nothing(
+    engine: Engine, clock: Clock
+) -> None:
+    oar = SmallOar(engine)
+    accounting = opened(engine)
+    clock.now = T0 - 100
+    accounting.catch_up()
+    job = oar.add_job(cores=1, state="Running")
+    accounting.record([job])
+    oar.remove_job(job)
+    clock.now = T0 + 100
+    report = accounting.record([job])
+    assert reasons(report) == {
+        job: f"OAR no longer has it; it is recorded up to the last pass, at {T0 - 100}"
+    }
+    assert lawful(accounting).used() == 0
+    assert Recorded(accounting).jobs()[job]["stop_time"] == T0
+    assert reasons(accounting.record([job])) == {job: "is not in OAR's table jobs"}
+
+
+@on_sqlite
 def test_a_removed_resource_takes_no_amount_away(engine: Engine) -> None:
     oar = SmallOar(engine)
     oar.add_job(user="alice", resources=[1, 2])
@@ -511,7 +532,7 @@ def test_impossible_times_do_not_stop_the_pass(engine: Engine) -> None:
     wrong = [
         oar.add_job(stop=T0 - 1),
         oar.add_job(start=1, stop=T0),
-        oar.add_job(stop=T0 + 10**12),
+        oar.add_job(stop=T0 + 10**11),
     ]
     oar.add_job(cores=1)
     accounting = opened(engine)
@@ -949,6 +970,35 @@ def test_an_interrupted_first_pass_is_continued_by_the_next(
     assert lawful(accounting).everything() == from_scratch(engine)
 
 
+@on_sqlite
+def test_a_pass_interrupted_between_two_blocks_forgets_no_job(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oar = SmallOar(engine)
+    far_apart = {1, 1000, 2000}
+    for job in far_apart:
+        oar.add_job(job_id=job)
+    accounting = opened(engine)
+    monkeypatch.setattr(blocks, "SPARSE_BLOCK", 1)
+    monkeypatch.setattr(catch_up, "OVERLAP", 0)
+    with monkeypatch.context() as patch:
+        settle = passes.Pass.settle
+        settled: list[int] = []
+
+        def only_once(self: passes.Pass, block: Any, **options: Any) -> Any:
+            if settled:
+                raise Interrupted
+            settled.extend(block.tolist())
+            return settle(self, block, **options)
+
+        patch.setattr(passes.Pass, "settle", only_once)
+        with pytest.raises(Interrupted):
+            accounting.catch_up()
+    assert set(lawful(accounting).jobs()) == {1}
+    accounting.catch_up()
+    assert set(lawful(accounting).jobs()) == far_apart
+
+
 # -- metrics ----------------------------------------------------------------------------------
 
 
@@ -1107,14 +1157,22 @@ def test_without_a_property_cluster_there_is_one_empty_name(engine: Engine) -> N
 # -- sizes of blocks --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("block", "pairs", "overlap"), [(1, 1, 0), (4, 7, 3), (7, 3, 10_000)])
+def test_small_blocks_give_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_blocks(engine, monkeypatch, block=4, pairs=7, overlap=3)
+
+
+@on_sqlite
+@pytest.mark.parametrize(("block", "pairs", "overlap"), [(1, 1, 0), (7, 3, 10_000)])
 def test_blocks_of_any_size_give_the_same(
-    engine: Engine,
-    monkeypatch: pytest.MonkeyPatch,
-    block: int,
-    pairs: int,
-    overlap: int,
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, block: int, pairs: int, overlap: int
 ) -> None:
+    check_blocks(engine, monkeypatch, block=block, pairs=pairs, overlap=overlap)
+
+
+def check_blocks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, *, block: int, pairs: int, overlap: int
+) -> None:
+    """Every verb says with these sizes what it says with the usual ones."""
     oar = SmallOar(engine)
     for number in range(3):
         varied(oar)

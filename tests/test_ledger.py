@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Delete, Engine, Update, delete, insert, select, update
 
 from oar_accounting import dialects, law, schema
+from oar_accounting import ledger as ledger_module
 from oar_accounting.accounting import Accounting
 from oar_accounting.columns import Rates, ints
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
@@ -251,6 +252,28 @@ def test_jobs_in_thousands_are_posted_and_forgotten(new_ledger: NewLedger) -> No
     forget(ledger, ids[1:])
     assert_lawful(ledger, some[:1], WINDOWS[-1])
     assert [len(contents(ledger)[name]) for name in LARGE_TABLES] == [1, 2, 1, 0, 1]
+
+
+@pytest.mark.parametrize("many", [1, 10**9], ids=["new ones apart", "all added"])
+def test_totals_of_many_accounts_at_once_are_the_same_by_either_way(
+    new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """From many changed totals on, those that are new are inserted; here some are, some go."""
+    monkeypatch.setattr(ledger_module, "MANY_TOTALS", many)
+    ledger = new_ledger()
+    some = [replace(ran(n, rate=n), owner=(f"user {n}", "", "")) for n in range(1, 451)]
+    post_all(ledger, [some[::3]])
+    assert_lawful(ledger, some[::3])
+    post_all(ledger, [some])
+    assert_lawful(ledger, some)
+    more = [replace(job, used=((0, DAY + n),)) for n, job in enumerate(some)]
+    post_all(ledger, [more[:200], [*more[200:400], *(replace(j, shares=()) for j in more[400:])]])
+    assert_lawful(ledger, more[:400])
+    neighbour = new_ledger()
+    post_all(neighbour, [more])
+    forget(ledger, range(1, 451))
+    assert_lawful(ledger, [])
+    assert_lawful(neighbour, more)
 
 
 def test_nothing_is_written_where_the_block_fails(new_ledger: NewLedger) -> None:

@@ -415,7 +415,15 @@ def wrong(name: str, trouble: str, **job: Any) -> Case:
     wrong("never-started-yet-ended", "start_time is 0", start=0, stop=T0),
     wrong("stopped-before-the-start", f"stop_time {T0 - 1} is before {T0}", stop=T0 - 1),
     wrong("of-a-negative-walltime", "walltime is -5 s", walltime=-5),
-    wrong("of-a-million-years", "windows", stop=T0 + 10**6 * 365 * 86_400),
+    wrong("of-a-million-days", "1000001 windows", stop=T0 + (10**6 - 1) * 86_400 + 1),
+    Case(
+        "finishing-without-a-start",
+        {"state": "Finishing", "start": 0, "stop": T0},
+        asked=0,
+        used=0,
+        open=True,
+        trouble="start_time is 0",
+    ),
 )
 def test_impossible_times_are_reported_and_count_for_nothing(case: Case, history: History) -> None:
     check(case, history)

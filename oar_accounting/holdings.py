@@ -1,0 +1,130 @@
+"""What jobs hold: from the resources OAR assigned to rates per account and metric."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from oar_accounting.catalog import Names, StoredMetric
+from oar_accounting.columns import Bools, Ints, JobRows, Rates, ints, numbered
+from oar_accounting.ledger import Book
+from oar_accounting.metrics import Held, Metric, Resources, held_rates
+from oar_accounting.oar_jobs import Assigned, Snapshot
+from oar_accounting.readings import Terms
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What some jobs hold per second."""
+
+    rates: Rates
+    asked_about: Ints  #: the jobs that should hold something
+    counting: Ints  #: those that hold resources that count
+    short: Ints  #: those of which OAR no longer describes every resource, or lists none
+
+
+class Holder:
+    """Reads what jobs hold; reads the resources once, and again where one is new."""
+
+    def __init__(self, problems: dict[int, str]) -> None:
+        self._problems = problems
+        self._resources: Resources | None = None
+        self._properties: tuple[str, ...] = ()
+
+    def holdings(
+        self, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
+    ) -> Holdings:
+        """What the jobs hold per second in these metrics."""
+        terms = book.site.terms
+        self._ask_for(snapshot, [stored.metric for stored in metrics], terms)
+        parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
+        for portion, pairs in snapshot.assigned(rows):
+            held = self._located_resources(snapshot, portion, pairs)
+            whole.append(portion.job_id[_whole(pairs, held)])
+            if terms.profile == "classic":
+                held = held.take(np.isin(held.part, _with_default(held, self._table)))
+            counting.append(portion.job_id[np.unique(held.part)])
+            parts.append(rates_of(book, portion, held, self._table, metrics))
+        short = np.setdiff1d(rows.job_id, np.concatenate(whole))
+        return Holdings(Rates.concat(parts), rows.job_id, np.concatenate(counting), short)
+
+    @property
+    def _table(self) -> Resources:
+        assert self._resources is not None
+        return self._resources
+
+    def _ask_for(self, snapshot: Snapshot, metrics: Sequence[Metric], terms: Terms) -> None:
+        """Read the resources, once a pass, with every property that is needed."""
+        wanted = {name for metric in metrics for name in metric.properties}
+        wanted |= {terms.dimension} - {""}
+        if self._resources is None or not wanted <= set(self._properties):
+            self._properties = tuple(sorted(wanted))
+            self._resources = snapshot.resources(self._properties)
+
+    def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
+        """The pairs with the row of the resource; a resource that OAR removed is reported."""
+        at, there = located(pairs.resource_id, self._table.resource_id)
+        if not np.all(there):
+            self._resources = snapshot.resources(self._properties)
+            at, there = located(pairs.resource_id, self._table.resource_id)
+        for job in np.unique(pairs.job[~there]).tolist():
+            self._problems[int(portion.job_id[job])] = (
+                "was assigned a resource that OAR has removed; the others are recorded"
+            )
+        return Held(pairs.job[there], at[there])
+
+
+def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
+    """The different values, and per value its number among them."""
+    number: dict[V, int] = {}
+    numbers = ints([number.setdefault(value, len(number)) for value in values])
+    return list(number), numbers
+
+
+def rates_of(
+    book: Book, rows: JobRows, held: Held, resources: Resources, metrics: Sequence[StoredMetric]
+) -> Rates:
+    """Per job, account and metric, the amount per second; amounts of zero are left out."""
+    codes, values = resources.values_of(book.site.terms.dimension)
+    width = len(values)
+    keys, part = numbered(held.part * width + codes[held.row], len(rows) * width)
+    job, value = keys // width, keys % width
+    owners, owner = distinct(rows.names())
+    pairs, account = numbered(owner[job] * width + value, len(owners) * width)
+    names: list[Names] = [(*owners[p // width], values[p % width]) for p in pairs.tolist()]
+    book.accounts.add(book.connection, names)
+    accounts = ints(book.accounts.ids(names))[account]
+    parts = [Rates.concat([])]
+    for stored in metrics:
+        rate = held_rates(stored.metric, Held(part, held.row), resources, len(keys))
+        some = np.flatnonzero(rate)
+        metric_id = np.full(len(some), stored.metric_id)
+        parts.append(
+            Rates(rows.job_id[job[some]], accounts[some], metric_id, rate[some], rate[some])
+        )
+    return Rates.concat(parts)
+
+
+def _whole(pairs: Assigned, held: Held) -> Ints:
+    """The jobs all of whose resources are there."""
+    jobs, assigned = np.unique(pairs.job, return_counts=True)
+    there = np.bincount(held.part, minlength=int(jobs.max(initial=0)) + 1)[jobs]
+    whole: Ints = jobs[there == assigned]
+    return whole
+
+
+def _with_default(held: Held, resources: Resources) -> Ints:
+    """The parts that hold a resource of type default."""
+    return np.unique(held.part[resources.of_type("default")[held.row] != 0])
+
+
+def located(wanted: Ints, among: Ints) -> tuple[Ints, Bools]:
+    """Per wanted id its row in *among*, which ascends, and whether it is there at all."""
+    if not len(among):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    there: Bools = among[at] == wanted
+    return at, there

@@ -60,11 +60,7 @@ LOCK_WAIT = 600
 #: Rows handed to the driver at once where there is no COPY.
 ROWS_AT_ONCE = 20_000
 
-TABLE: dict[str, Any] = {
-    f"{kind}_{option}": value
-    for kind in ("mariadb", "mysql")
-    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
-}
+TABLE: dict[str, Any] = {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}
 #: Tables that are read and written by their primary key only.
 BULK: dict[str, Any] = {**TABLE, "sqlite_with_rowid": False}
 
@@ -88,11 +84,28 @@ class Name(TypeDecorator[str]):
         if dialect.name in ("mysql", "mariadb"):
             from sqlalchemy.dialects import mysql
 
-            exact = (
-                "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", True) else "utf8mb4_0900_bin"
-            )
-            return mysql.VARCHAR(255, charset="utf8mb4", collation=exact)
+            return mysql.VARCHAR(255, charset="utf8mb4", collation=_exact_collation(dialect))
         return String(255)
+
+
+class Words(TypeDecorator[str]):
+    """Text of any length and in any letters, also in a database whose default is latin1."""
+
+    impl = Text()
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The same collation as that of a `Name`."""
+        if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects import mysql
+
+            return mysql.TEXT(charset="utf8mb4", collation=_exact_collation(dialect))
+        return Text()
+
+
+def _exact_collation(dialect: Dialect) -> str:
+    mariadb = getattr(dialect, "is_mariadb", True)
+    return "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
 
 
 def only_where(condition: ColumnElement[bool]) -> dict[str, Any]:

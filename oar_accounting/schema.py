@@ -16,7 +16,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    Text,
     UniqueConstraint,
     inspect,
 )
@@ -24,7 +23,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from oar_accounting import dialects
-from oar_accounting.dialects import Name
+from oar_accounting.dialects import Name, Words
 
 VERSION = 1
 
@@ -80,7 +79,7 @@ metrics = Table(
     Column("name", String(63), nullable=False),
     Column("unit", Name, nullable=False),
     Column("scale", BigInteger, nullable=False),
-    Column("definition", Text, nullable=False),
+    Column("definition", Words, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("state", String(8), nullable=False),
     UniqueConstraint("site_id", "name", "state", name="accounting_metrics_name"),
@@ -100,7 +99,7 @@ jobs = Table(
     Column("start_time", BigInteger, nullable=False),
     Column("stop_time", BigInteger, nullable=False),
     Column("walltime", BigInteger, nullable=False),
-    Column("types", Text, nullable=False),
+    Column("types", Words, nullable=False),
     # 1: the job has ended and stands in the totals.
     Column("closed", SmallInteger, nullable=False),
     # 1: OAR may still change the job: every pass looks at it again.

@@ -7,7 +7,7 @@ CREATE TABLE accounting_entries (
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
     PRIMARY KEY (site_id, job_id, account_id, metric_id, window_start)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_jobs (
     site_id INTEGER NOT NULL,
@@ -18,11 +18,11 @@ CREATE TABLE accounting_jobs (
     start_time BIGINT NOT NULL,
     stop_time BIGINT NOT NULL,
     walltime BIGINT NOT NULL,
-    types TEXT NOT NULL,
+    types TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
     closed SMALLINT NOT NULL,
     unsettled SMALLINT NOT NULL,
     PRIMARY KEY (site_id, job_id)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE INDEX accounting_jobs_unsettled ON accounting_jobs (site_id, unsettled);
 
@@ -34,7 +34,7 @@ CREATE TABLE accounting_rates (
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
     PRIMARY KEY (site_id, job_id, account_id, metric_id)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_schema (
     version INTEGER NOT NULL AUTO_INCREMENT,
@@ -54,7 +54,7 @@ CREATE TABLE accounting_sites (
     last_pass BIGINT,
     PRIMARY KEY (site_id),
     CONSTRAINT accounting_sites_name UNIQUE (name)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_spans (
     site_id INTEGER NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE accounting_spans (
     start_time BIGINT NOT NULL,
     stop_time BIGINT,
     PRIMARY KEY (site_id, job_id, asked, start_time)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_totals (
     window_start BIGINT NOT NULL,
@@ -72,7 +72,7 @@ CREATE TABLE accounting_totals (
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
     PRIMARY KEY (window_start, account_id, metric_id)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_accounts (
     account_id INTEGER NOT NULL AUTO_INCREMENT,
@@ -85,7 +85,7 @@ CREATE TABLE accounting_accounts (
     PRIMARY KEY (account_id),
     CONSTRAINT accounting_accounts_names UNIQUE (site_id, digest),
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_metrics (
     metric_id INTEGER NOT NULL AUTO_INCREMENT,
@@ -93,13 +93,13 @@ CREATE TABLE accounting_metrics (
     name VARCHAR(63) NOT NULL,
     unit VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
     scale BIGINT NOT NULL,
-    definition TEXT NOT NULL,
+    definition TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
     digest VARCHAR(64) NOT NULL,
     state VARCHAR(8) NOT NULL,
     PRIMARY KEY (metric_id),
     CONSTRAINT accounting_metrics_name UNIQUE (site_id, name, state),
     CONSTRAINT accounting_metrics_state CHECK (state IN ('active', 'building')),
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
-)ENGINE=InnoDB CHARSET=utf8mb4;
+)ENGINE=InnoDB;
 
 INSERT INTO accounting_schema (version) VALUES (1);

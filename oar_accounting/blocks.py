@@ -18,11 +18,11 @@ BLOCK = 10_000
 SPARSE_BLOCK = 500
 
 
-def id_blocks(ids: Ints, size: int = BLOCK) -> Iterator[Ints]:
+def id_blocks(ids: Ints) -> Iterator[Ints]:
     """Ascending ids cut into blocks that are cheap to look up with `among`."""
     at = 0
     while at < len(ids):
-        block = ids[at : at + size]
+        block = ids[at : at + BLOCK]
         if not is_dense(block):
             block = block[:SPARSE_BLOCK]
         yield block

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oar_accounting.blocks import BLOCK, id_blocks
+from oar_accounting import blocks
+from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.columns import Ints
 from oar_accounting.ledger import Ledger
@@ -106,7 +107,7 @@ class CatchUp:
     def _analyze(self) -> None:
         """After the first large block and whenever the tables have doubled since."""
         recorded = self._work.tally.done
-        if recorded >= BLOCK // 2 and recorded >= 2 * self._analyzed:
+        if recorded >= blocks.BLOCK // 2 and recorded >= 2 * self._analyzed:
             self._analyzed = recorded
             self._ledger.analyze()
 
@@ -115,7 +116,7 @@ def oar_pages(oar: OarJobs, last: int) -> Iterator[Ints]:
     """All of OAR's job ids above *last*, ascending, a page at a time."""
     while True:
         with oar.snapshot() as snapshot:
-            page = snapshot.ids_above(last)
+            page = snapshot.ids_above(last, blocks.BLOCK)
         if not len(page):
             return
         yield page
@@ -127,7 +128,7 @@ def ledger_pages(ledger: Ledger, site: Site) -> Iterator[Ints]:
     last = 0
     while True:
         with ledger.reading() as (connection, _):
-            page = recorded_above(connection, site.site_id, last, BLOCK)
+            page = recorded_above(connection, site.site_id, last, blocks.BLOCK)
         if not len(page):
             return
         yield page

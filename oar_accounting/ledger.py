@@ -190,7 +190,12 @@ class Book:
             closed=np.ones(count, np.int64),
             unsettled=np.zeros(count, np.int64),
         )
-        self.post(closed, spans.take(spans.stop_time > spans.start_time), rates)
+        spans = spans.take(spans.stop_time > spans.start_time)
+        if self.site.terms.profile != "classic":
+            # A job in which no second passed asked nothing.
+            ran = np.isin(spans.job_id, spans.job_id[spans.asked == 0])
+            spans = spans.take(ran)
+        self.post(closed, spans, rates.take(np.isin(rates.job_id, spans.job_id)))
 
     def forget(self, ids: Ints) -> None:
         """Take the jobs and all they did out of the ledger; ids ascending."""

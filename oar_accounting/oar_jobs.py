@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from oar_accounting import dialects, oar_tables
-from oar_accounting.blocks import BLOCK, among, id_blocks
+from oar_accounting.blocks import among, id_blocks
 from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics import Resources
@@ -107,7 +107,7 @@ class Snapshot:
         self._connection = connection
         self._properties = properties
 
-    def ids_above(self, last: int, most: int = BLOCK) -> Ints:
+    def ids_above(self, last: int, most: int) -> Ints:
         """The lowest ids above *last*, ascending, *most* of them at most."""
         job_id = oar_tables.jobs.c.job_id
         query: Select[Any] = select(job_id).where(job_id > last).order_by(job_id).limit(most)

@@ -77,14 +77,17 @@ class Pass:
                 found = rows.job_id
                 known = book.known(block)
                 self._gone(book, known, rows)
-                chosen = differing(rows, known, book.accounts) | force
+                differs = differing(rows, known, book.accounts)
+                changed = rows.job_id[differs]
+                chosen = differs | force
                 chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
                 rows = rows.take(chosen)
                 reading = self._read(snapshot, book, rows)
             if len(known):
                 rows = rows.take(~self._stripped(book, known, reading, rows))
             if len(rows):
-                self._post(book, rows, reading, known)
+                self._post(book, rows, reading)
+                self._count(rows, phases(rows, book.site.terms).closed, known, changed)
             if seen_up_to:
                 book.saw(seen_up_to)
         return found
@@ -205,7 +208,7 @@ class Pass:
 
     # -- into the ledger ----------------------------------------------------------------------
 
-    def _post(self, book: Book, rows: JobRows, reading: Reading, known: JobRecords) -> None:
+    def _post(self, book: Book, rows: JobRows, reading: Reading) -> None:
         where = phases(rows, book.site.terms)
         names = [(*names, "") for names in rows.names()]
         book.accounts.add(book.connection, names)
@@ -226,10 +229,11 @@ class Pass:
         spans = reading.spans.take(np.isin(reading.spans.job_id, rows.job_id))
         rates = reading.held.rates
         book.post(jobs, spans, rates.take(np.isin(rates.job_id, spans.job_id)))
-        before = known.job_id[known.closed == 1]
-        again = np.isin(rows.job_id, before)
-        self.tally.done += int(np.count_nonzero(where.closed & ~again))
-        self.tally.changed += int(np.count_nonzero(again))
+
+    def _count(self, rows: JobRows, closed: Bools, known: JobRecords, changed: Ints) -> None:
+        before = np.isin(rows.job_id, known.job_id[known.closed == 1])
+        self.tally.done += int(np.count_nonzero(closed & ~before))
+        self.tally.changed += int(np.count_nonzero(before & np.isin(rows.job_id, changed)))
 
 
 def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:

@@ -226,7 +226,9 @@ def find_server(kind: Kind, stack: ExitStack) -> Server:
 
 
 def _sqlite(stack: ExitStack) -> Server:
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="oar-sqlite-"))
+    directory = stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="oar-sqlite-", dir=_place_of_data())
+    )
     return SQLiteServer(
         kind="sqlite",
         url=f"sqlite:///{directory}",

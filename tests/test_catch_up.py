@@ -39,7 +39,7 @@ on_sqlite = pytest.mark.databases("sqlite")
 Verb = Callable[[], PassReport]
 
 CORE = '[metrics.core]\ndistinct = "core"\nunit = "core·s"\n'
-MEMORY = '[metrics.memory]\nsum = "mem"\nper = "network_address"\nunit = "MiB.s"\n'
+LICENCE = '[metrics.licence]\ncount = true\ntype = "licence"\nunit = "licence·s"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -438,15 +438,17 @@ def test_a_job_that_lost_some_of_its_resources_in_oar_keeps_its_amounts(engine: 
 
 
 @on_sqlite
+@pytest.mark.parametrize("lost", ["core", "licence"])
 def test_a_job_one_of_whose_resources_is_no_longer_described_keeps_its_amounts(
-    engine: Engine,
+    engine: Engine, lost: str
 ) -> None:
     oar = SmallOar(engine)
-    job = oar.add_job(resources=[1, 2, 3])
-    accounting = opened(engine, CORE)
+    (licence,) = oar.add_resources(1, kind="licence")
+    job = oar.add_job(resources=[1, 2, licence])
+    accounting = opened(engine, CORE + LICENCE)
     accounting.catch_up()
     before = Recorded(accounting).everything()
-    oar.lose_resource(2)
+    oar.lose_resource(2 if lost == "core" else licence)
     assert set(reasons(accounting.rebuild(from_oar=True))) == {job}
     assert lawful(accounting).everything() == before
 
@@ -833,12 +835,14 @@ def test_jobs_that_oar_deleted_are_told_when_a_new_metric_cannot_have_them(
 def test_a_metric_read_again_keeps_what_oar_has_deleted(engine: Engine) -> None:
     oar = SmallOar(engine)
     gone, stripped = oar.add_job(cores=1), oar.add_job(cores=2)
+    torn = oar.add_job(cores=3)
     oar.add_job(cores=4)
     accounting = opened(engine, CORE)
     accounting.catch_up()
     before = Recorded(accounting).everything()
     oar.remove_job(gone)
     oar.strip_job(stripped)
+    oar.strip_job(torn, 2)
     accounting.rebuild(metric="core", from_oar=True)
     assert lawful(accounting).everything() == before
 
@@ -859,11 +863,7 @@ class Interrupted(Exception):
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Look at *size* jobs at once."""
-    for function in (blocks.id_blocks, oar_jobs.Snapshot.ids_above):
-        assert function.__defaults__ is not None
-        monkeypatch.setattr(function, "__defaults__", (size,))
-    for module in (blocks, catch_up):
-        monkeypatch.setattr(module, "BLOCK", size)
+    monkeypatch.setattr(blocks, "BLOCK", size)
     monkeypatch.setattr(blocks, "SPARSE_BLOCK", size)
 
 

@@ -172,6 +172,7 @@ def test_the_totals_of_the_default_reading_differ_by_the_named_jobs_only(
     }
 
 
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("profile", ["classic", "default"])
 def test_windows_of_any_length_add_up_to_the_same(real_oar: Engine, profile: str) -> None:
     sums: list[Mapping[str, tuple[int, int]]] = [

@@ -109,6 +109,14 @@ class Job:
     def stop(self) -> int:
         return max((stop for _, stop in self.used), default=0) if self.closed else 0
 
+    def vanished(self, last_seen: int) -> "Job":
+        """The job once OAR has deleted it while it was open: without a second, it asked nothing."""
+        used = self.used
+        if self.running is not None and self.running < last_seen:
+            used = (*used, (self.running, last_seen))
+        gone = replace(self, state=VANISHED, used=used, running=None)
+        return gone if used else replace(gone, asked=(), shares=())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

@@ -36,6 +36,7 @@ from tests.strategies import (
     enter,
     hurry,
     metric_ids,
+    naive_contents,
     naive_totals,
     open_jobs,
     open_ledger,
@@ -473,6 +474,19 @@ def test_sites_in_one_database_do_not_touch_each_other(
     assert_lawful(neighbour, theirs, HOUR)
 
 
+def test_law_of_a_site_leaves_out_the_accounts_between_its_own(new_ledger: NewLedger) -> None:
+    ledger, neighbour = new_ledger(), new_ledger()
+    for number in range(1, 7):
+        some = [replace(ran(number), owner=(f"user {number}", "", ""))]
+        post_all(ledger if number % 2 else neighbour, [some])
+    before = contents(neighbour)
+    assert differences(ledger) == differences(neighbour) == []
+    restore(ledger, HOUR)
+    restore(ledger)
+    assert contents(neighbour) == before
+    assert len(stored_totals(ledger)) == 2 * 3
+
+
 # -- one metric -------------------------------------------------------------------------------
 
 GPU = Metric(name="gpu", unit="gpu·s", form="count", type="gpu")
@@ -513,7 +527,9 @@ def test_one_metric_of_jobs_that_are_not_recorded_is_not_said(new_ledger: NewLed
     ledger = new_ledger()
     post_all(ledger, [[ran(1)]])
     _post_metric(ledger, _metric_ids(ledger)["node"], {1: 2, 5: 3, 2**40: 4})
-    assert_lawful(ledger, [_with_metric(ran(1), 2, "node")])
+    expected = [_with_metric(ran(1), 2, "node")]
+    assert_lawful(ledger, expected)
+    assert contents(ledger)["rates"] == naive_contents(expected, [])["rates"]
 
 
 def test_one_metric_of_an_open_job_counts_when_it_closes(new_ledger: NewLedger) -> None:
@@ -594,10 +610,23 @@ def test_vanished_job_used_what_ran_until_it_was_last_seen(
     _close_vanished(ledger, [1], last_seen)
     gone = replace(running, state=schema.VANISHED, used=used, running=None)
     assert_lawful(ledger, [gone, ran(2)])
+    assert contents(ledger)["spans"] == naive_contents([gone, ran(2)], [])["spans"]
     job = contents(ledger)["jobs"][0]
     assert (job[2], job[5], job[8], job[9]) == (schema.VANISHED, max(last_seen or 0, 200), 1, 0)
     _close_vanished(ledger, [1], 10**9)
     assert_lawful(ledger, [gone, ran(2)])
+
+
+def test_jobs_between_those_that_vanished_stay(new_ledger: NewLedger) -> None:
+    ledger = new_ledger()
+    running = [replace(ran(job), state="Running", used=(), running=0) for job in (1, 2, 4)]
+    post_all(ledger, [[*running, ran(3)]])
+    _close_vanished(ledger, [1, 4], 500)
+    gone = [replace(ran(job), state=schema.VANISHED, used=((0, 500),)) for job in (1, 4)]
+    assert_lawful(ledger, [*gone, running[1], ran(3)])
+    found = contents(ledger)
+    for name, rows in naive_contents([*gone, running[1], ran(3)], []).items():
+        assert found[name] == rows
 
 
 def test_vanished_job_that_never_began_used_nothing(new_ledger: NewLedger) -> None:
@@ -618,12 +647,10 @@ def test_vanished_jobs_of_all_kinds_leave_the_law(
     last_seen = job.start + after
     post_all(ledger, [others, [job]])
     _close_vanished(ledger, [job.job_id], last_seen)
-    used = job.used
-    if job.running is not None and job.running < last_seen:
-        used = (*job.used, (job.running, last_seen))
-    gone = replace(job, state=schema.VANISHED, used=used, running=None)
-    assert_lawful(ledger, [*(other for other in others if other.job_id != job.job_id), gone])
-    assert not [row for row in contents(ledger)["spans"] if row[0] == job.job_id and row[3] is None]
+    gone = job.vanished(last_seen)
+    expected = [*(other for other in others if other.job_id != job.job_id), gone]
+    assert_lawful(ledger, expected)
+    assert contents(ledger)["spans"] == naive_contents(expected, [])["spans"]
 
 
 # -- the law ----------------------------------------------------------------------------------

@@ -149,10 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
         seen = job.start + after
         with self.ledger.writing() as book:
             book.close_vanished(book.known(ints([job.job_id])), seen)
-        ran = job.running is not None and job.running < seen
-        more = ((job.running or 0, seen),) if ran else ()
-        gone = replace(job, state=schema.VANISHED, used=(*job.used, *more), running=None)
-        self.jobs[job.job_id] = gone
+        self.jobs[job.job_id] = job.vanished(seen)
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), unknown=st.sets(st.integers(1, 40), max_size=3))

@@ -272,7 +272,10 @@ def _hold(told: Connection, url: str, site: str) -> None:
         told.recv()
 
 
-def test_second_writer_is_told_that_there_is_one_and_may_come_back(tables: Database) -> None:
+def test_second_writer_is_told_that_there_is_one_and_may_come_back(
+    tables: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialects, "LOCK_WAIT", 5)
     with _ledger(tables.url) as ledger:
         post_all(open_ledger(ledger), [_jobs(1, 10, version=1)])
         with _process(_hold, tables.url, "here") as process:

@@ -26,6 +26,9 @@ from oar_accounting.settings import Settings
 
 DAY = 86_400
 
+#: How often tables are tried to be created while another process may be creating them.
+CREATE_ATTEMPTS = 8
+
 
 class Accounting:
     """The accounting of one OAR server.
@@ -87,24 +90,37 @@ class Accounting:
         Raises :class:`oar_accounting.SchemaError`, whose text ends with the SQL to run, where the
         role may not create tables, and where they are of another version.
         """
+        if self._checked():
+            return False
+        refused = ""
+        for _ in range(CREATE_ATTEMPTS):
+            try:
+                dialects.let_readers_in(self.engine)
+                with dialects.writing(self.engine) as connection:
+                    schema.create(connection)
+                return True
+            except DatabaseError as error:
+                # Another process may be creating them at this moment.
+                if self._checked():
+                    return False
+                refused = str(error)
+                time.sleep(0.2)
+        raise SchemaError(
+            f"the tables cannot be created: {refused}\nA role that may create tables can run this:"
+            f"\n\n{schema.ddl(dialects.database_name(self.engine))}"
+        )
+
+    def _checked(self) -> bool:
+        """True where our tables are there; raises :class:`SchemaError` where they are not ours."""
         with dialects.reading(self.engine) as connection:
-            if schema.is_complete(connection):
-                check_version(connection)
-                if (missing := schema.first_missing(connection)) is not None:
-                    raise SchemaError(
-                        f"{dialects.shown(self.engine.url)}: {missing} is missing; the tables "
-                        "were changed by hand, or restored in part"
-                    )
+            if not schema.is_complete(connection):
                 return False
-        try:
-            dialects.let_readers_in(self.engine)
-            with dialects.writing(self.engine) as connection:
-                schema.create(connection)
-        except DatabaseError as error:
-            raise SchemaError(
-                f"the tables cannot be created: {error}\nA role that may create tables can run "
-                f"this:\n\n{schema.ddl(dialects.database_name(self.engine))}"
-            ) from error
+            check_version(connection)
+            if (missing := schema.first_missing(connection)) is not None:
+                raise SchemaError(
+                    f"{dialects.shown(self.engine.url)}: {missing} is missing; the tables were "
+                    "changed by hand, or restored in part"
+                )
         return True
 
     def catch_up(self, *, full: bool = False, progress: Progress | None = None) -> PassReport:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     cast,
     column,
     create_engine,
@@ -429,7 +430,8 @@ def _many(
     connection: Connection, statement: Any, names: Sequence[str], lists: Sequence[list[Any]]
 ) -> None:
     """Run a statement with a row of values at a time, by the driver's own executemany."""
-    compiled = statement.compile(dialect=connection.dialect, column_keys=list(names))
+    keys = None if statement.is_delete else list(names)
+    compiled = statement.compile(dialect=connection.dialect, column_keys=keys)
     positions = compiled.positiontup
     rows: Any
     if positions is None:
@@ -441,6 +443,13 @@ def _many(
     with _driver_errors(connection, cursor):
         for at in range(0, len(rows), ROWS_AT_ONCE):
             cursor.executemany(str(compiled), rows[at : at + ROWS_AT_ONCE])
+
+
+def delete_rows(connection: Connection, table: Table, keys: Mapping[str, Ints]) -> None:
+    """Delete the rows with these primary keys, in this order."""
+    matches = (table.c[name] == bindparam(f"of_{name}") for name in keys)
+    names = [f"of_{name}" for name in keys]
+    _many(connection, table.delete().where(*matches), names, _lists(keys))
 
 
 def add_columns(connection: Connection, table: Table, columns: Mapping[str, Ints]) -> None:

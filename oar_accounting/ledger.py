@@ -253,17 +253,32 @@ class Book:
         dialects.insert_columns(self.connection, schema.totals, change.take(new).as_dict())
         change = change.take(~new)
         dialects.add_columns(self.connection, schema.totals, change.as_dict())
-        lowered = (change.asked < 0) | (change.used < 0)
-        if np.any(lowered):
-            windows = change.window_start[lowered]
-            table = schema.totals.c
-            self.connection.execute(
-                schema.totals.delete().where(
-                    table.window_start.between(int(windows.min()), int(windows.max())),
-                    table.asked == 0,
-                    table.used == 0,
-                )
-            )
+        lowered = change.take((change.asked < 0) | (change.used < 0))
+        if len(lowered):
+            self._drop_zeros(lowered)
+
+    def _drop_zeros(self, lowered: Totals) -> None:
+        """Delete those of the rows that have become zero, by their keys.
+
+        A delete over a range would lock rows of other sites in MariaDB, in another order than
+        theirs.
+        """
+        table = schema.totals.c
+        accounts = lowered.account_id
+        query = select(table.window_start, table.account_id, table.metric_id).where(
+            table.window_start.between(
+                int(lowered.window_start.min()), int(lowered.window_start.max())
+            ),
+            table.account_id.between(int(accounts.min()), int(accounts.max())),
+            table.asked == 0,
+            table.used == 0,
+        )
+        zeros = dialects.read_ints(self.connection, query)
+        keys = (lowered.window_start, accounts, lowered.metric_id)
+        gone = lowered.take(rows_among(keys, zeros)).as_dict()
+        dialects.delete_rows(
+            self.connection, schema.totals, {c.name: gone[c.name] for c in table if c.primary_key}
+        )
 
     def _standing(self, change: Totals) -> Bools:
         """The rows that may stand in the totals; false only for those that certainly do not.

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, Select, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from oar_accounting import dialects, schema
+from oar_accounting.errors import DatabaseError
 from oar_accounting.metrics import Metric
 from oar_accounting.readings import Terms
 
@@ -233,6 +234,11 @@ class Accounts:
             },
         )
         self.refresh(connection)
+        lost = [names for names in missing if names not in self._ids]
+        if lost:
+            raise DatabaseError(
+                f"the database does not give back the account it was given: {lost[0]}"
+            )
 
 
 def digest(names: Names) -> str:

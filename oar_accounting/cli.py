@@ -1,6 +1,7 @@
 """The command ``oar-accounting``: arguments in, tables and exit codes out."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ Exit codes:
   1  verify found differences, or record could not record every job
   2  the command line, a setting or a name is wrong
   3  a database cannot be used, or our tables are not there
+  130  interrupted; the next run goes on
 """
 
 WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan)
@@ -46,13 +48,12 @@ class Options:
 
     @contextmanager
     def accounting(self) -> Iterator[Accounting]:
-        """The accounting they name; errors become one line and an exit code."""
-        with told(self.debug):
-            opened = Accounting.open(
-                oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
-            )
-            with opened as accounting:
-                yield accounting
+        """The accounting they name."""
+        opened = Accounting.open(
+            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
+        )
+        with opened as accounting:
+            yield accounting
 
 
 @contextmanager
@@ -64,6 +65,10 @@ def told(debug: bool) -> Iterator[None]:
         if debug:
             raise
         fail(str(error), 2 if isinstance(error, WRONG_INPUT) else 3)
+    except OSError as error:
+        if debug or isinstance(error, BrokenPipeError):
+            raise
+        fail(f"cannot write: {error.strerror}", 3)
     except KeyboardInterrupt:
         fail("interrupted; what was recorded stays, and the next run goes on from there", 130)
 
@@ -74,7 +79,17 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+class Commands(click.Group):
+    """Commands whose errors become one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with told(ctx.params["debug"]):
+            return super().invoke(ctx)
+
+
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
@@ -103,6 +118,10 @@ def main(context: click.Context, /, **given: Any) -> None:
     Every few minutes:           oar-accounting catch-up
     Who used how much of what:   oar-accounting usage --by user
     """
+    # A terminal that cannot show a letter gets its number, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     context.obj = Options(**given)
 
 
@@ -289,22 +308,20 @@ def print_schema(options: Options, database: str | None) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Where its files go.",
 )
-@click.pass_obj
-def demo(options: Options, directory: Path) -> None:
+def demo(directory: Path) -> None:
     """Build an OAR database of three months, record it, and show who used what.
 
     \b
     Example: oar-accounting demo --directory /tmp/demo
     """
-    with told(options.debug):
-        click.echo(f"Building an OAR database of three months in {directory} ...")
-        url, config = write_demo(directory)
-        with Accounting.open(url=url, config=config) as accounting:
-            accounting.init()
-            with progress_bar("jobs") as progress:
-                report = accounting.catch_up(progress=progress)
-            tell_report(report)
-            show(usage_table(accounting.usage(("user",), ("core", "gpu", "memory"))))
+    click.echo(f"Building an OAR database of three months in {directory} ...")
+    url, config = write_demo(directory)
+    with Accounting.open(url=url, config=config) as accounting:
+        accounting.init()
+        with progress_bar("jobs") as progress:
+            report = accounting.catch_up(progress=progress)
+        tell_report(report)
+        show(usage_table(accounting.usage(("user",), ("core", "gpu", "memory"))))
     again = f"oar-accounting --url {quote(url)} --config {quote(str(config))}"
     click.echo(
         f"\nThe database:   {url}\nThe settings:   {config}\n\n"

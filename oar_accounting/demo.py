@@ -181,6 +181,14 @@ def _states(job: Job) -> list[tuple[str, int]]:
 DEMO_NOW = 1_775_001_600
 
 
+def _check_own(database: Path, config: Path) -> None:
+    """Raise :class:`SettingsError` where files of somebody else would be overwritten."""
+    ours = config.exists() and config.read_text(encoding="utf-8", errors="replace") == DEMO_TOML
+    for file in (database, config):
+        if file.exists() and not ours:
+            raise SettingsError(f"{file}: not of the demonstration; choose another --directory")
+
+
 def write_demo(directory: Path) -> tuple[str, Path]:
     """Write database and settings into *directory*, in the place of those of an earlier run.
 
@@ -188,8 +196,11 @@ def write_demo(directory: Path) -> tuple[str, Path]:
     the directory cannot be written.
     """
     database, config = directory / "oar.db", directory / "accounting.toml"
+    if "?" in str(directory):
+        raise SettingsError(f"{directory}: a directory without a question mark is expected")
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _check_own(database, config)
         for ending in ("", "-wal", "-shm"):
             Path(f"{database}{ending}").unlink(missing_ok=True)
         config.write_text(DEMO_TOML, encoding="utf-8")

@@ -6,7 +6,6 @@ together cost every command a fifth of a second.
 """
 
 import io
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -152,6 +151,12 @@ def parse_url(url: str | URL) -> URL:
             f"database URL: unknown kind {parsed.get_backend_name()!r}; known kinds are "
             "postgresql, mysql, mariadb, sqlite"
         )
+    if parsed.drivername not in _DRIVERS.values():
+        raise SettingsError(
+            f"database URL: driver {parsed.get_driver_name()!r} is not used here; leave it out"
+        )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise SettingsError("database URL: a SQLite database needs a file, sqlite:///FILE")
     if parsed.get_backend_name() in ("mysql", "mariadb"):
         parsed = parsed.update_query_dict({"charset": "utf8mb4"})
     return parsed
@@ -162,6 +167,8 @@ def open_engine(url: str | URL) -> Engine:
     parsed = parse_url(url)
     try:
         engine = create_engine(parsed)
+    except ArgumentError as error:
+        raise SettingsError(f"database URL: {shown(parsed)}: {error}") from None
     except (ImportError, NoSuchModuleError) as error:
         extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "mysql"
         raise SettingsError(
@@ -178,6 +185,8 @@ def prepare(engine: Engine) -> None:
     if backend == "sqlite" and not event.contains(engine, "connect", _sqlite_connected):
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", _sqlite_begin)
+    if backend == "postgresql" and not event.contains(engine, "connect", _postgresql_connected):
+        event.listen(engine, "connect", _postgresql_connected)
     if backend in ("mysql", "mariadb") and not event.contains(engine, "connect", _mysql_connected):
         event.listen(engine, "connect", _mysql_connected)
 
@@ -194,6 +203,11 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
 
 
+def _postgresql_connected(connection: Any, _record: Any) -> None:
+    # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
+    connection.set_client_encoding("UTF8")
+
+
 def _mysql_connected(connection: Any, _record: Any) -> None:
     # Without strict mode a name over 255 characters is cut and an overflow is clipped.
     with connection.cursor() as cursor:
@@ -203,25 +217,23 @@ def _mysql_connected(connection: Any, _record: Any) -> None:
 
 def file_url(file: Path) -> str:
     """The URL of an embedded database in *file*."""
-    return f"sqlite:///{file}"
-
-
-def version(connection: Connection) -> str:
-    """Name and version of the server, as it says itself."""
-    name = connection.dialect.name
-    if name == "sqlite":
-        return f"SQLite {sqlite3.sqlite_version}"
-    said = str(connection.execute(select(func.version())).scalar_one())
-    return said.split(" (")[0] if name == "postgresql" else f"MariaDB {said}"
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 # -- transactions -----------------------------------------------------------------------------
 
 
+def _connected(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"database URL: {shown(engine.url)}: {error}") from error
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A read-only transaction that sees one state of the database throughout."""
-    with _told_clearly(engine), engine.connect() as connection:
+    with _told_clearly(engine), _connected(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -239,20 +251,25 @@ def writing(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
 
     Raises :class:`WriterBusy` where *wait* is false and another process writes (SQLite).
     """
-    with _told_clearly(engine, waited=wait), engine.connect() as connection:
+    with _told_clearly(engine, waited=wait), _connected(engine) as connection:
         if engine.dialect.name == "sqlite":
             connection = connection.execution_options(oar_writes=True, oar_waits=wait)
         else:
             connection = connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
+            if engine.dialect.name == "postgresql":
+                waiting = func.set_config("lock_timeout", f"{LOCK_WAIT}s", True)
+                connection.execute(select(waiting))
             yield connection
 
 
 def let_readers_in(engine: Engine) -> None:
     """Make a SQLite file serve queries while a pass writes: write-ahead logging, kept in it."""
     if engine.dialect.name == "sqlite":
-        with _told_clearly(engine), engine.connect() as connection:
-            connection.connection.cursor().execute("PRAGMA journal_mode = wal")
+        with _told_clearly(engine), _connected(engine) as connection:
+            cursor: Any = connection.connection.cursor()
+            with _driver_errors(connection, cursor):
+                cursor.execute("PRAGMA journal_mode = wal")
 
 
 def lock_row(connection: Connection, row: Select[Any], *, wait: bool) -> Any:
@@ -290,6 +307,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
             raise WriterBusy("another process is writing for this site") from error
         said = " ".join(str(error.orig).split())
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
+    except UnicodeError as error:
+        raise DatabaseError(f"{shown(engine.url)}: {error}") from error
     except SQLAlchemyError as error:
         raise DatabaseError(f"{shown(engine.url)}: {error}") from error
 

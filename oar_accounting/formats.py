@@ -40,7 +40,10 @@ def instant(said: str) -> int:
     Raises :class:`BadSpan`.
     """
     try:
-        return int(said)
+        seconds = int(said)
+        if abs(seconds) >= 2**62:
+            raise BadSpan(f"{said} is beyond any calendar; epoch seconds were expected")
+        return seconds
     except ValueError:
         pass
     try:

@@ -1,7 +1,7 @@
 """What jobs hold: from the resources OAR assigned to rates per account and metric."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,15 @@ class Holdings:
     asked_about: Ints  #: the jobs that should hold something
     counting: Ints  #: those that hold resources that count
     short: Ints  #: those of which OAR no longer describes every resource, or lists none
+
+    def with_kept(self, jobs: Ints, recorded: Rates) -> "Holdings":
+        """The same with what is *recorded* of these jobs, whatever OAR says of them now."""
+        others = self.rates.take(~np.isin(self.rates.job_id, jobs))
+        return replace(
+            self,
+            rates=Rates.concat([others, recorded]),
+            counting=np.union1d(self.counting, jobs),
+        )
 
 
 class Holder:

@@ -24,8 +24,11 @@ JOBS_AT_ONCE = 10_000
 Range = tuple[int, int]
 
 
-def account_ranges(connection: Connection, site_id: int) -> list[Range]:
-    """First and last account id of ranges whose totals fit in memory; together, all of the site."""
+def account_ranges(connection: Connection, site_id: int, growth: int = 1) -> list[Range]:
+    """First and last account id of ranges whose totals fit in memory; together, all of the site.
+
+    *growth* is how many rows may come of one that stands.
+    """
     accounts, totals = schema.accounts.c, schema.totals.c
     query = (
         select(accounts.account_id, func.count(totals.account_id))
@@ -39,7 +42,7 @@ def account_ranges(connection: Connection, site_id: int) -> list[Range]:
     ids, sizes = dialects.read_ints(connection, query)
     if not len(ids):
         return []
-    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // TOTALS_AT_ONCE)) + 1
+    edges = np.flatnonzero(np.diff(np.cumsum(sizes) * growth // TOTALS_AT_ONCE)) + 1
     firsts = ids[np.concatenate([[0], edges])].tolist()
     lasts = ids[np.concatenate([edges - 1, [-1]])].tolist()
     return list(zip(firsts, lasts, strict=True))
@@ -114,7 +117,7 @@ def first_differences(connection: Connection, site: Site, most: int) -> list[Dif
     found: list[Difference] = []
     for stored, right in broken(connection, site.site_id, site.terms.window):
         for was, should in zip(_rows(stored), _rows(right), strict=True):
-            user, project, queue, value = names[was[1]]
+            user, project, queue, value = names.get(was[1], (f"no. {was[1]}", "", "", ""))
             found.append(
                 Difference(
                     window_start=was[0],

@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
 
 from oar_accounting import catalog, dialects, schema
-from oar_accounting.blocks import among, id_blocks, is_dense, short_lists
+from oar_accounting.blocks import SPARSE_BLOCK, among, id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import (
     OPEN,
@@ -30,7 +30,7 @@ from oar_accounting.columns import (
     ints,
     rows_among,
 )
-from oar_accounting.errors import SchemaError
+from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.metrics import RESOURCE, Metric
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import (
@@ -142,10 +142,10 @@ class Book:
         """The recorded spans of the jobs."""
         return read_spans(self.connection, self.site.site_id, ids)
 
-    def rates(self, ids: Ints, metric_id: int) -> Rates:
-        """The recorded rates of the jobs in one metric."""
+    def rates(self, ids: Ints, metric_id: int | None = None) -> Rates:
+        """The recorded rates of the jobs, in one metric or in all."""
         rates = read_rates(self.connection, self.site.site_id, ids)
-        return rates.take(rates.metric_id == metric_id)
+        return rates if metric_id is None else rates.take(rates.metric_id == metric_id)
 
     def resource_metric(self) -> StoredMetric:
         """The built-in count of resources, which every site records."""
@@ -240,8 +240,16 @@ class Book:
         number = catalog.add_metric(self.connection, site_id, metric, schema.BUILDING)
         return StoredMetric(metric_id=number, metric=metric, state=schema.BUILDING)
 
+    def check_building(self, metric: StoredMetric) -> None:
+        """Raise :class:`WriterBusy` where a later `begin_metric` has thrown the metric away."""
+        if metric not in self.metrics():
+            raise WriterBusy(
+                f"another rebuild of metric {metric.metric.name} has begun since, and goes on"
+            )
+
     def finish_metric(self, built: StoredMetric) -> None:
         """Show a metric that is complete, in the place of what was recorded under its name."""
+        self.check_building(built)
         for each in self.metrics():
             if each.metric.name == built.metric.name and each.state == schema.ACTIVE:
                 catalog.remove_metric(self.connection, self.site.site_id, each.metric_id)
@@ -288,7 +296,7 @@ class Book:
         """
         standing = np.ones(len(change), np.bool_)
         windows = np.unique(change.window_start)
-        if len(change) < MANY_TOTALS or len(windows) > len(change) // 100:
+        if len(change) < MANY_TOTALS or len(windows) > min(len(change) // 100, SPARSE_BLOCK):
             return standing
         table, most = schema.totals.c, 2 * len(change)
         query: Select[Any] = (
@@ -348,7 +356,8 @@ class Book:
 
 def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: Entries, window: int) -> Totals:
     """What the *closed* jobs, by id, give to the totals: the law."""
-    held = totals_of(spans.take(np.isin(spans.job_id, closed)), rates, window)
+    ended = np.isin(spans.job_id, closed) & (spans.stop_time != OPEN)
+    held = totals_of(spans.take(ended), rates, window)
     if not len(entries):
         return held
     given = entries.take(np.isin(entries.job_id, closed))

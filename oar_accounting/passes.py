@@ -54,6 +54,7 @@ class Reading:
     types: Mapping[int, Sequence[str]]
     spans: Spans
     held: Holdings
+    lowered: Ints  #: recorded jobs some of whose resources OAR has deleted since
 
 
 class Pass:
@@ -82,9 +83,8 @@ class Pass:
                 chosen = differs | force
                 chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
                 rows = rows.take(chosen)
-                reading = self._read(snapshot, book, rows)
-            if len(known):
-                rows = rows.take(~self._stripped(book, known, reading, rows))
+                reading = self._read(snapshot, book, rows, known)
+            rows = rows.take(~self._stripped(known, reading, rows))
             if len(rows):
                 self._post(book, rows, reading)
                 self._count(rows, phases(rows, book.site.terms).closed, known, changed)
@@ -99,6 +99,7 @@ class Pass:
         definition is kept.
         """
         with self.ledger.writing() as book:
+            book.check_building(metric)
             with self.oar.snapshot() as snapshot:
                 recorded = np.unique(book.spans(block).job_id)
                 rows = snapshot.rows(block)
@@ -149,12 +150,11 @@ class Pass:
         self.tally.problems.update((job, reason) for job in rows.job_id[wrong].tolist())
         return wrong
 
-    def _stripped(self, book: Book, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
+    def _stripped(self, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
         """Jobs in the totals whose resources OAR has deleted since: their amounts are kept."""
-        suspects = self._lowered(book, reading.held)
-        stripped = np.intersect1d(suspects, known.job_id[known.closed == 1])
-        for job in stripped.tolist():
+        for job in reading.lowered.tolist():
             self.tally.problems[job] = "OAR no longer has its resources; kept as recorded"
+        stripped = np.intersect1d(reading.lowered, known.job_id[known.closed == 1])
         return np.isin(rows.job_id, stripped)
 
     def _lowered(self, book: Book, held: Holdings) -> Ints:
@@ -186,17 +186,20 @@ class Pass:
 
     # -- what they held -----------------------------------------------------------------------
 
-    def _read(self, snapshot: Snapshot, book: Book, rows: JobRows) -> Reading:
+    def _read(self, snapshot: Snapshot, book: Book, rows: JobRows, known: JobRecords) -> Reading:
         terms = book.site.terms
         if not len(rows):
             nothing = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
-            return Reading({}, Spans.concat([]), nothing)
+            return Reading({}, Spans.concat([]), nothing, ints([]))
         types = snapshot.types(rows.job_id)
         where = phases(rows, terms)
         inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
         entitled = (where.holding | where.closed) & (rows.moldable > 0)
         holders = rows.take(entitled & ~np.array(inner, np.bool_))
         held = self._holder.holdings(snapshot, book, holders, book.metrics())
+        lowered = self._lowered(book, held) if len(known) else ints([])
+        if len(lowered):
+            held = held.with_kept(lowered, book.rates(lowered))
         holders = holders.take(np.isin(holders.job_id, held.counting))
         trouble = impossible(holders, phases(holders, terms))
         holders = holders.take(~_listed(holders.job_id, trouble))
@@ -204,7 +207,7 @@ class Pass:
         trouble |= too_large(spans, held.rates, terms.window)
         self.tally.problems |= trouble
         spans = spans.take(~_listed(spans.job_id, trouble))
-        return Reading(types, spans, held)
+        return Reading(types, spans, held, lowered)
 
     # -- into the ledger ----------------------------------------------------------------------
 

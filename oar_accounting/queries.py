@@ -16,6 +16,9 @@ from oar_accounting.records import Usage, UsageReport
 
 DIMENSIONS = ("user", "project", "queue")
 
+#: Shown for an account that somebody has deleted by hand.
+NAMELESS = ("?", "?", "?", "?")
+
 
 def grouping_keys(site: Site) -> tuple[str, ...]:
     """What usage can be grouped by: the last is the site's dimension property."""
@@ -59,7 +62,7 @@ def usage(  # noqa: PLR0913 - one question
         query.group_by(table.account_id, table.metric_id)
     ):
         half = len(parts) // 2
-        group = tuple(names[account_id][column] for column in columns)
+        group = tuple(names.get(account_id, NAMELESS)[column] for column in columns)
         asked, used = amounts.get((group, metric_id), (0, 0))
         amounts[group, metric_id] = (
             asked + dialects.whole_sum(parts[:half]),

@@ -35,7 +35,8 @@ def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress |
 def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> None:
     """All totals in other windows, in one transaction: any part of it would break the law."""
     with ledger.writing() as book:
-        ranges = law.account_ranges(book.connection, book.site.site_id)
+        growth = -(-book.site.terms.window // window)
+        ranges = law.account_ranges(book.connection, book.site.site_id, growth)
         law.clear_totals(book)
         book.change_terms(replace(book.site.terms, window=window))
         shown = Shown(progress, len(ranges))

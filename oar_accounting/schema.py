@@ -84,6 +84,8 @@ metrics = Table(
     Column("state", String(8), nullable=False),
     UniqueConstraint("site_id", "name", "state", name="accounting_metrics_name"),
     CheckConstraint("state IN ('active', 'building')", name="accounting_metrics_state"),
+    # An id that is free again must not name another metric to a rebuild that still runs.
+    sqlite_autoincrement=True,
     **dialects.TABLE,
 )
 

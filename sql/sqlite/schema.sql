@@ -95,7 +95,7 @@ CREATE TABLE accounting_accounts (
 );
 
 CREATE TABLE accounting_metrics (
-    metric_id INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     site_id INTEGER NOT NULL,
     name VARCHAR(63) NOT NULL,
     unit VARCHAR(255) NOT NULL,
@@ -103,7 +103,6 @@ CREATE TABLE accounting_metrics (
     definition TEXT NOT NULL,
     digest VARCHAR(64) NOT NULL,
     state VARCHAR(8) NOT NULL,
-    PRIMARY KEY (metric_id),
     CONSTRAINT accounting_metrics_name UNIQUE (site_id, name, state),
     CONSTRAINT accounting_metrics_state CHECK (state IN ('active', 'building')),
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)

@@ -180,20 +180,27 @@ def open_engine(url: str | URL) -> Engine:
 
 
 def prepare(engine: Engine) -> None:
-    """Set up an engine, also one that a caller made, for the transactions below. Twice is once."""
-    backend = engine.dialect.name
-    if backend == "sqlite" and not event.contains(engine, "connect", _sqlite_connected):
-        event.listen(engine, "connect", _sqlite_connected)
+    """Let the transactions below begin as they must, also on an engine that a caller made."""
+    if engine.dialect.name == "sqlite" and not event.contains(engine, "begin", _sqlite_begin):
         event.listen(engine, "begin", _sqlite_begin)
-    if backend == "postgresql" and not event.contains(engine, "connect", _postgresql_connected):
-        event.listen(engine, "connect", _postgresql_connected)
-    if backend in ("mysql", "mariadb") and not event.contains(engine, "connect", _mysql_connected):
-        event.listen(engine, "connect", _mysql_connected)
 
 
-def _sqlite_connected(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN comes too late for a reader's snapshot; _sqlite_begin sends ours.
-    connection.isolation_level = None
+def _set_up(connection: Connection) -> None:
+    """What every connection needs once, also one that a caller opened before us."""
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        # The driver's own BEGIN comes too late for a reader's snapshot; _sqlite_begin sends ours.
+        driver.isolation_level = None
+    elif connection.dialect.name == "postgresql":
+        # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
+        driver.set_client_encoding("UTF8")
+    else:
+        cursor = driver.cursor()
+        with _driver_errors(connection, cursor):
+            # Without strict mode a name over 255 characters is cut and an overflow is clipped.
+            cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (LOCK_WAIT,))
+            driver.commit()
 
 
 def _sqlite_begin(connection: Connection) -> None:
@@ -201,18 +208,6 @@ def _sqlite_begin(connection: Connection) -> None:
     milliseconds = 1000 * LOCK_WAIT if options.get("oar_waits", True) else 0
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds:d}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
-
-
-def _postgresql_connected(connection: Any, _record: Any) -> None:
-    # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
-    connection.set_client_encoding("UTF8")
-
-
-def _mysql_connected(connection: Any, _record: Any) -> None:
-    # Without strict mode a name over 255 characters is cut and an overflow is clipped.
-    with connection.cursor() as cursor:
-        cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
-        cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (LOCK_WAIT,))
 
 
 def file_url(file: Path) -> str:
@@ -225,9 +220,13 @@ def file_url(file: Path) -> str:
 
 def _connected(engine: Engine) -> Connection:
     try:
-        return engine.connect()
+        connection = engine.connect()
     except (TypeError, ValueError) as error:
         raise SettingsError(f"database URL: {shown(engine.url)}: {error}") from error
+    if not connection.info.get("oar_accounting"):
+        _set_up(connection)
+        connection.info["oar_accounting"] = True
+    return connection
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from oar_accounting import (
     PassReport,
     SettingsError,
     UnknownName,
+    WriterBusy,
     blocks,
     catch_up,
     law,
@@ -845,6 +846,58 @@ def test_a_metric_read_again_keeps_what_oar_has_deleted(engine: Engine) -> None:
     oar.strip_job(torn, 2)
     accounting.rebuild(metric="core", from_oar=True)
     assert lawful(accounting).everything() == before
+
+
+def test_of_two_rebuilds_of_a_metric_the_later_goes_on(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(cores=2)
+    opened(engine).catch_up()
+    earlier, later = opened(engine, CORE), opened(engine, CORE)
+
+    def begin_another(_done: int, _total: int) -> None:
+        later.rebuild(metric="core")
+
+    with pytest.raises(WriterBusy, match="another rebuild of metric core"):
+        earlier.rebuild(metric="core", progress=begin_another)
+    assert "core" in {row.metric for row in later.usage(("user",)).rows}
+    fresh = lawful(later).everything()
+    later.rebuild(metric="core", from_oar=True)
+    assert lawful(later).everything() == fresh
+
+
+def test_an_open_job_keeps_what_it_held_when_oar_deletes_its_resources(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    torn = oar.add_job(resources=[1, 2, 3], state="Running")
+    stripped = oar.add_job(resources=[5, 6], state="Running")
+    accounting = opened(engine)
+    accounting.catch_up()
+    oar.strip_job(torn, 2)
+    oar.strip_job(stripped)
+    for job in (torn, stripped):
+        oar.update_job(job, state="Terminated", stop_time=T0 + HOUR)
+    assert set(reasons(accounting.catch_up())) == {torn, stripped}
+    assert lawful(accounting).by("user")["bob"][1] == 5 * HOUR
+
+
+@pytest.mark.databases("postgresql")
+def test_names_survive_in_a_database_of_another_encoding(database: Database) -> None:
+    admin = create_engine(database.url, isolation_level="AUTOCOMMIT")
+    name = f"{admin.url.database}_latin1"
+    with admin.connect() as connection:
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' "
+            "LC_CTYPE 'C'"
+        )
+        engine = create_engine(admin.url.set(database=name))
+        oar = SmallOar(engine)
+        oar.add_job(user="zoé")
+        accounting = opened(engine)
+        accounting.catch_up()
+        assert [row.group for row in accounting.usage(("user",)).rows] == [("zoé",)] * 2
+        lawful(accounting)
+        engine.dispose()
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    admin.dispose()
 
 
 @on_sqlite

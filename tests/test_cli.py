@@ -195,6 +195,42 @@ def test_a_wrong_word_is_one_clear_line(
     assert done.returncode == code
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite://", "a SQLite database needs a file"),
+        ("sqlite://oar.db", "a SQLite database needs a file"),
+        ("postgresql+pg8000://u@h/d", "driver 'pg8000' is not used here"),
+        ("mysql://u@127.0.0.1:1/d?colour=red", "unexpected keyword argument 'colour'"),
+        (f"sqlite:///{ROOT}", "unable to open database file"),
+        (f"sqlite:///{ROOT / 'README.md'}", "file is not a database"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_one_clear_line(url: str, expected: str) -> None:
+    assert expected in said(run("--url", url, "init"))
+
+
+@pytest.mark.databases("sqlite")
+def test_a_full_disk_is_one_clear_line(site: str) -> None:
+    command = f"{sys.executable} -m oar_accounting.cli --url {site} usage --json > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stderr == "oar-accounting: cannot write: No space left on device\n"
+    assert done.returncode == 3
+
+
+def test_the_demo_overwrites_nothing_of_others(tmp_path: Path) -> None:
+    (tmp_path / "accounting.toml").write_text("window = 60\n")
+    assert "not of the demonstration" in said(run("demo", "--directory", str(tmp_path)))
+    assert (tmp_path / "accounting.toml").read_text() == "window = 60\n"
+
+
 @pytest.mark.databases("sqlite")
 def test_debug_shows_the_traceback(site: str) -> None:
     assert "Traceback" in run("--debug", "--url", site, "usage", "--by", "foot").stderr

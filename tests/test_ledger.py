@@ -1,5 +1,6 @@
 """The ledger says what was posted last, exactly, on every database."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -49,7 +50,7 @@ from tests.strategies import (
 #: The database of a test is made once; each example has a site of its own.
 each_example = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=25,
+    max_examples=25 if os.environ.get("CI") else 8,
 )
 NewLedger = Callable[..., Ledger]
 LARGE_TABLES = ("jobs", "spans", "rates", "entries", "totals")

@@ -54,6 +54,9 @@ def lock_site(connection: Connection, name: str, *, wait: bool) -> Site | None:
 
     Raises :class:`oar_accounting.errors.WriterBusy` where it is taken and *wait* is false.
     """
+    if dialects.locks_neighbours(connection):
+        first = select(schema.sites.c.site_id).order_by(schema.sites.c.site_id).limit(1)
+        dialects.lock_row(connection, first, wait=wait)
     row = dialects.lock_row(connection, _site_query(name), wait=wait)
     return None if row is None else _site(row)
 

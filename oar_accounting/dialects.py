@@ -276,6 +276,11 @@ def lock_row(connection: Connection, row: Select[Any], *, wait: bool) -> Any:
     return connection.execute(row.with_for_update(nowait=not wait)).first()
 
 
+def locks_neighbours(connection: Connection) -> bool:
+    """True where a delete waits for rows beside its own: writers of all sites take turns there."""
+    return connection.dialect.name in ("mysql", "mariadb")
+
+
 def _is_busy(error: DBAPIError) -> bool:
     code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlite_errorname", None)
     number = error.orig.args[0] if error.orig is not None and error.orig.args else None

@@ -25,7 +25,7 @@ KINDS_OF_TESTS = pytest.StashKey[dict[str, Kind]]()
 FOREIGN_VARIABLES = ("OAR_ACCOUNTING", "OARCONFFILE", "OARDIR", "PG", "MYSQL", "MARIADB")
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
-hypothesis.settings.register_profile("dev", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=10)
 # Every run tries the same examples: a red run is then due to the change, not to chance.
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 

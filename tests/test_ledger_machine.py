@@ -50,7 +50,7 @@ from tests.strategies import (
 RUNS: dict[Kind, int] = (
     {"sqlite": 200, "postgresql": 50, "mariadb": 50}
     if os.environ.get("CI")
-    else {"sqlite": 20, "postgresql": 5, "mariadb": 5}
+    else {"sqlite": 12, "postgresql": 4, "mariadb": 4}
 )
 BUILDING = NODE.name + "*"
 

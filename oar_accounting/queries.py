@@ -4,13 +4,14 @@ SQL groups by account and metric and sums whole numbers; names are put to them h
 names are one only where every byte is equal, on every database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
 from oar_accounting import dialects, formats, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.metrics import Metric
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import Usage, UsageReport
 
@@ -69,23 +70,32 @@ def usage(  # noqa: PLR0913 - one question
             used + dialects.whole_sum(parts[half:]),
         )
     order = {metric_id: place for place, metric_id in enumerate(wanted)}
-    rows = sorted(amounts.items(), key=lambda item: (item[0][0], order[item[0][1]]))
     return UsageReport(
         by=tuple(by),
         start=start,
         stop=stop,
-        rows=tuple(
-            Usage(
-                group=group,
-                metric=shown[metric_id].name,
-                unit=shown[metric_id].unit,
-                scale=shown[metric_id].scale,
-                asked=asked,
-                used=used,
-            )
-            for (group, metric_id), (asked, used) in rows
-        ),
+        rows=_rows(amounts, shown, order),
         open_jobs=open_jobs(connection, site.site_id),
+    )
+
+
+def _rows(
+    amounts: Mapping[tuple[tuple[str, ...], int], tuple[int, int]],
+    shown: Mapping[int, Metric],
+    order: Mapping[int, int],
+) -> tuple[Usage, ...]:
+    """The amounts by group, and within it by the order of the metrics."""
+    rows = sorted(amounts.items(), key=lambda item: (item[0][0], order[item[0][1]]))
+    return tuple(
+        Usage(
+            group=group,
+            metric=shown[metric_id].name,
+            unit=shown[metric_id].unit,
+            scale=shown[metric_id].scale,
+            asked=asked,
+            used=used,
+        )
+        for (group, metric_id), (asked, used) in rows
     )
 
 

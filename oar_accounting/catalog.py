@@ -12,7 +12,7 @@ from hashlib import sha256
 from sqlalchemy import Connection, Row, Select, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from oar_accounting import dialects, schema
+from oar_accounting import bulk, dialects, schema
 from oar_accounting.errors import DatabaseError
 from oar_accounting.metrics import Metric
 from oar_accounting.readings import Terms
@@ -224,7 +224,7 @@ class Accounts:
         if not missing:
             return
         columns = list(zip(*missing, strict=True))
-        dialects.insert_columns(
+        bulk.insert_columns(
             connection,
             schema.accounts,
             {

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
 
+from oar_accounting import bulk, dialects, oar_tables
 from oar_accounting import demo_site as site
-from oar_accounting import dialects, oar_tables
 from oar_accounting.demo_jobs import History, Job, as_of
 from oar_accounting.errors import SettingsError
 
@@ -103,7 +103,7 @@ def _insert(connection: Connection, name: str, rows: Sequence[tuple[Any, ...]]) 
     """Insert rows whose values stand in the order of the table's columns."""
     table = metadata.tables[name]
     lists = map(list, zip(*rows, strict=True))
-    dialects.insert_columns(connection, table, dict(zip(table.columns.keys(), lists, strict=True)))
+    bulk.insert_columns(connection, table, dict(zip(table.columns.keys(), lists, strict=True)))
 
 
 def _write(connection: Connection, rng: np.random.Generator, jobs: Sequence[Job], now: int) -> None:

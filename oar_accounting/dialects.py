@@ -1,39 +1,28 @@
-"""What differs between SQLite, PostgreSQL and MariaDB, and nowhere else.
+"""What differs between SQLite, PostgreSQL and MariaDB, but for columns in bulk.
 
-Names and types, transactions and locks, reading and writing columns in bulk, exact sums, and what
-the drivers' errors mean. SQLAlchemy's dialects are imported where they are used: the three
-together cost every command a fifth of a second.
+Names and types, transactions and locks, and what the drivers' errors mean; `bulk` has the rest.
+SQLAlchemy's dialects are imported where they are used: the three together cost every command a
+fifth of a second.
 """
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     ColumnElement,
     Engine,
     Select,
-    SmallInteger,
     String,
-    Table,
     Text,
-    bindparam,
-    cast,
     column,
     create_engine,
     event,
     func,
-    insert,
-    literal,
     literal_column,
     select,
-    text,
 )
 from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.exc import (
@@ -44,7 +33,6 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from oar_accounting.columns import Ints
 from oar_accounting.errors import (
     AmountOverflow,
     DatabaseError,
@@ -56,9 +44,6 @@ DATABASES = ("mariadb", "postgresql", "sqlite")
 
 #: How long a writer waits for another one of the same site, in seconds.
 LOCK_WAIT = 600
-
-#: Rows handed to the driver at once where there is no COPY.
-ROWS_AT_ONCE = 20_000
 
 TABLE: dict[str, Any] = {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}
 #: Tables that are read and written by their primary key only.
@@ -196,7 +181,7 @@ def _set_up(connection: Connection) -> None:
         driver.set_client_encoding("UTF8")
     else:
         cursor = driver.cursor()
-        with _driver_errors(connection, cursor):
+        with driver_errors(connection, cursor):
             # Without strict mode a name over 255 characters is cut and an overflow is clipped.
             cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
             cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (LOCK_WAIT,))
@@ -267,7 +252,7 @@ def let_readers_in(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         with _told_clearly(engine), _connected(engine) as connection:
             cursor: Any = connection.connection.cursor()
-            with _driver_errors(connection, cursor):
+            with driver_errors(connection, cursor):
                 cursor.execute("PRAGMA journal_mode = wal")
 
 
@@ -317,128 +302,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         raise DatabaseError(f"{shown(engine.url)}: {error}") from error
 
 
-def shown(url: URL) -> str:
-    """The URL as it may be shown: without its password."""
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
-# -- columns in and out -----------------------------------------------------------------------
-
-
-def read_ints(connection: Connection, query: Select[Any]) -> list[Ints]:
-    """The columns of a query that gives whole numbers only, none of them NULL."""
-    if connection.dialect.name == "postgresql":
-        return _copied_out(connection, query)
-    width = len(query.selected_columns)
-    parts = [np.zeros((0, width), np.int64)]
-    for rows in connection.execute(query).partitions(ROWS_AT_ONCE):
-        # numpy asks a row what kind of array it is; asked number by number it is ten times faster.
-        flat = np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * width)
-        parts.append(flat.reshape(-1, width))
-    table = np.concatenate(parts)
-    return [np.ascontiguousarray(table[:, i]) for i in range(width)]
-
-
-_HEADER = 19  # bytes: signature, flags, length of the extension
-_TRAILER = 2  # bytes: a field count of -1
-
-
-def _copied_out(connection: Connection, query: Select[Any]) -> list[Ints]:
-    """Binary COPY: every row is a field count, then length and value of each field."""
-    compiled = query.compile(
-        dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
-    )
-    buffer = io.BytesIO()
-    cursor: Any = connection.connection.cursor()
-    with _driver_errors(connection, cursor):
-        bound = cursor.mogrify(str(compiled), compiled.construct_params())
-        cursor.copy_expert(b"COPY (" + bound + b") TO STDOUT (FORMAT binary)", buffer)
-    rows = buffer.getbuffer()[_HEADER:-_TRAILER]
-    fields = len(query.selected_columns)
-    if not len(rows):
-        return [np.zeros(0, np.int64) for _ in range(fields)]
-    table = np.frombuffer(rows, _row_type(rows, fields))
-    for i in range(fields):
-        if np.any(table[f"length{i}"] != table[f"length{i}"][0]):
-            raise TypeError("a NULL among whole numbers")
-    return [table[f"value{i}"].astype(np.int64) for i in range(fields)]
-
-
-def _row_type(rows: memoryview, fields: int) -> np.dtype[Any]:
-    """The layout of a row, from the lengths that the first row tells."""
-    layout: list[tuple[str, str]] = [("count", ">i2")]
-    at = 2
-    for i in range(fields):
-        length = int.from_bytes(rows[at : at + 4], "big", signed=True)
-        layout += [(f"length{i}", ">i4"), (f"value{i}", f">i{length}")]
-        at += 4 + length
-    return np.dtype(layout)
-
-
-def insert_columns(connection: Connection, table: Table, columns: Mapping[str, Any]) -> None:
-    """Insert rows given as columns: arrays or lists, equally long; None is NULL."""
-    if not columns or not len(next(iter(columns.values()))):
-        return
-    if connection.dialect.name == "postgresql":
-        _copied_in(connection, table, columns)
-    else:
-        _many(connection, insert(table), list(columns), _lists(columns))
-
-
-def _lists(columns: Mapping[str, Any]) -> list[list[Any]]:
-    return [c.tolist() if isinstance(c, np.ndarray) else c for c in columns.values()]
-
-
-def _copied_in(connection: Connection, table: Table, columns: Mapping[str, Any]) -> None:
-    quote = connection.dialect.identifier_preparer.quote
-    target = f"{quote(table.name)} ({', '.join(map(quote, columns))})"
-    whole = all(getattr(values, "dtype", None) == np.int64 for values in columns.values())
-    data = _copy_binary(table, columns) if whole else _copy_lines(columns)
-    cursor: Any = connection.connection.cursor()
-    with _driver_errors(connection, cursor):
-        form = "binary" if whole else "text"
-        cursor.copy_expert(f"COPY {target} FROM STDIN (FORMAT {form})", io.BytesIO(data))
-
-
-def _copy_binary(table: Table, columns: Mapping[str, Ints]) -> bytes:
-    """Whole numbers as PostgreSQL keeps them: no number is written as text and read again."""
-    widths = {name: _width(table.c[name].type) for name in columns}
-    layout: list[tuple[str, str]] = [("count", ">i2")]
-    for name, width in widths.items():
-        layout += [(f"length of {name}", ">i4"), (name, f">i{width}")]
-    rows = np.zeros(len(next(iter(columns.values()))), np.dtype(layout))
-    rows["count"] = len(columns)
-    for name, values in columns.items():
-        rows[f"length of {name}"] = widths[name]
-        rows[name] = values
-        if not np.array_equal(rows[name], values):
-            raise OverflowError(f"{name} does not fit in {widths[name]} bytes")
-    return b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff"
-
-
-def _width(kind: TypeEngine[Any]) -> int:
-    if isinstance(kind, SmallInteger):
-        return 2
-    return 8 if isinstance(kind, BigInteger) else 4
-
-
-def _copy_lines(columns: Mapping[str, Any]) -> bytes:
-    texts = [_copy_texts(values) for values in _lists(columns)]
-    lines = map("\t".join, zip(*texts, strict=True))
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _copy_texts(values: list[Any]) -> list[str]:
-    if isinstance(values[0], int) and None not in values:
-        return list(map(str, values))
-    return [r"\N" if value is None else str(value).translate(_COPY_ESCAPES) for value in values]
-
-
-_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
-
-
 @contextmanager
-def _driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
+def driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
     """What the driver itself raises, as SQLAlchemy would raise it; closes the cursor."""
     try:
         yield
@@ -449,99 +314,6 @@ def _driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
         cursor.close()
 
 
-def _many(
-    connection: Connection, statement: Any, names: Sequence[str], lists: Sequence[list[Any]]
-) -> None:
-    """Run a statement with a row of values at a time, by the driver's own executemany."""
-    keys = None if statement.is_delete else list(names)
-    compiled = statement.compile(dialect=connection.dialect, column_keys=keys)
-    positions = compiled.positiontup
-    rows: Any
-    if positions is None:
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
-    else:
-        by_name = dict(zip(names, lists, strict=True))
-        rows = list(zip(*(by_name[name] for name in positions), strict=True))
-    cursor: Any = connection.connection.cursor()
-    with _driver_errors(connection, cursor):
-        for at in range(0, len(rows), ROWS_AT_ONCE):
-            cursor.executemany(str(compiled), rows[at : at + ROWS_AT_ONCE])
-
-
-def delete_rows(connection: Connection, table: Table, keys: Mapping[str, Ints]) -> None:
-    """Delete the rows with these primary keys, in this order."""
-    matches = (table.c[name] == bindparam(f"of_{name}") for name in keys)
-    names = [f"of_{name}" for name in keys]
-    _many(connection, table.delete().where(*matches), names, _lists(keys))
-
-
-def add_columns(connection: Connection, table: Table, columns: Mapping[str, Ints]) -> None:
-    """Add amounts to the rows with the same primary key, making the rows that are missing.
-
-    Rows must come sorted by key: two writers then never wait for each other in a circle.
-    """
-    names = list(columns)
-    lists = _lists(columns)
-    amounts = [name for name in names if not table.c[name].primary_key]
-    keys = [column.name for column in table.primary_key]
-    if connection.dialect.name == "postgresql":
-        _unnested(connection, table, names, lists, keys, amounts)
-    elif connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        new = sqlite.insert(table)
-        change = {name: table.c[name] + new.excluded[name] for name in amounts}
-        _many(connection, new.on_conflict_do_update(index_elements=keys, set_=change), names, lists)
-    else:
-        from sqlalchemy.dialects import mysql
-
-        put = mysql.insert(table)
-        change = {name: table.c[name] + put.inserted[name] for name in amounts}
-        _many(connection, put.on_duplicate_key_update(change), names, lists)
-
-
-def _unnested(  # noqa: PLR0913 - the parts of one statement
-    connection: Connection,
-    table: Table,
-    names: Sequence[str],
-    lists: Sequence[list[int]],
-    keys: Sequence[str],
-    amounts: Sequence[str],
-) -> None:
-    from sqlalchemy.dialects import postgresql
-
-    # An array travels as one text: thousands of bound values cost more than the insert.
-    arrays = [
-        cast(literal("{" + ",".join(map(str, values)) + "}", Text), postgresql.ARRAY(BigInteger))
-        for values in lists
-    ]
-    rows = func.unnest(*arrays).table_valued(*names, name="added").render_derived()
-    new = postgresql.insert(table).from_select(list(names), select(*(rows.c[n] for n in names)))
-    change = {name: table.c[name] + new.excluded[name] for name in amounts}
-    connection.execute(new.on_conflict_do_update(index_elements=list(keys), set_=change))
-
-
-def analyze(connection: Connection, tables: Sequence[Table]) -> None:
-    """Tell the planner how the tables look now; only PostgreSQL's own worker comes too late."""
-    if connection.dialect.name == "postgresql":
-        for table in tables:
-            connection.execute(text(f"ANALYZE {table.name}"))
-
-
-def exact_sum(connection: Connection, values: ColumnElement[int]) -> list[ColumnElement[Any]]:
-    """Sums from which `whole_sum` gives the exact sum of a column of 63-bit amounts from 0.
-
-    SUM is an integer in one database, a Decimal in another, and fails in SQLite where it exceeds
-    63 bits: there the halves are summed, which holds for 2^31 rows.
-    """
-    if connection.dialect.name == "sqlite":
-        return [func.sum(values.bitwise_rshift(32)), func.sum(values.bitwise_and(0xFFFFFFFF))]
-    return [func.sum(values)]
-
-
-def whole_sum(parts: Sequence[Any]) -> int:
-    """The exact sum from the values of the columns of `exact_sum`."""
-    total = 0
-    for part in parts:
-        total = (total << 32) + int(part)
-    return total
+def shown(url: URL) -> str:
+    """The URL as it may be shown: without its password."""
+    return url.set(query={}).render_as_string(hide_password=True)

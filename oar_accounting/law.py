@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import dialects, schema
+from oar_accounting import bulk, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.columns import Ints, Totals, add_up, difference
 from oar_accounting.ledger import Book, amounts_of
@@ -39,7 +39,7 @@ def account_ranges(connection: Connection, site_id: int, growth: int = 1) -> lis
         .group_by(accounts.account_id)
         .order_by(accounts.account_id)
     )
-    ids, sizes = dialects.read_ints(connection, query)
+    ids, sizes = bulk.read_ints(connection, query)
     if not len(ids):
         return []
     edges = np.flatnonzero(np.diff(np.cumsum(sizes) * growth // TOTALS_AT_ONCE)) + 1
@@ -56,7 +56,7 @@ def stored_totals(connection: Connection, site_id: int, accounts: Range) -> Tota
         .select_from(schema.totals.join(schema.accounts, owner.account_id == table.account_id))
         .where(owner.site_id == site_id, table.account_id.between(*accounts))
     )
-    return add_up(Totals.of(dialects.read_ints(connection, query)))
+    return add_up(Totals.of(bulk.read_ints(connection, query)))
 
 
 def expected_totals(connection: Connection, site_id: int, accounts: Range, window: int) -> Totals:
@@ -92,7 +92,7 @@ def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
         table.closed == 1,
         table.job_id.between(int(ids[0]), int(ids[-1])),
     )
-    return dialects.read_ints(connection, query)[0]
+    return bulk.read_ints(connection, query)[0]
 
 
 def broken(connection: Connection, site_id: int, window: int) -> Iterator[tuple[Totals, Totals]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
 
-from oar_accounting import catalog, dialects, schema
+from oar_accounting import bulk, catalog, dialects, schema
 from oar_accounting.blocks import SPARSE_BLOCK, among, id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import (
@@ -104,7 +104,7 @@ class Ledger:
     def analyze(self) -> None:
         """Tell the database's planner how large the tables have become."""
         with dialects.writing(self.engine) as connection:
-            dialects.analyze(connection, [schema.jobs, schema.spans, schema.rates, schema.totals])
+            bulk.analyze(connection, [schema.jobs, schema.spans, schema.rates, schema.totals])
 
 
 def check_version(connection: Connection) -> None:
@@ -258,9 +258,9 @@ class Book:
     def move(self, change: Totals) -> None:
         """Add amounts, which may be negative, to the totals; rows that become zero go."""
         new = ~self._standing(change)
-        dialects.insert_columns(self.connection, schema.totals, change.take(new).as_dict())
+        bulk.insert_columns(self.connection, schema.totals, change.take(new).as_dict())
         change = change.take(~new)
-        dialects.add_columns(self.connection, schema.totals, change.as_dict())
+        bulk.add_columns(self.connection, schema.totals, change.as_dict())
         lowered = change.take((change.asked < 0) | (change.used < 0))
         if len(lowered):
             self._drop_zeros(lowered)
@@ -281,10 +281,10 @@ class Book:
             table.asked == 0,
             table.used == 0,
         )
-        zeros = dialects.read_ints(self.connection, query)
+        zeros = bulk.read_ints(self.connection, query)
         keys = (lowered.window_start, accounts, lowered.metric_id)
         gone = lowered.take(rows_among(keys, zeros)).as_dict()
-        dialects.delete_rows(
+        bulk.delete_rows(
             self.connection, schema.totals, {c.name: gone[c.name] for c in table if c.primary_key}
         )
 
@@ -309,7 +309,7 @@ class Book:
             )
             .limit(most)
         )
-        found = dialects.read_ints(self.connection, query)
+        found = bulk.read_ints(self.connection, query)
         if len(found[0]) == most:
             return standing
         return rows_among((change.window_start, change.account_id, change.metric_id), found)
@@ -351,7 +351,7 @@ class Book:
 
     def _insert(self, table: Table, columns: dict[str, Any]) -> None:
         site_id = np.full(len(columns["job_id"]), self.site.site_id)
-        dialects.insert_columns(self.connection, table, {"site_id": site_id, **columns})
+        bulk.insert_columns(self.connection, table, {"site_id": site_id, **columns})
 
 
 def amounts_of(closed: Ints, spans: Spans, rates: Rates, entries: Entries, window: int) -> Totals:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from oar_accounting import dialects, oar_tables
+from oar_accounting import bulk, dialects, oar_tables
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.errors import OarSchemaError
@@ -111,13 +111,13 @@ class Snapshot:
         """The lowest ids above *last*, ascending, *most* of them at most."""
         job_id = oar_tables.jobs.c.job_id
         query: Select[Any] = select(job_id).where(job_id > last).order_by(job_id).limit(most)
-        return dialects.read_ints(self._connection, query)[0]
+        return bulk.read_ints(self._connection, query)[0]
 
     def ids_ended_since(self, instant: int) -> Ints:
         """The jobs that ended at or after *instant*, ascending."""
         jobs = oar_tables.jobs.c
         query = select(jobs.job_id).where(jobs.stop_time >= instant, jobs.state.in_(ENDED))
-        return np.sort(dialects.read_ints(self._connection, query)[0])
+        return np.sort(bulk.read_ints(self._connection, query)[0])
 
     def count_above(self, last: int) -> int:
         """How many jobs have an id above *last*."""
@@ -197,7 +197,7 @@ class Snapshot:
         )
         if len(rows) > 1:
             query = query.limit(PAIRS_AT_ONCE)
-        moldable, resource_id = dialects.read_ints(self._connection, query)
+        moldable, resource_id = bulk.read_ints(self._connection, query)
         if len(moldable) == PAIRS_AT_ONCE and len(rows) > 1:
             middle = len(rows) // 2
             yield from self._portions(rows.take(slice(0, middle)))

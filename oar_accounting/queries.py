@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
-from oar_accounting import dialects, formats, schema
+from oar_accounting import bulk, formats, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.metrics import Metric
@@ -47,7 +47,7 @@ def usage(  # noqa: PLR0913 - one question
     }
     wanted = _wanted(metrics, {metric.name: key for key, metric in shown.items()})
     table = schema.totals.c
-    sums = [dialects.exact_sum(connection, column) for column in (table.asked, table.used)]
+    sums = [bulk.exact_sum(connection, column) for column in (table.asked, table.used)]
     query = select(table.account_id, table.metric_id, *sums[0], *sums[1]).where(
         table.metric_id.in_(wanted)
     )
@@ -66,8 +66,8 @@ def usage(  # noqa: PLR0913 - one question
         group = tuple(names.get(account_id, NAMELESS)[column] for column in columns)
         asked, used = amounts.get((group, metric_id), (0, 0))
         amounts[group, metric_id] = (
-            asked + dialects.whole_sum(parts[:half]),
-            used + dialects.whole_sum(parts[half:]),
+            asked + bulk.whole_sum(parts[:half]),
+            used + bulk.whole_sum(parts[half:]),
         )
     order = {metric_id: place for place, metric_id in enumerate(wanted)}
     return UsageReport(

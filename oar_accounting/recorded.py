@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
-from oar_accounting import dialects, schema
+from oar_accounting import bulk, schema
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.columns import OPEN, Columns, Ints, Rates, Spans, Texts
 from oar_accounting.readings import RUNNING
@@ -66,14 +66,14 @@ def unsettled_ids(connection: Connection, site_id: int) -> Ints:
     """The recorded jobs that OAR may still change, ascending."""
     table = schema.jobs.c
     query = select(table.job_id).where(table.site_id == site_id, table.unsettled == 1)
-    return np.sort(dialects.read_ints(connection, query)[0])
+    return np.sort(bulk.read_ints(connection, query)[0])
 
 
 def recorded_ids(connection: Connection, site_id: int, block: Ints) -> Ints:
     """Which ids of the block are recorded."""
     table = schema.jobs.c
     query = select(table.job_id).where(table.site_id == site_id, among(block, table.job_id))
-    return np.intersect1d(dialects.read_ints(connection, query)[0], block)
+    return np.intersect1d(bulk.read_ints(connection, query)[0], block)
 
 
 def recorded_above(connection: Connection, site_id: int, last: int, most: int) -> Ints:
@@ -85,7 +85,7 @@ def recorded_above(connection: Connection, site_id: int, last: int, most: int) -
         .order_by(table.job_id)
         .limit(most)
     )
-    return dialects.read_ints(connection, query)[0]
+    return bulk.read_ints(connection, query)[0]
 
 
 def open_jobs(connection: Connection, site_id: int) -> int:
@@ -120,6 +120,6 @@ def _rows(connection: Connection, site_id: int, ids: Ints, table: Table, kind: t
     parts = []
     for block in id_blocks(ids):
         query = select(*columns).where(table.c.site_id == site_id, among(block, table.c.job_id))
-        rows = kind.of(dialects.read_ints(connection, query))
+        rows = kind.of(bulk.read_ints(connection, query))
         parts.append(rows.take(np.isin(rows.as_dict()["job_id"], block)))
     return kind.concat(parts)

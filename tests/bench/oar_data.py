@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import dialects
+from oar_accounting import bulk, dialects
 
 SEED = 20_240_229
 BEGIN = 1_699_920_000  # a midnight, UTC
@@ -207,7 +207,7 @@ def _fill_from_here(engine: Engine, metadata: MetaData, jobs: int) -> None:
     }
     with engine.begin() as connection:
         for name, values in columns.items():
-            dialects.insert_columns(connection, metadata.tables[name], values)
+            bulk.insert_columns(connection, metadata.tables[name], values)
 
 
 def _resources() -> dict[str, Any]:

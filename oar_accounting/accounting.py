@@ -123,15 +123,17 @@ class Accounting:
                 )
         return True
 
-    def catch_up(self, *, full: bool = False, progress: Progress | None = None) -> PassReport:
+    def catch_up(
+        self, *, full: bool = False, wait: bool = False, progress: Progress | None = None
+    ) -> PassReport:
         """Record what is new or has changed in OAR; with *full* compare every job.
 
-        Raises :class:`oar_accounting.WriterBusy` where another process is at it; should two be
-        at it after all, they share the work.
+        Raises :class:`oar_accounting.WriterBusy` where another process is at it, unless it is to
+        *wait*; should two be at it after all, they share the work.
         """
         began = int(time.time())
         site = self._site()
-        with self._ledger.writing(wait=False):
+        with self._ledger.writing(wait=wait):
             pass
         found = self._notices(site)
         work = CatchUp(self._ledger, self._oar, site, progress)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +11,24 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from oar_accounting import dialects, errors, formats, schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.demo import write_demo
-from oar_accounting.records import PassReport, UsageReport
+from oar_accounting.display import (
+    add_row,
+    new_table,
+    progress_bar,
+    show,
+    speak_to_syslog,
+    tell_report,
+    usage_objects,
+    usage_table,
+)
 
 EXIT_CODES = """\b
 Exit codes:
@@ -30,7 +36,7 @@ Exit codes:
   1  verify found differences, or record could not record every job
   2  the command line, a setting or a name is wrong
   3  a database cannot be used, or our tables are not there
-  130  interrupted; the next run goes on
+  130, 143  interrupted or told to end; the next run goes on
 """
 
 WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan)
@@ -71,6 +77,8 @@ def told(debug: bool) -> Iterator[None]:
         fail(f"cannot write: {error.strerror}", 3)
     except KeyboardInterrupt:
         fail("interrupted; what was recorded stays, and the next run goes on from there", 130)
+    except Terminated:
+        fail("told to end; what was recorded stays, and the next run goes on from there", 143)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -79,11 +87,21 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+class Terminated(BaseException):
+    """SIGTERM: a time limit, or the system that goes down."""
+
+
+def terminate(_: int, __: FrameType | None) -> NoReturn:
+    """End as an error does: transactions are undone, and the reason is told."""
+    raise Terminated
+
+
 class Commands(click.Group):
     """Commands whose errors become one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        signal.signal(signal.SIGTERM, terminate)
         with told(ctx.params["debug"]):
             return super().invoke(ctx)
 
@@ -148,8 +166,17 @@ def init(options: Options) -> None:
 
 @command("catch-up")
 @click.option("--full", is_flag=True, help="Compare every job, not only new and recent ones.")
+@click.option("--wait", is_flag=True, help="Wait for a writer that is at work; else leave, with 0.")
+@click.option(
+    "--syslog",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _, __, wanted: speak_to_syslog() if wanted else None,
+    help="Tell the system's log what would be printed.",
+)
 @click.pass_obj
-def catch_up(options: Options, full: bool) -> None:
+def catch_up(options: Options, full: bool, wait: bool) -> None:
     """Record what is new or has changed in OAR. Run it every few minutes.
 
     \b
@@ -157,7 +184,7 @@ def catch_up(options: Options, full: bool) -> None:
     """
     with options.accounting() as accounting, progress_bar("jobs") as progress:
         try:
-            report = accounting.catch_up(full=full, progress=progress)
+            report = accounting.catch_up(full=full, wait=wait, progress=progress)
         except errors.WriterBusy as error:
             click.echo(f"{error}: nothing to do here")
             return
@@ -329,85 +356,6 @@ def demo(directory: Path) -> None:
         f"Your own OAR:   oar-accounting --oar-conf /etc/oar/oar.conf init\n"
         f"                oar-accounting --oar-conf /etc/oar/oar.conf catch-up"
     )
-
-
-# -- what people see --------------------------------------------------------------------------
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on standard error where that is a terminal; else nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def tell_report(report: PassReport) -> None:
-    """What a pass did, on standard output; what needs attention, on standard error."""
-    click.echo(
-        f"{report.done} jobs recorded, {report.changed} changed, {report.open} open, "
-        f"{len(report.problems)} problems"
-    )
-    for problem in report.problems:
-        click.echo(f"job {problem.job_id}: {formats.printable(problem.reason)}", err=True)
-    for notice in report.notices:
-        click.echo(f"note: {formats.printable(notice)}", err=True)
-
-
-def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
-    """The rows of a usage report as machines read them: amounts are exact whole numbers."""
-    for row in report.rows:
-        yield {
-            **dict(zip(report.by, row.group, strict=True)),
-            "metric": row.metric,
-            "unit": formats.exact_unit(row.unit, row.scale),
-            "asked": row.asked,
-            "used": row.used,
-        }
-
-
-def usage_table(report: UsageReport) -> Table:
-    """The same as people read it: a line per group, two columns per metric, in hours."""
-    table = new_table(*report.by)
-    columns = list(dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows))
-    for metric, unit, _ in columns:
-        for amount in ("asked", "used"):
-            header = Text(f"{metric} {amount}\n{formats.hour_unit(unit)}")
-            table.add_column(header, justify="right")
-    for group, amounts in report.by_group():
-        cells = []
-        for metric, unit, scale in columns:
-            pair = amounts.get(metric, (0, 0))
-            cells += [formats.in_hours(amount, unit, scale) for amount in pair]
-        add_row(table, *group, *cells)
-    return table
-
-
-def new_table(*names: str) -> Table:
-    """A table with columns of these names; frames and colours on a terminal only."""
-    table = Table(box=SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for name in names:
-        table.add_column(Text(name), no_wrap=True)
-    return table
-
-
-def add_row(table: Table, *cells: str) -> None:
-    """A row of texts that are shown as they are."""
-    table.add_row(*(Text(formats.printable(cell)) for cell in cells))
-
-
-def show(table: Table) -> None:
-    """Print a table; a pipe gets every column in full."""
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
 
 
 if __name__ == "__main__":

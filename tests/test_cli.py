@@ -7,8 +7,10 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import syslog
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -381,3 +383,42 @@ def test_interrupted_it_says_so_and_goes_on_next_time(tmp_path: Path) -> None:
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert run("--url", f"sqlite:///{directory}/oar.db", "verify").returncode in (0, 3)
+
+
+@pytest.mark.databases("sqlite")
+def test_catch_up_tells_the_systems_log_instead_of_the_terminal(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr("syslog.syslog", lambda priority, line: told.append((priority, line)))
+    monkeypatch.setattr("syslog.openlog", lambda *_: None)
+    assert run("--url", site, "catch-up", "--syslog") == Done(0, "", "")
+    assert told == [(syslog.LOG_INFO, "0 jobs recorded, 0 changed, 0 open, 0 problems")]
+    told.clear()
+    assert run("--url", f"sqlite:///{tmp_path}/none.db", "catch-up", "--syslog") == Done(3, "", "")
+    assert [priority for priority, _ in told] == [syslog.LOG_WARNING]
+    assert "oar-accounting init" in told[0][1]
+
+
+@pytest.mark.databases("sqlite")
+def test_told_to_end_it_says_so_and_keeps_nothing_half_written(site: str) -> None:
+    path = site.removeprefix("sqlite:///")
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("begin immediate")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oar_accounting.cli", "--url", site, "catch-up", "--wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    time.sleep(2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    holder.execute("rollback")
+    holder.close()
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (143, "")
+    assert "told to end" in stderr
+    assert run("--url", site, "verify").returncode == 0

@@ -1,7 +1,8 @@
 """The verbs. This is the only module that reads the clock."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -9,19 +10,24 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import catalog, dialects, law, queries, schema, settings
+from oar_accounting import catalog, dialects, formats, journal, law, queries, schema, settings
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.columns import ints
 from oar_accounting.declared import check_properties, declared_terms, notices
-from oar_accounting.errors import DatabaseError, SchemaError, UnknownName
+from oar_accounting.errors import AccountingError, DatabaseError, SchemaError, UnknownName
+from oar_accounting.forgotten import forget
+from oar_accounting.identity import check_identity
+from oar_accounting.journal import Entry
 from oar_accounting.ledger import Ledger, check_version
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Progress, Tally
+from oar_accounting.purges import purge
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import Difference, PassReport, Problem, UsageReport
+from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
 
 DAY = 86_400
@@ -85,7 +91,7 @@ class Accounting:
         self.close()
 
     def init(self) -> bool:
-        """Create our tables where they are missing; true where any was. Again changes nothing.
+        """Create our tables, or bring them to this version; false where nothing was to do.
 
         Raises :class:`oar_accounting.SchemaError`, whose text ends with the SQL to run, where the
         role may not create tables, and where they are of another version.
@@ -107,13 +113,23 @@ class Accounting:
                 time.sleep(0.2)
         raise SchemaError(
             f"the tables cannot be created: {refused}\nA role that may create tables can run this:"
-            f"\n\n{schema.ddl(dialects.database_name(self.engine))}"
+            f"\n\n{self._missing_ddl()}"
         )
 
+    def _missing_ddl(self) -> str:
+        database = dialects.database_name(self.engine)
+        with dialects.reading(self.engine) as connection:
+            version = schema.version_of(connection)
+        if version is None:
+            return schema.ddl(database)
+        return schema.upgrade_ddl(database, version + 1)
+
     def _checked(self) -> bool:
-        """True where our tables are there; raises :class:`SchemaError` where they are not ours."""
+        """True where our tables are there, in this version. Raises :class:`SchemaError`."""
         with dialects.reading(self.engine) as connection:
             if not schema.is_complete(connection):
+                return False
+            if (found := schema.version_of(connection)) is not None and found < schema.VERSION:
                 return False
             check_version(connection)
             if (missing := schema.first_missing(connection)) is not None:
@@ -131,27 +147,31 @@ class Accounting:
         Raises :class:`oar_accounting.WriterBusy` where another process is at it, unless it is to
         *wait*; should two be at it after all, they share the work.
         """
-        began = int(time.time())
-        site = self._site()
-        with self._ledger.writing(wait=wait):
-            pass
-        found = self._notices(site)
-        work = CatchUp(self._ledger, self._oar, site, progress)
-        tally = work.run(began - self.settings.recheck_days * DAY, full=full)
-        with self._ledger.writing() as book:
-            book.saw(work.seen)
-            catalog.change_site(book.connection, book.site, last_pass=began)
-        return self._report(tally, found + work.notices)
+        with self._noted("catch-up", wait=wait) as entry:
+            site = self._site()
+            found = self._notices(site) + check_identity(self._ledger, self._oar, site)
+            recheck = self.settings.recheck_days * DAY
+            last_pass = entry.began if site.last_pass is None else site.last_pass
+            if entry.began - last_pass > max(recheck, DAY):
+                found.append(_long_ago(last_pass))
+            work = CatchUp(Pass(self._ledger, self._oar, entry.began), site, progress)
+            tally = work.run(min(entry.began, last_pass) - recheck, full=full)
+            with self._ledger.writing() as book:
+                book.saw(work.seen)
+                catalog.change_site(book.connection, book.site, last_pass=entry.began)
+            entry.report = self._report(tally, found + work.notices)
+        return entry.report
 
     def record(self, jobs: Iterable[int]) -> PassReport:
         """Record these jobs as OAR has them now, also where nothing seems to have changed."""
-        site = self._site()
-        work = Pass(self._ledger, self._oar)
-        for block in id_blocks(np.unique(ints(list(jobs)))):
-            found = work.settle(block, force=True)
-            for job in np.setdiff1d(block, found).tolist():
-                work.tally.problems.setdefault(job, "is not in OAR's table jobs")
-        return self._report(work.tally, self._notices(site))
+        with self._noted("record") as entry:
+            work = Pass(self._ledger, self._oar, entry.began)
+            for block in id_blocks(np.unique(ints(list(jobs)))):
+                found = work.settle(block, force=True)
+                for job in np.setdiff1d(block, found).tolist():
+                    work.tally.problems.setdefault(job, "is not in OAR's table jobs")
+            entry.report = self._report(work.tally, self._notices(self._site()))
+        return entry.report
 
     def rebuild(
         self,
@@ -167,16 +187,58 @@ class Accounting:
         is read again, under the profile, containers and dimension that the settings have now.
         The law holds at every commit. Raises :class:`oar_accounting.UnknownName`.
         """
-        site = self._site()
-        work = Pass(self._ledger, self._oar)
-        if metric is not None:
-            self._rebuild_metric(work, site, metric, from_oar, progress)
-        elif from_oar:
-            terms = declared_terms(self.settings, self._oar)
-            reread_jobs(work, site, terms, progress)
-        else:
-            restore_totals(self._ledger, site, self.settings.window, progress)
-        return self._report(work.tally, self._notices(self._site()))
+        with self._noted("rebuild") as entry:
+            site = self._site()
+            work = Pass(self._ledger, self._oar, entry.began)
+            found = []
+            if metric is not None:
+                self._rebuild_metric(work, site, metric, from_oar, progress)
+            elif from_oar:
+                terms = declared_terms(self.settings, self._oar)
+                reread_jobs(work, site, terms, progress)
+            else:
+                restore_totals(self._ledger, site, self.settings.window, progress)
+            if site.purged_before is not None and (metric is not None or from_oar):
+                found.append(
+                    f"what ended before {formats.date(site.purged_before)} was purged: it stays "
+                    "as it was recorded, and counts in no metric that was added since"
+                )
+            entry.report = self._report(work.tally, self._notices(self._site()) + found)
+        return entry.report
+
+    def purge(self, before: int, *, progress: Progress | None = None) -> tuple[int, int]:
+        """Drop spans and rates of jobs that ended before *before*; every total stays.
+
+        *before*, epoch seconds, is moved to the bound of windows at or before it. Returns that
+        bound and how many jobs were purged. They can no longer be corrected, nor counted in other
+        metrics or under other terms. Raises :class:`oar_accounting.BadSpan` where catch-up still
+        compares such jobs with OAR.
+        """
+        with self._noted("purge") as entry:
+            latest = entry.began - self.settings.recheck_days * DAY
+            bound, count = purge(self._ledger, self._site(), before, latest, progress)
+            entry.report = PassReport(done=count)
+        return bound, count
+
+    def forget_user(self, user: str) -> str:
+        """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.
+
+        What was used stays. Raises :class:`oar_accounting.UnknownName`.
+        """
+        with self._noted("forget-user"):
+            with self._ledger.writing() as book:
+                return forget(book, user)
+
+    def retire(self, first: int) -> int:
+        """Give free the job ids from *first* on, which OAR uses for other jobs; how many.
+
+        What the recorded jobs used stays.
+        """
+        with self._noted("retire") as entry:
+            with self._ledger.writing() as book:
+                count = retire(book, first, entry.began)
+            entry.report = PassReport(done=count)
+        return count
 
     def verify(self, *, most: int = 10) -> list[Difference]:
         """The first totals that are not what spans, rates and entries give; none is good."""
@@ -202,6 +264,27 @@ class Accounting:
                     "oar-accounting catch-up"
                 )
             return queries.usage(connection, site, by, metrics, start, stop)
+
+    @contextmanager
+    def _noted(self, verb: str, *, wait: bool = True) -> Iterator[Entry]:
+        """A pass that leaves a row in the journal, whatever comes of it."""
+        self._site()
+        began = int(time.time())
+        with self._ledger.writing(wait=wait) as book:
+            number = journal.begin(book.connection, book.site.site_id, verb, began)
+        entry = Entry(began)
+        try:
+            yield entry
+        except BaseException as error:
+            reason = str(error) if isinstance(error, AccountingError) else type(error).__name__
+            with (
+                suppress(AccountingError),
+                dialects.writing(self.engine, wait=False) as connection,
+            ):
+                journal.fail(connection, number, int(time.time()), reason)
+            raise
+        with dialects.writing(self.engine) as connection:
+            journal.finish(connection, number, int(time.time()), entry.report)
 
     def _site(self) -> Site:
         """The site, added under the settings' terms where it is new."""
@@ -246,3 +329,10 @@ class Accounting:
             restore_totals(self._ledger, site, site.terms.window, progress)
         else:
             build_metric(work, site, declared[name], progress)
+
+
+def _long_ago(last_pass: int) -> str:
+    return (
+        f"the last pass was on {formats.date(last_pass)}: was the accounting restored from a dump? "
+        "All that OAR still has was recorded again since"
+    )

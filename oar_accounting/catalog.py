@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import Connection, Row, Select, insert, select
+from sqlalchemy import Connection, Row, Select, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from oar_accounting import bulk, dialects, schema
@@ -31,6 +31,7 @@ class Site:
     terms: Terms
     unfinished: str  #: the rebuild that began and has not ended
     high_water_mark: int  #: the highest job id a pass has seen
+    purged_before: int | None  #: epoch seconds; what ended before has no spans and rates
     last_pass: int | None  #: epoch seconds
 
 
@@ -119,6 +120,7 @@ def _site(row: Row[tuple[int, ...]]) -> Site:
         ),
         unfinished=values["unfinished"],
         high_water_mark=values["high_water_mark"],
+        purged_before=values["purged_before"],
         last_pass=values["last_pass"],
     )
 
@@ -189,9 +191,13 @@ class Accounts:
         self.site_id = site_id
         self._ids: dict[Names, int] = {}
         self._last = 0
+        self._forgotten = 0
 
     def refresh(self, connection: Connection) -> None:
-        """Learn the accounts that were added since the last look."""
+        """Learn the accounts that were added since the last look, or all where users went."""
+        marks = select(func.count()).where(schema.forgotten.c.site_id == self.site_id)
+        if (forgotten := connection.execute(marks).scalar_one()) != self._forgotten:
+            self._ids, self._last, self._forgotten = {}, 0, forgotten
         table = schema.accounts.c
         query = (
             select(

@@ -25,14 +25,14 @@ OVERLAP = 10_000
 class CatchUp:
     """One pass over what is new or has changed in OAR."""
 
-    def __init__(self, ledger: Ledger, oar: OarJobs, site: Site, progress: Progress | None) -> None:
+    def __init__(self, work: Pass, site: Site, progress: Progress | None) -> None:
         self.seen = site.high_water_mark
         self.notices: list[str] = []
-        self._ledger = ledger
-        self._oar = oar
+        self._ledger = work.ledger
+        self._oar = work.oar
         self._site = site
         self._progress = progress
-        self._work = Pass(ledger, oar)
+        self._work = work
         self._analyzed = 0
 
     def run(self, ended_since: int, *, full: bool) -> Tally:
@@ -123,9 +123,8 @@ def oar_pages(oar: OarJobs, last: int) -> Iterator[Ints]:
         last = int(page[-1])
 
 
-def ledger_pages(ledger: Ledger, site: Site) -> Iterator[Ints]:
-    """All recorded job ids, ascending, a page at a time."""
-    last = 0
+def ledger_pages(ledger: Ledger, site: Site, last: int = 0) -> Iterator[Ints]:
+    """All recorded job ids above *last*, ascending, a page at a time."""
     while True:
         with ledger.reading() as (connection, _):
             page = recorded_above(connection, site.site_id, last, blocks.BLOCK)

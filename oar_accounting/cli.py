@@ -151,7 +151,7 @@ def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 @command("init")
 @click.pass_obj
 def init(options: Options) -> None:
-    """Create the accounting tables, or check that they are there.
+    """Create the accounting tables, bring them to this version, or check that they are there.
 
     Where the role may not create tables, the SQL to run as one that may is printed.
 
@@ -161,7 +161,9 @@ def init(options: Options) -> None:
     with options.accounting() as accounting:
         created = accounting.init()
         place = dialects.shown(accounting.engine.url)
-    click.echo(f"{place}: the accounting tables {'were created' if created else 'are there'}")
+    click.echo(
+        f"{place}: the accounting tables {'were created or upgraded' if created else 'are there'}"
+    )
 
 
 @command("catch-up")
@@ -309,11 +311,75 @@ def usage(options: Options, /, by: tuple[str, ...], form: str | None, **given: A
             click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
 
 
+@command("purge")
+@click.option(
+    "--before", "before", required=True, metavar="TIME", help="A date (UTC) or epoch seconds."
+)
+@click.pass_obj
+def purge(options: Options, before: str) -> None:
+    """Drop the details of jobs that ended long ago; every total stays.
+
+    Such jobs can no longer be corrected, nor counted in metrics that are added later.
+
+    \b
+    Example: oar-accounting purge --before 2024-01-01
+    """
+    instant = formats.instant(before)
+    with options.accounting() as accounting, progress_bar("looked at") as progress:
+        bound, count = accounting.purge(instant, progress=progress)
+    click.echo(f"{count} jobs that ended before {formats.date(bound)} were purged")
+
+
+@command("forget-user")
+@click.argument("user")
+@click.pass_obj
+def forget_user(options: Options, user: str) -> None:
+    """Put a pseudonym in the place of a user's name; what was used stays.
+
+    Jobs that OAR still has, or will have, of this user are recorded under the pseudonym.
+
+    \b
+    Example: oar-accounting forget-user alice
+    """
+    with options.accounting() as accounting:
+        pseudonym = accounting.forget_user(user)
+    click.echo(f"{formats.printable(user)} is {pseudonym} from now on")
+
+
+@command("retire")
+@click.option(
+    "--from",
+    "first",
+    required=True,
+    metavar="JOB",
+    type=click.IntRange(1, 2**62),
+    help="The first job id that OAR gives, or may give, to another job.",
+)
+@click.pass_obj
+def retire(options: Options, first: int) -> None:
+    """Give job ids free that OAR uses again: restored from a dump, or installed anew.
+
+    What the recorded jobs used stays.
+
+    \b
+    Example: oar-accounting retire --from 1
+    """
+    with options.accounting() as accounting:
+        count = accounting.retire(first)
+    click.echo(f"{count} jobs keep what they used, and gave their ids free")
+
+
 @command("schema")
 @click.argument("database", required=False, type=click.Choice(dialects.DATABASES))
+@click.option(
+    "--upgrade-to",
+    "version",
+    type=click.IntRange(2, schema.VERSION),
+    help="The SQL that brings the tables of the version before to this one.",
+)
 @click.pass_obj
-def print_schema(options: Options, database: str | None) -> None:
-    """Print the SQL that creates the accounting tables.
+def print_schema(options: Options, database: str | None, version: int | None) -> None:
+    """Print the SQL that creates or upgrades the accounting tables.
 
     Without DATABASE: for the database that the settings name.
 
@@ -323,7 +389,8 @@ def print_schema(options: Options, database: str | None) -> None:
     if database is None:
         with options.accounting() as accounting:
             database = dialects.database_name(accounting.engine)
-    click.echo(schema.ddl(database), nl=False)
+    text = schema.ddl(database) if version is None else schema.upgrade_ddl(database, version)
+    click.echo(text, nl=False)
 
 
 @command("demo")

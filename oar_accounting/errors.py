@@ -2,11 +2,13 @@
 
     AccountingError
     ├── SettingsError        a file, key or value of the settings is wrong
-    ├── DatabaseError  the database cannot be reached, or refused or dropped us
+    ├── DatabaseError        the database cannot be reached, or refused or dropped us
     ├── OarSchemaError       OAR's tables or columns are not what we read
     ├── SchemaError          our own tables are missing, of another version, or may not be made
     ├── UnknownName          a metric, grouping key or site that does not exist
     ├── BadSpan              a span of time that cannot be answered
+    ├── OtherOar             OAR's jobs are not those that are recorded under their ids
+    ├── Purged               what is asked for was purged
     ├── AmountOverflow       an amount does not fit in 63 bits
     └── WriterBusy           another process writes for this site and we were told not to wait
 
@@ -41,6 +43,14 @@ class UnknownName(AccountingError):
 
 class BadSpan(AccountingError):
     """A span of time that is empty, reversed or not on the bounds of windows."""
+
+
+class OtherOar(AccountingError):
+    """OAR was restored or installed anew, or is another one: its ids name other jobs."""
+
+
+class Purged(AccountingError):
+    """Spans and rates that this needs were purged."""
 
 
 class AmountOverflow(AccountingError):

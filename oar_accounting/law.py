@@ -13,7 +13,7 @@ from oar_accounting import bulk, schema
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.columns import Ints, Totals, add_up, difference
 from oar_accounting.ledger import Book, amounts_of
-from oar_accounting.recorded import read_entries, read_rates, read_spans, recorded_above
+from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
 from oar_accounting.records import Difference
 
 #: Rows of totals compared at once.
@@ -79,7 +79,7 @@ def _within(account_id: Ints, accounts: Range) -> Ints:
 
 
 def _pages(connection: Connection, site_id: int) -> Iterator[Ints]:
-    last = -(2**63)
+    last = LOWEST
     while len(ids := recorded_above(connection, site_id, last, JOBS_AT_ONCE)):
         yield ids
         last = int(ids[-1])

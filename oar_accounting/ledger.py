@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, select
 
 from oar_accounting import bulk, catalog, dialects, schema
 from oar_accounting.blocks import SPARSE_BLOCK, among, id_blocks, is_dense, short_lists
@@ -114,11 +114,16 @@ def check_version(connection: Connection) -> None:
             f"{dialects.shown(connection.engine.url)}: the accounting tables are not there; "
             "create them with: oar-accounting init"
         )
-    found = connection.execute(select(func.max(schema.schema_version.c.version))).scalar()
-    if found != schema.VERSION:
+    found = schema.version_of(connection) or 0
+    if found < schema.VERSION:
         raise SchemaError(
             f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
-            f"{found}, this program writes version {schema.VERSION}"
+            f"{found}; bring them to version {schema.VERSION} with: oar-accounting init"
+        )
+    if found > schema.VERSION:
+        raise SchemaError(
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
+            f"{found}, this program writes version {schema.VERSION}: install the newer one"
         )
 
 
@@ -203,6 +208,49 @@ class Book:
         before, _ = self._withdraw(ids, everything)
         self.move(difference(Totals.concat([]), before))
 
+    def carry(self, ids: Ints, before: int) -> int:
+        """Drop spans and rates of those of the jobs that ended *before*; how many that are.
+
+        What they gave to the totals is carried as entries of one job, so that the law holds.
+        """
+        jobs, _ = self._recorded(ids)
+        spans = self.spans(jobs.job_id)
+        later = np.union1d(
+            spans.job_id[spans.stop_time > before], jobs.job_id[jobs.stop_time > before]
+        )
+        ended = (jobs.closed == schema.CLOSED_JOB) & (jobs.unsettled == 0)
+        gone = jobs.job_id[ended & ~np.isin(jobs.job_id, later)]
+        if not len(gone):
+            return 0
+        rates = self.rates(gone)
+        entries = read_entries(self.connection, self.site.site_id, gone)
+        spans = spans.take(np.isin(spans.job_id, gone))
+        carried = amounts_of(gone, spans, rates, entries, self.site.terms.window).as_dict()
+        for block in short_lists(gone):
+            for table in (schema.spans, schema.rates, schema.entries):
+                self._delete(table, table.c.job_id.in_(block))
+            self.connection.execute(
+                schema.jobs.update()
+                .where(schema.jobs.c.site_id == self.site.site_id, schema.jobs.c.job_id.in_(block))
+                .values(closed=schema.PURGED_JOB)
+            )
+        count = len(carried["asked"])
+        keys = {
+            "site_id": np.full(count, self.site.site_id),
+            "job_id": np.full(count, schema.CARRIED),
+        }
+        bulk.add_columns(self.connection, schema.entries, {**keys, **carried})
+        return len(gone)
+
+    def open_carrying(self) -> None:
+        """Make the job under which purged amounts stand, where it is missing."""
+        if len(self.known(ints([schema.CARRIED]))):
+            return
+        values = dict.fromkeys(JobRecords.__slots__, 0)
+        values |= {"job_id": schema.CARRIED, "closed": schema.CLOSED_JOB}
+        texts = {"state": schema.CARRYING, "types": ""}
+        self._insert(schema.jobs, {name: [value] for name, value in (values | texts).items()})
+
     def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:
         """Say exactly this about one metric of the jobs: their *rates* in it; ids ascending."""
         for block in id_blocks(ids):
@@ -239,6 +287,15 @@ class Book:
                 catalog.remove_metric(self.connection, site_id, each.metric_id)
         number = catalog.add_metric(self.connection, site_id, metric, schema.BUILDING)
         return StoredMetric(metric_id=number, metric=metric, state=schema.BUILDING)
+
+    def carry_on(self, before: StoredMetric, metric: StoredMetric) -> None:
+        """Give *metric* the amounts that are carried of *before*, which is counted alike."""
+        carried = read_entries(self.connection, self.site.site_id, ints([schema.CARRIED]))
+        carried = carried.take(carried.metric_id == before.metric_id)
+        carried = replace(carried, metric_id=np.full(len(carried), metric.metric_id))
+        self._insert(schema.entries, carried.as_dict())
+        none = (Spans.concat([]), Rates.concat([]))
+        self.move(amounts_of(ints([schema.CARRIED]), *none, carried, self.site.terms.window))
 
     def check_building(self, metric: StoredMetric) -> None:
         """Raise :class:`WriterBusy` where a later `begin_metric` has thrown the metric away."""

@@ -119,6 +119,11 @@ class Snapshot:
         query = select(jobs.job_id).where(jobs.stop_time >= instant, jobs.state.in_(ENDED))
         return np.sort(bulk.read_ints(self._connection, query)[0])
 
+    def highest_id(self) -> int:
+        """The highest job id; 0 where there is no job."""
+        query = select(func.coalesce(func.max(oar_tables.jobs.c.job_id), 0))
+        return int(self._connection.execute(query).scalar_one())
+
     def count_above(self, last: int) -> int:
         """How many jobs have an id above *last*."""
         query = select(func.count()).where(oar_tables.jobs.c.job_id > last)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sqlalchemy import Connection
 
+from oar_accounting import schema
 from oar_accounting.catalog import LONGEST_NAME, Accounts, Site, StoredMetric
 from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder, Holdings, distinct, located
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar_jobs import OarJobs, Snapshot
@@ -29,6 +31,7 @@ class Tally:
 
     done: int = 0
     changed: int = 0
+    purged: int = 0
     problems: dict[int, str] = field(default_factory=dict)
 
 
@@ -60,10 +63,12 @@ class Reading:
 class Pass:
     """Settles blocks of jobs, and keeps the tally."""
 
-    def __init__(self, ledger: Ledger, oar: OarJobs) -> None:
+    def __init__(self, ledger: Ledger, oar: OarJobs, now: int) -> None:
+        """*now*: epoch seconds, when the pass began."""
         self.ledger = ledger
         self.oar = oar
         self.tally = Tally()
+        self._now = now
         self._holder = Holder(self.tally.problems)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
@@ -74,7 +79,7 @@ class Pass:
         """
         with self.ledger.writing() as book:
             with self.oar.snapshot() as snapshot:
-                rows = snapshot.rows(block)
+                rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
                 found = rows.job_id
                 known = book.known(block)
                 self._gone(book, known, rows)
@@ -82,6 +87,7 @@ class Pass:
                 changed = rows.job_id[differs]
                 chosen = differs | force
                 chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
+                chosen &= ~self._purged(rows, known, differs)
                 rows = rows.take(chosen)
                 reading = self._read(snapshot, book, rows, known)
             rows = rows.take(~self._stripped(known, reading, rows))
@@ -102,7 +108,7 @@ class Pass:
             book.check_building(metric)
             with self.oar.snapshot() as snapshot:
                 recorded = np.unique(book.spans(block).job_id)
-                rows = snapshot.rows(block)
+                rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
                 rows = rows.take(np.isin(rows.job_id, recorded))
                 rows = rows.take(~self._reused(rows, book.known(block)))
                 held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
@@ -132,10 +138,19 @@ class Pass:
             )
         return other
 
+    def _purged(self, rows: JobRows, known: JobRecords, differs: Bools) -> Bools:
+        """The jobs whose spans and rates were purged: what they gave to the totals stays."""
+        purged = np.isin(rows.job_id, known.job_id[known.closed == schema.PURGED_JOB])
+        for job in rows.job_id[purged & differs].tolist():
+            self.tally.problems[job] = "has changed in OAR since it was purged; kept as recorded"
+        self.tally.purged += int(np.count_nonzero(purged))
+        return purged
+
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
         with self.oar.snapshot() as snapshot:
             rows = snapshot.rows(block)
+        rows = Forgotten.of(connection, site.site_id).rows(rows)
         known = known_jobs(connection, site.site_id, block)
         lost = known.job_id[(known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id)]
         accounts = self.ledger.accounts(connection, site)
@@ -177,6 +192,9 @@ class Pass:
             there &= known.submission_time == rows.submission_time[at]
         lost = known.take((known.unsettled == 1) & ~there)
         last_pass = book.site.last_pass
+        if last_pass is not None:
+            # The clock may have been ahead at that pass.
+            last_pass = min(last_pass, self._now)
         for job in lost.job_id.tolist():
             self.tally.problems[job] = "OAR no longer has it; it is recorded up to " + (
                 "its start" if last_pass is None else f"the last pass, at {last_pass}"

@@ -3,17 +3,20 @@
 The law holds at every commit.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from oar_accounting import catalog, law, schema
+from oar_accounting import catalog, formats, law, schema
 from oar_accounting.blocks import id_blocks
-from oar_accounting.catalog import Site
+from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.catch_up import ledger_pages, oar_pages
+from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics import Metric
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Progress, Shown
 from oar_accounting.readings import Terms
+from oar_accounting.recorded import LOWEST
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
 
@@ -69,13 +72,26 @@ def _jobs_of(oar: OarJobs, progress: Progress | None) -> int:
         return snapshot.count_above(0)
 
 
+def _check_name(purged_before: int, metric: Metric, active: Sequence[StoredMetric]) -> None:
+    if metric.name in (each.metric.name for each in active):
+        raise Purged(
+            f"metric {metric.name} is recorded under another definition, and what it was before "
+            f"{formats.date(purged_before)} was purged: declare the new one under another name"
+        )
+
+
 def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | None) -> None:
     """Fill the past of a metric from OAR's resources; what was shown is shown until it is full."""
     with work.ledger.writing() as book:
+        active = [m for m in book.metrics() if m.state == schema.ACTIVE]
+        standing = [m for m in active if m.metric == metric]
+        if book.site.purged_before is not None and not standing:
+            _check_name(book.site.purged_before, metric, active)
         building = book.begin_metric(metric)
-        standing = [m for m in book.metrics() if m.metric == metric and m.state == schema.ACTIVE]
+        if standing:
+            book.carry_on(standing[0], building)
     before = standing[0] if standing else None
-    pages = list(ledger_pages(work.ledger, site))
+    pages = list(ledger_pages(work.ledger, site, LOWEST))
     shown = Shown(progress, sum(map(len, pages)))
     for page in pages:
         for block in id_blocks(page):

@@ -13,6 +13,9 @@ from oar_accounting.readings import RUNNING
 
 T = TypeVar("T", bound=Columns)
 
+#: Below every id: those of retired jobs are below zero.
+LOWEST = -(2**63)
+
 
 @dataclass(frozen=True, slots=True)
 class JobRecords(Columns):
@@ -86,6 +89,18 @@ def recorded_above(connection: Connection, site_id: int, last: int, most: int) -
         .limit(most)
     )
     return bulk.read_ints(connection, query)[0]
+
+
+def recorded_below(connection: Connection, site_id: int, first: int, most: int) -> Ints:
+    """The highest recorded ids of OAR's below *first*, ascending, *most* of them at most."""
+    table = schema.jobs.c
+    query: Select[Any] = (
+        select(table.job_id)
+        .where(table.site_id == site_id, table.job_id < first, table.job_id > schema.CARRIED)
+        .order_by(table.job_id.desc())
+        .limit(most)
+    )
+    return np.sort(bulk.read_ints(connection, query)[0])
 
 
 def open_jobs(connection: Connection, site_id: int) -> int:

@@ -23,6 +23,20 @@ class PassReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassRecord:
+    """A pass as the journal has it. Times are epoch seconds UTC."""
+
+    verb: str  #: catch-up, record, rebuild ...
+    began: int
+    ended: int | None  #: None: it is at work, or it was killed
+    outcome: str  #: running, done or failed
+    done: int
+    changed: int
+    problems: int
+    message: str  #: why it failed, or the first of its problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
 

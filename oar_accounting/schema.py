@@ -5,6 +5,8 @@ metric's unit divided by its scale. The large tables carry no foreign keys: they
 bulk by one writer at a time, and a check per row would cost more than the writing.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -17,7 +19,9 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    func,
     inspect,
+    select,
 )
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -25,13 +29,19 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oar_accounting import dialects
 from oar_accounting.dialects import Name, Words
 
-VERSION = 1
+VERSION = 2
 
 #: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
 ACTIVE, BUILDING = "active", "building"
 
-#: A job whose row in OAR may still change: everything but Terminated, Error and `VANISHED`.
+#: The state of a job that OAR deleted before it had ended.
 VANISHED = "Vanished"
+
+#: What ``closed`` of a job says: it has not ended, it has, or it has and its spans and rates were
+#: dropped: what it gave to the totals stands in the entries of the job `CARRIED`.
+OPEN_JOB, CLOSED_JOB, PURGED_JOB = 0, 1, 2
+#: The id, and the state, of what is no job of OAR: under it stand the amounts of purged jobs.
+CARRIED, CARRYING = 0, "Purged"
 
 metadata = MetaData()
 
@@ -102,7 +112,7 @@ jobs = Table(
     Column("stop_time", BigInteger, nullable=False),
     Column("walltime", BigInteger, nullable=False),
     Column("types", Words, nullable=False),
-    # 1: the job has ended and stands in the totals.
+    # 1: the job has ended and stands in the totals; 2: and was purged.
     Column("closed", SmallInteger, nullable=False),
     # 1: OAR may still change the job: every pass looks at it again.
     Column("unsettled", SmallInteger, nullable=False),
@@ -165,12 +175,59 @@ totals = Table(
     **dialects.BULK,
 )
 
+passes = Table(
+    "accounting_passes",
+    metadata,
+    Column("pass_id", Integer, primary_key=True),
+    Column("site_id", Integer, ForeignKey("accounting_sites.site_id"), nullable=False),
+    Column("verb", String(16), nullable=False),
+    Column("began", BigInteger, nullable=False),
+    # NULL while it is at work, and for ever where it was killed.
+    Column("ended", BigInteger),
+    Column("outcome", String(8), nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("problems", BigInteger, nullable=False),
+    # Why it failed, or the first of its problems.
+    Column("message", Words, nullable=False),
+    CheckConstraint("outcome IN ('running', 'done', 'failed')", name="accounting_passes_outcome"),
+    sqlite_autoincrement=True,
+    **dialects.TABLE,
+)
+
+forgotten = Table(
+    "accounting_forgotten",
+    metadata,
+    Column("site_id", Integer, ForeignKey("accounting_sites.site_id"), primary_key=True),
+    # SHA-256 of the salt and the user's name: OAR may still have the name.
+    Column("digest", String(64), primary_key=True),
+    Column("salt", String(32), nullable=False),
+    Column("pseudonym", Name, nullable=False),
+    **dialects.TABLE,
+)
+
+#: The tables that each version added to the one before.
+ADDED = {2: (passes, forgotten)}
+
 
 def ddl(database: str) -> str:
     """The statements that create our tables on *database* (postgresql, mariadb or sqlite)."""
+    return _created(database, metadata.sorted_tables) + (
+        f"\n\nINSERT INTO {schema_version.name} (version) VALUES ({VERSION});\n"
+    )
+
+
+def upgrade_ddl(database: str, version: int) -> str:
+    """The statements that bring our tables from the version before to *version*."""
+    return _created(database, ADDED[version]) + (
+        f"\n\nUPDATE {schema_version.name} SET version = {version};\n"
+    )
+
+
+def _created(database: str, tables: Sequence[Table]) -> str:
     dialect = dialects.dialect_of(database)
     statements = []
-    for table in metadata.sorted_tables:
+    for table in tables:
         statements.append(CreateTable(table).compile(dialect=dialect))
         statements += [
             CreateIndex(index).compile(dialect=dialect)
@@ -178,11 +235,7 @@ def ddl(database: str) -> str:
         ]
     texts = [str(statement).strip().replace("\t", "    ") for statement in statements]
     lines = "\n".join(f"{text};\n" for text in texts).splitlines()
-    return "\n".join(line.rstrip() for line in lines) + _version_row()
-
-
-def _version_row() -> str:
-    return f"\n\nINSERT INTO {schema_version.name} (version) VALUES ({VERSION});\n"
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def is_complete(connection: Connection) -> bool:
@@ -205,8 +258,15 @@ def first_missing(connection: Connection) -> str | None:
     return None
 
 
+def version_of(connection: Connection) -> int | None:
+    """The version of our tables; None where they are not there, or not to the end."""
+    if not is_complete(connection):
+        return None
+    return int(connection.execute(select(func.max(schema_version.c.version))).scalar_one())
+
+
 def create(connection: Connection) -> None:
     """Create what is missing of our tables and write the version."""
     metadata.create_all(connection)
-    if connection.execute(schema_version.select()).first() is None:
+    if not connection.execute(schema_version.update().values(version=VERSION)).rowcount:
         connection.execute(schema_version.insert().values(version=VERSION))

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, create_engine, delete
 
 from oar_accounting import (
     Accounting,
+    OtherOar,
     PassReport,
     SettingsError,
     UnknownName,
@@ -292,6 +293,7 @@ def test_only_a_full_pass_finds_an_old_correction(
     accounting = opened(engine)
     accounting.catch_up()
     clock.now = T0 + days * DAY
+    accounting.catch_up()
     oar.update_job(job, start_time=T0 - 30)
     assert counts(accounting.catch_up()) == (0, found, 0)
     assert lawful(accounting).used() == (30 if found else 10)
@@ -330,7 +332,7 @@ def test_names_changed_after_recording_are_followed(engine: Engine) -> None:
 
 def test_jobs_that_oar_deleted_keep_their_amounts(engine: Engine) -> None:
     oar = SmallOar(engine)
-    kept, deleted = oar.add_job(cores=1), oar.add_job(cores=2)
+    kept, deleted, _ = oar.add_job(cores=1), oar.add_job(cores=2), oar.add_job(cores=3)
     accounting = opened(engine)
     accounting.catch_up()
     before = Recorded(accounting).everything()
@@ -489,9 +491,7 @@ def test_a_resource_added_during_a_pass_is_known_to_it(
     assert first < second
 
 
-def test_an_id_used_again_for_another_job_is_reported_and_not_overwritten(
-    engine: Engine,
-) -> None:
+def test_an_id_used_again_for_another_job_is_never_overwritten(engine: Engine) -> None:
     oar = SmallOar(engine)
     job = oar.add_job(cores=1)
     accounting = opened(engine)
@@ -499,15 +499,16 @@ def test_an_id_used_again_for_another_job_is_reported_and_not_overwritten(
     before = Recorded(accounting).everything()
     oar.remove_job(job)
     oar.add_job(job_id=job, user="eve", cores=8, start=T0 + HOUR)
+    for full in (False, True):
+        with pytest.raises(OtherOar, match=f"retire --from {job}\n"):
+            accounting.catch_up(full=full)
     verbs: list[Verb] = [
-        accounting.catch_up,
-        lambda: accounting.catch_up(full=True),
         lambda: accounting.record([job]),
         lambda: accounting.rebuild(from_oar=True),
     ]
     for verb in verbs:
         assert "is another job now" in reasons(verb())[job]
-        assert lawful(accounting).everything() == before
+    assert lawful(accounting).everything() == before
 
 
 @on_sqlite
@@ -521,10 +522,14 @@ def test_an_open_job_whose_id_is_used_again_ends_at_the_last_pass(
     accounting.catch_up()
     oar.remove_job(job)
     oar.add_job(job_id=job, user="eve", cores=8, start=T0 + HOUR)
+    assert accounting.retire(job) == 1
     report = accounting.catch_up()
-    assert set(reasons(report)) == {job}
+    assert reasons(report) == {}
     assert report.open == 0
-    assert lawful(accounting).by("user") == {"bob": (2 * HOUR, 500)}
+    assert lawful(accounting).by("user") == {
+        "bob": (2 * HOUR, 500),
+        "eve": (16 * HOUR, 8 * HOUR),
+    }
 
 
 # -- problems ---------------------------------------------------------------------------------

@@ -26,7 +26,10 @@ from oar_accounting import Accounting, cli, oar_tables, schema
 from tests.servers import Database
 
 ROOT = Path(oar_accounting.__file__).parents[1]
-COMMANDS = ("catch-up", "demo", "init", "rebuild", "record", "schema", "usage", "verify")
+COMMANDS = (
+    *("catch-up", "demo", "forget-user", "init", "purge", "rebuild", "record", "retire"),
+    *("schema", "usage", "verify"),
+)
 DAY = 86_400
 
 

@@ -94,6 +94,15 @@ CREATE TABLE accounting_accounts (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
+CREATE TABLE accounting_forgotten (
+    site_id INTEGER NOT NULL,
+    digest VARCHAR(64) NOT NULL,
+    salt VARCHAR(32) NOT NULL,
+    pseudonym VARCHAR(255) NOT NULL,
+    PRIMARY KEY (site_id, digest),
+    FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
+);
+
 CREATE TABLE accounting_metrics (
     metric_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     site_id INTEGER NOT NULL,
@@ -108,4 +117,19 @@ CREATE TABLE accounting_metrics (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
-INSERT INTO accounting_schema (version) VALUES (1);
+CREATE TABLE accounting_passes (
+    pass_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    site_id INTEGER NOT NULL,
+    verb VARCHAR(16) NOT NULL,
+    began BIGINT NOT NULL,
+    ended BIGINT,
+    outcome VARCHAR(8) NOT NULL,
+    done BIGINT NOT NULL,
+    changed BIGINT NOT NULL,
+    problems BIGINT NOT NULL,
+    message TEXT NOT NULL,
+    CONSTRAINT accounting_passes_outcome CHECK (outcome IN ('running', 'done', 'failed')),
+    FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
+);
+
+INSERT INTO accounting_schema (version) VALUES (2);

@@ -1,0 +1,86 @@
+"""Users who are forgotten: everywhere a pseudonym stands for them, and what they used stays.
+
+OAR may still have the name, and a pass reads it again: so that it stays forgotten, a salted digest
+of the name leads to the pseudonym. Whoever guesses a name can check the guess against it.
+"""
+
+import secrets
+from dataclasses import replace
+from hashlib import sha256
+from typing import Self
+
+import numpy as np
+from sqlalchemy import Connection, insert, select
+
+from oar_accounting import journal, schema
+from oar_accounting.catalog import digest
+from oar_accounting.columns import JobRows
+from oar_accounting.errors import UnknownName
+from oar_accounting.ledger import Book
+
+
+class Forgotten:
+    """The forgotten users of a site."""
+
+    def __init__(self, marks: list[tuple[str, str, str]]) -> None:
+        """With salt, digest and pseudonym of each."""
+        self._marks = marks
+
+    @classmethod
+    def of(cls, connection: Connection, site_id: int) -> Self:
+        """Those of the site."""
+        table = schema.forgotten.c
+        query = select(table.salt, table.digest, table.pseudonym).where(table.site_id == site_id)
+        return cls([(row[0], row[1], row[2]) for row in connection.execute(query)])
+
+    def pseudonyms(self) -> set[str]:
+        """The pseudonyms that stand for them."""
+        return {pseudonym for _, _, pseudonym in self._marks}
+
+    def name(self, user: str) -> str:
+        """The pseudonym of a user who is forgotten, the name of any other."""
+        for salt, mark, pseudonym in self._marks:
+            if _mark(salt, user) == mark:
+                return pseudonym
+        return user
+
+    def rows(self, rows: JobRows) -> JobRows:
+        """The same jobs, those of forgotten users under their pseudonyms."""
+        if not self._marks:
+            return rows
+        names = {user: self.name(user) for user in dict.fromkeys(rows.user.tolist())}
+        users = np.array([names[user] for user in rows.user.tolist()], dtype=object)
+        return replace(rows, user=users)
+
+
+def forget(book: Book, user: str) -> str:
+    """Put a new pseudonym in the place of the user's name; the pseudonym.
+
+    Raises :class:`UnknownName` where nothing is recorded under the name.
+    """
+    connection, site_id = book.connection, book.site.site_id
+    table = schema.accounts.c
+    accounts = {key: names for key, names in book.accounts.names().items() if names[0] == user}
+    if not accounts:
+        raise UnknownName(f"nothing is recorded of a user {user!r} on site {book.site.name!r}")
+    if user in Forgotten.of(connection, site_id).pseudonyms():
+        raise UnknownName(f"{user!r} is a pseudonym: that user is forgotten already")
+    pseudonym, salt = f"forgotten-{secrets.token_hex(4)}", secrets.token_hex(16)
+    for account_id, (_, *others) in accounts.items():
+        names = (pseudonym, others[0], others[1], others[2])
+        connection.execute(
+            schema.accounts.update()
+            .where(table.account_id == account_id)
+            .values(user_name=pseudonym, digest=digest(names))
+        )
+    connection.execute(
+        insert(schema.forgotten).values(
+            site_id=site_id, digest=_mark(salt, user), salt=salt, pseudonym=pseudonym
+        )
+    )
+    journal.forget_messages(connection, site_id, user)
+    return pseudonym
+
+
+def _mark(salt: str, user: str) -> str:
+    return sha256(f"{salt}:{user}".encode()).hexdigest()

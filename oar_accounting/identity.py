@@ -1,0 +1,71 @@
+"""Are these still the jobs that are recorded? OAR may be restored, installed anew, or another one.
+
+A job is another one where the id is the same and the submission time is not. Whatever happened to
+OAR, it gives ids out in order: the highest ones that both have tell it.
+"""
+
+import numpy as np
+
+from oar_accounting.blocks import id_blocks
+from oar_accounting.catalog import Site
+from oar_accounting.catch_up import ledger_pages
+from oar_accounting.columns import Ints, ints
+from oar_accounting.errors import OtherOar
+from oar_accounting.holdings import located
+from oar_accounting.ledger import Ledger
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.recorded import known_jobs, recorded_below
+
+#: Jobs that are compared by every pass.
+COMPARED = 200
+
+
+def check_identity(ledger: Ledger, oar: OarJobs, site: Site) -> list[str]:
+    """Raise :class:`OtherOar` where OAR's ids name other jobs than those recorded under them.
+
+    Otherwise a line where recorded jobs have ids that OAR has yet to give out.
+    """
+    with oar.snapshot() as snapshot:
+        highest = snapshot.highest_id()
+    with ledger.reading() as (connection, _):
+        newest = recorded_below(connection, site.site_id, highest + 1, COMPARED)
+        beyond = recorded_below(connection, site.site_id, 2**63 - 1, 1)
+    if len(_others(ledger, oar, site, newest)):
+        raise _other_oar(ledger, oar, site)
+    if not len(beyond) or int(beyond[-1]) <= highest:
+        return []
+    return [
+        f"OAR's highest job is {highest}, and job {beyond[-1]} is recorded: OAR was restored, or "
+        "its last jobs were deleted. Should OAR give their ids to other jobs: oar-accounting "
+        f"retire --from {highest + 1}"
+    ]
+
+
+def _others(ledger: Ledger, oar: OarJobs, site: Site, ids: Ints) -> Ints:
+    """Which of these recorded ids name another job in OAR."""
+    found = [ints([])]
+    for block in id_blocks(ids):
+        with oar.snapshot() as snapshot:
+            rows = snapshot.rows(block)
+        with ledger.reading() as (connection, _):
+            known = known_jobs(connection, site.site_id, block)
+        at, there = located(rows.job_id, known.job_id)
+        if len(known):
+            there &= known.submission_time[at] != rows.submission_time
+        found.append(rows.job_id[there])
+    return np.concatenate(found)
+
+
+def _other_oar(ledger: Ledger, oar: OarJobs, site: Site) -> OtherOar:
+    """The refusal, with the lowest id that names another job, and the ways out."""
+    for page in ledger_pages(ledger, site):
+        others = _others(ledger, oar, site, page)
+        if len(others):
+            break
+    first = int(others[0])
+    return OtherOar(
+        f"job {first} of OAR is not the job that is recorded under this id, nor may later ones "
+        f"be: nothing was recorded. Was OAR restored or installed anew, keep what the recorded "
+        f"jobs used and give their ids free with: oar-accounting retire --from {first}\n"
+        "Is it another OAR, record it as a site of its own: oar-accounting --site NAME catch-up"
+    )

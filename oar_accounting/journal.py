@@ -1,0 +1,100 @@
+"""The journal of passes: every run that writes leaves a row, also one that failed or was killed.
+
+The row is written when a pass begins, so that one that was killed is seen: it never ended.
+"""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, insert, select
+
+from oar_accounting import schema
+from oar_accounting.records import PassRecord, PassReport
+
+#: Rows that are kept of a site.
+MOST_PASSES = 10_000
+#: Problems that are kept of a pass, in words.
+MOST_PROBLEMS = 5
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+@dataclass(slots=True)
+class Entry:
+    """A pass at work: when it began, in epoch seconds, and what it did when it is done."""
+
+    began: int
+    report: PassReport = field(default_factory=PassReport)
+
+
+def begin(connection: Connection, site_id: int, verb: str, now: int) -> int:
+    """Note that a pass begins; its number. What is very old goes."""
+    added = connection.execute(
+        insert(schema.passes).values(
+            site_id=site_id,
+            verb=verb,
+            began=now,
+            outcome=RUNNING,
+            done=0,
+            changed=0,
+            problems=0,
+            message="",
+        )
+    ).inserted_primary_key
+    assert added is not None
+    number = int(added[0])
+    table = schema.passes.c
+    connection.execute(
+        schema.passes.delete().where(
+            table.pass_id <= number - MOST_PASSES, table.site_id == site_id
+        )
+    )
+    return number
+
+
+def finish(connection: Connection, number: int, now: int, report: PassReport) -> None:
+    """Note what a pass did."""
+    problems = report.problems[:MOST_PROBLEMS]
+    _end(
+        connection,
+        number,
+        ended=now,
+        outcome=DONE,
+        done=report.done,
+        changed=report.changed,
+        problems=len(report.problems),
+        message="\n".join(f"job {each.job_id}: {each.reason}" for each in problems),
+    )
+
+
+def fail(connection: Connection, number: int, now: int, reason: str) -> None:
+    """Note why a pass could not be finished."""
+    _end(connection, number, ended=now, outcome=FAILED, message=reason)
+
+
+def _end(connection: Connection, number: int, **values: int | str) -> None:
+    connection.execute(
+        schema.passes.update().where(schema.passes.c.pass_id == number).values(**values)
+    )
+
+
+def last_passes(connection: Connection, site_id: int, most: int) -> list[PassRecord]:
+    """The passes of the site, the newest first."""
+    table = schema.passes.c
+    columns = ("verb", "began", "ended", "outcome", "done", "changed", "problems", "message")
+    query = (
+        select(*(table[name] for name in columns))
+        .where(table.site_id == site_id)
+        .order_by(table.pass_id.desc())
+        .limit(most)
+    )
+    return [PassRecord(**dict(zip(columns, row, strict=True))) for row in connection.execute(query)]
+
+
+def forget_messages(connection: Connection, site_id: int, name: str) -> None:
+    """Empty the messages in which the name stands."""
+    table = schema.passes.c
+    connection.execute(
+        schema.passes.update()
+        .where(table.site_id == site_id, table.message.contains(name, autoescape=True))
+        .values(message="")
+    )

@@ -1,0 +1,55 @@
+"""Purge: drop spans and rates of what ended long ago, and keep every total.
+
+What a purged job gave to the totals stands on as entries, so the law still holds, totals can be
+recomputed and windows made larger. What is gone for good: the job cannot be corrected, nor counted
+in another metric, under other terms, or within a part of a window.
+"""
+
+from oar_accounting import formats, schema
+from oar_accounting.blocks import id_blocks
+from oar_accounting.catalog import Site, change_site
+from oar_accounting.catch_up import ledger_pages
+from oar_accounting.errors import BadSpan, WriterBusy
+from oar_accounting.ledger import Book, Ledger
+from oar_accounting.passes import Progress, Shown
+from oar_accounting.recorded import LOWEST
+
+
+def purge(
+    ledger: Ledger, site: Site, before: int, latest: int, progress: Progress | None
+) -> tuple[int, int]:
+    """Purge what ended before the window around *before* began; that bound, and how many jobs.
+
+    Raises :class:`BadSpan` where it is after *latest*: passes still compare those jobs. Killed, it
+    goes on where it is run again.
+    """
+    bound = before // site.terms.window * site.terms.window
+    if bound > latest:
+        raise BadSpan(
+            f"{formats.date(bound)} is too late to purge before: jobs are compared with OAR for "
+            f"some days after their end; the latest is {formats.date(latest)}"
+        )
+    with ledger.writing() as book:
+        _check_metrics(book)
+        book.open_carrying()
+        if bound > (book.site.purged_before or 0):
+            change_site(book.connection, book.site, purged_before=bound)
+    count = 0
+    pages = list(ledger_pages(ledger, site, LOWEST))
+    shown = Shown(progress, sum(map(len, pages)))
+    for page in pages:
+        for block in id_blocks(page):
+            with ledger.writing() as book:
+                _check_metrics(book)
+                count += book.carry(block, bound)
+        shown.advance(len(page))
+    return bound, count
+
+
+def _check_metrics(book: Book) -> None:
+    for each in book.metrics():
+        if each.state == schema.BUILDING:
+            raise WriterBusy(
+                f"metric {each.metric.name} is being rebuilt, and needs what would be purged; "
+                f"finish it first: oar-accounting rebuild --metric {each.metric.name}"
+            )

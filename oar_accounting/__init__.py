@@ -23,7 +23,15 @@ from oar_accounting.errors import (
     WriterBusy,
 )
 from oar_accounting.metrics import Metric
-from oar_accounting.records import Difference, PassReport, Problem, Usage, UsageReport
+from oar_accounting.records import (
+    Difference,
+    Finding,
+    PassReport,
+    Problem,
+    Status,
+    Usage,
+    UsageReport,
+)
 from oar_accounting.settings import Settings
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "BadSpan",
     "DatabaseError",
     "Difference",
+    "Finding",
     "Metric",
     "OarSchemaError",
     "OtherOar",
@@ -42,6 +51,7 @@ __all__ = [
     "SchemaError",
     "Settings",
     "SettingsError",
+    "Status",
     "UnknownName",
     "Usage",
     "UsageReport",

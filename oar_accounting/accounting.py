@@ -10,13 +10,29 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import catalog, dialects, formats, journal, law, queries, schema, settings
+from oar_accounting import (
+    catalog,
+    dialects,
+    doctor,
+    formats,
+    journal,
+    law,
+    queries,
+    schema,
+    settings,
+)
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.columns import ints
 from oar_accounting.declared import check_properties, declared_terms, notices
-from oar_accounting.errors import AccountingError, DatabaseError, SchemaError, UnknownName
+from oar_accounting.errors import (
+    AccountingError,
+    DatabaseError,
+    SchemaError,
+    SettingsError,
+    UnknownName,
+)
 from oar_accounting.forgotten import forget
 from oar_accounting.identity import check_identity
 from oar_accounting.journal import Entry
@@ -26,7 +42,7 @@ from oar_accounting.passes import Pass, Progress, Tally
 from oar_accounting.purges import purge
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
-from oar_accounting.records import Difference, PassReport, Problem, UsageReport
+from oar_accounting.records import Difference, PassReport, Problem, Status, UsageReport
 from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
 
@@ -244,6 +260,35 @@ class Accounting:
         """The first totals that are not what spans, rates and entries give; none is good."""
         with self._ledger.reading() as (connection, site):
             return [] if site is None else law.first_differences(connection, site, most)
+
+    def doctor(self, *, verify: bool = False, root: Path = Path("/")) -> Status:
+        """What is set up, what is behind and what is wrong; with *verify* of every total too.
+
+        Nothing is written, and nothing is raised: what cannot be looked at is a finding. *root* is
+        the directory below which the files of the OAR server are.
+        """
+        return doctor.examine(
+            self.settings, self._ledger, self._oar, int(time.time()), root, verify=verify
+        )
+
+    @classmethod
+    def examine(  # noqa: PLR0913 - what `open` takes, and what to look at
+        cls,
+        *,
+        oar_conf: str | Path | None = None,
+        config: str | Path | None = None,
+        url: str | URL | None = None,
+        site: str | None = None,
+        verify: bool = False,
+        root: Path = Path("/"),
+    ) -> Status:
+        """:meth:`doctor` of what :meth:`open` would open, also where that cannot be opened."""
+        try:
+            with cls.open(oar_conf=oar_conf, config=config, url=url, site=site) as accounting:
+                return accounting.doctor(verify=verify, root=root)
+        except SettingsError as error:
+            conf = settings.oar_conf_file(oar_conf)
+            return doctor.examine_machine(error, conf, int(time.time()), root)
 
     def usage(
         self,

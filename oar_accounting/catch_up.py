@@ -67,11 +67,7 @@ class CatchUp:
         return np.unique(np.concatenate(found))
 
     def _settle_new(self, page: Ints) -> None:
-        with self._ledger.reading() as (connection, _):
-            known = [
-                recorded_ids(connection, self._site.site_id, block) for block in id_blocks(page)
-            ]
-        fresh = np.setdiff1d(page, np.concatenate(known))
+        fresh = unrecorded(self._ledger, self._site, page)
         for block in id_blocks(fresh):
             last = block[-1] == fresh[-1]
             self._work.settle(block, seen_up_to=self.seen if last else 0)
@@ -121,6 +117,13 @@ def oar_pages(oar: OarJobs, last: int) -> Iterator[Ints]:
             return
         yield page
         last = int(page[-1])
+
+
+def unrecorded(ledger: Ledger, site: Site, page: Ints) -> Ints:
+    """The ids of the page that are not recorded."""
+    with ledger.reading() as (connection, _):
+        known = [recorded_ids(connection, site.site_id, block) for block in id_blocks(page)]
+    return np.setdiff1d(page, np.concatenate(known))
 
 
 def ledger_pages(ledger: Ledger, site: Site, last: int = 0) -> Iterator[Ints]:

@@ -6,8 +6,8 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from oar_accounting import dialects, errors, formats, schema
+from oar_accounting import dialects, errors, formats, passwords, schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.demo import write_demo
 from oar_accounting.display import (
@@ -29,11 +29,15 @@ from oar_accounting.display import (
     usage_objects,
     usage_table,
 )
+from oar_accounting.openmetrics import openmetrics
+from oar_accounting.records import Status
+from oar_accounting.screen import show_status
 
 EXIT_CODES = """\b
 Exit codes:
   0  done (also where another catch-up is at work)
-  1  verify found differences, or record could not record every job
+  1  verify found differences, record could not record every job, or doctor found something
+     that needs attention
   2  the command line, a setting or a name is wrong
   3  a database cannot be used, or our tables are not there
   130, 143  interrupted or told to end; the next run goes on
@@ -59,7 +63,41 @@ class Options:
             oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
         )
         with opened as accounting:
+            seen = passwords.seen_in_processes(self.url)
+            for warning in filter(None, (seen, *accounting.settings.warnings)):
+                click.echo(f"note: {formats.printable(warning)}", err=True)
             yield accounting
+
+    def examined(self, *, verify: bool) -> Status:
+        """What the doctor says of it, its commands with the options that were given here."""
+        status = Accounting.examine(
+            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site, verify=verify
+        )
+        findings = tuple(
+            replace(each, mend=self.repeated_in(each.mend)) for each in status.findings
+        )
+        return replace(status, findings=findings)
+
+    def repeated_in(self, line: str) -> str:
+        """A command of ours with the options that were given here, but for a password."""
+        ours = "oar-accounting "
+        if not line.startswith(ours):
+            return line
+        url = None
+        with suppress(errors.SettingsError):
+            url = None if self.url is None else dialects.shown(dialects.parse_url(self.url))
+        given = {
+            "--oar-conf": self.oar_conf,
+            "--config": self.config,
+            "--url": url,
+            "--site": self.site,
+        }
+        options = (
+            f"{key} {quote(word)} "
+            for key, word in given.items()
+            if word is not None and key not in line
+        )
+        return ours + "".join(options) + line.removeprefix(ours)
 
 
 @contextmanager
@@ -206,6 +244,39 @@ def record(options: Options, jobs: tuple[int, ...]) -> None:
         report = accounting.record(jobs)
     tell_report(report)
     if report.problems:
+        raise SystemExit(1)
+
+
+@command("doctor")
+@click.option("--verify", is_flag=True, help="Check every total too, which takes longer.")
+@click.option("--json", "form", flag_value="json", help="For scripts: one object.")
+@click.option(
+    "--openmetrics",
+    "form",
+    flag_value="openmetrics",
+    help="For a monitoring system, and leaves with 0: gauges of the site, of no user or job.",
+)
+@click.pass_obj
+def doctor(options: Options, verify: bool, form: str | None) -> None:
+    """What is set up, what is behind, what is wrong, and the command that mends it.
+
+    It writes nothing, and says as much as it can whatever is broken.
+
+    \b
+    Example: oar-accounting doctor
+    """
+    status = options.examined(verify=verify)
+    if form == "openmetrics":
+        click.echo(openmetrics(status), nl=False)
+        return
+    if form == "json":
+        told = asdict(status)
+        findings = told.pop("findings")
+        shown = {"status": told, "findings": findings}
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=1))
+    else:
+        show_status(status)
+    if not status.is_well:
         raise SystemExit(1)
 
 

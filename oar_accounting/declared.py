@@ -54,7 +54,7 @@ def notices(
     """Where the settings are not what is recorded, a line each, with the command to change it."""
     lines = []
     if site.unfinished:
-        lines.append(f"'{site.unfinished}' was begun and has not ended: run it again")
+        lines.append(f"a rebuild was begun and has not ended: {site.unfinished}")
     if terms.window != site.terms.window:
         lines.append(
             f"window is {terms.window} s in the settings, {site.terms.window} s as recorded: "
@@ -73,16 +73,27 @@ def notices(
 def _metric_notices(declared: Sequence[Metric], stored: Sequence[StoredMetric]) -> list[str]:
     lines = []
     active = {each.metric.name: each.metric for each in stored if each.state == schema.ACTIVE}
+    building = {each.metric.name for each in stored if each.state == schema.BUILDING}
+    names = {metric.name for metric in declared}
     for metric in declared:
         way = f"oar-accounting rebuild --metric {metric.name}"
-        if metric.name not in active:
+        if metric.name in building:
+            lines.append(
+                f"metric {metric.name} is half filled; its rebuild is at work, or was interrupted: "
+                f"{way}"
+            )
+        elif metric.name not in active:
             lines.append(f"metric {metric.name} is declared and not recorded yet: {way}")
         elif active[metric.name] != metric:
             lines.append(
                 f"metric {metric.name} is declared otherwise than it is recorded, and recorded as "
                 f"before: {way}"
             )
-    names = {metric.name for metric in declared}
+    lines += [
+        f"metric {name} is half filled and no longer declared; declare it again, then: "
+        f"oar-accounting rebuild --metric {name}"
+        for name in sorted(building - names)
+    ]
     lines += [
         f"metric {name} is recorded and no longer declared" for name in active if name not in names
     ]

@@ -5,9 +5,10 @@ SQLAlchemy's dialects are imported where they are used: the three together cost 
 fifth of a second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import (
@@ -29,6 +30,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     NoSuchModuleError,
+    OperationalError,
     SQLAlchemyError,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -44,11 +46,19 @@ DATABASES = ("mariadb", "postgresql", "sqlite")
 
 #: How long a writer waits for another one of the same site, in seconds.
 LOCK_WAIT = 600
+#: How long a server may take to accept a connection, in seconds.
+CONNECT_WAIT = 10
 
 TABLE: dict[str, Any] = {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}
 #: Tables that are read and written by their primary key only.
 BULK: dict[str, Any] = {**TABLE, "sqlite_with_rowid": False}
 
+_TITLES = {
+    "mariadb": "MariaDB",
+    "mysql": "MySQL",
+    "postgresql": "PostgreSQL",
+    "sqlite": "SQLite",
+}
 _DRIVERS = {
     "mariadb": "mariadb+pymysql",
     "mysql": "mysql+pymysql",
@@ -56,6 +66,11 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg2",
     "sqlite": "sqlite+pysqlite",
 }
+
+#: A server that is gone is noticed after two minutes; the system's own two hours are too long.
+_KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
+#: What the drivers call the password, where it follows the "?" of a URL.
+_PASSWORDS = frozenset(("passwd", "password"))
 
 
 class Name(TypeDecorator[str]):
@@ -124,6 +139,7 @@ def parse_url(url: str | URL) -> URL:
     """A database URL with its driver named. Raises :class:`SettingsError`."""
     try:
         parsed = make_url(url)
+        (parsed.password or "").encode()
     except (ArgumentError, ValueError):
         raise SettingsError(
             "a database URL looks like postgresql://user@host/oar, mysql://user@host/oar or "
@@ -140,8 +156,16 @@ def parse_url(url: str | URL) -> URL:
         raise SettingsError(
             f"database URL: driver {parsed.get_driver_name()!r} is not used here; leave it out"
         )
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise SettingsError("database URL: a SQLite database needs a file, sqlite:///FILE")
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:") or parsed.host or parsed.username:
+            raise SettingsError("database URL: a SQLite database needs a file, sqlite:///FILE")
+    # Without these two, a part of the password would be shown as a part of the place.
+    elif isinstance(url, str) and url.count("@") > 1:
+        raise SettingsError("database URL: an @ within a password or a name is written %40")
+    elif not _PASSWORDS.isdisjoint(parsed.query):
+        raise SettingsError(
+            "database URL: a password stands before the host, user:password@host, or in a file"
+        )
     if parsed.get_backend_name() in ("mysql", "mariadb"):
         parsed = parsed.update_query_dict({"charset": "utf8mb4"})
     return parsed
@@ -151,8 +175,8 @@ def open_engine(url: str | URL) -> Engine:
     """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`."""
     parsed = parse_url(url)
     try:
-        engine = create_engine(parsed)
-    except ArgumentError as error:
+        engine = create_engine(parsed, connect_args=_connect_args(parsed))
+    except (ArgumentError, ValueError) as error:
         raise SettingsError(f"database URL: {shown(parsed)}: {error}") from None
     except (ImportError, NoSuchModuleError) as error:
         extra = "postgresql" if parsed.get_backend_name() == "postgresql" else "mysql"
@@ -160,8 +184,30 @@ def open_engine(url: str | URL) -> Engine:
             f"the driver {parsed.get_driver_name()} is not installed: "
             f"pip install 'oar-accounting[{extra}]' ({error})"
         ) from None
+    if parsed.get_backend_name() in ("mysql", "mariadb") and "read_timeout" not in parsed.query:
+        event.listen(engine, "connect", _let_queries_last)
     prepare(engine)
     return engine
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """What a driver is told beside the URL, and where that does not say otherwise."""
+    told: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        told = {"connect_timeout": CONNECT_WAIT, **_KEEPALIVES}
+    elif url.get_backend_name() in ("mysql", "mariadb"):
+        # connect_timeout ends where the server accepts; its greeting is waited for as an answer is.
+        wait = url.query.get("connect_timeout", CONNECT_WAIT)
+        told = {"connect_timeout": CONNECT_WAIT, "read_timeout": int(str(wait))}
+        if url.password is not None:
+            # The driver would write it in latin-1, and every client of the server writes UTF-8.
+            told["password"] = url.password.encode()
+    return {name: value for name, value in told.items() if name not in url.query}
+
+
+def _let_queries_last(connection: Any, _: object) -> None:
+    # The driver knows no other way to limit the wait for the greeting but not for an answer.
+    connection._read_timeout = None
 
 
 def prepare(engine: Engine) -> None:
@@ -272,6 +318,13 @@ def _is_busy(error: DBAPIError) -> bool:
     return code in ("55P03", "SQLITE_BUSY") or number in (1205, 3572)
 
 
+def _is_silent(error: DBAPIError) -> bool:
+    said = str(error.orig)
+    return isinstance(error, OperationalError) and (
+        "timeout expired" in said or "timed out" in said
+    )
+
+
 def _is_overflow(error: DBAPIError) -> bool:
     said = str(error.orig)
     return (
@@ -294,6 +347,12 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
             ) from error
         if _is_busy(error) and not waited:
             raise WriterBusy("another process is writing for this site") from error
+        if _is_busy(error):
+            raise DatabaseError(
+                f"{shown(engine.url)}: waited {LOCK_WAIT} s for another writer of this site"
+            ) from error
+        if _is_silent(error):
+            raise DatabaseError(f"{shown(engine.url)}: the server does not answer") from error
         said = " ".join(str(error.orig).split())
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
     except UnicodeError as error:
@@ -312,6 +371,56 @@ def driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
         raise DBAPIError.instance(None, None, error, base) from error
     finally:
         cursor.close()
+
+
+# -- what people see --------------------------------------------------------------------------
+
+
+def changeable(connection: Connection, names: Sequence[str]) -> list[str] | None:
+    """The tables whose rows the role may change; None where the database knows no roles."""
+    if connection.dialect.name == "sqlite":
+        return None
+    if connection.dialect.name == "postgresql":
+        may_change = func.has_table_privilege
+        return [
+            name
+            for name in names
+            if connection.execute(select(may_change(name, "INSERT, UPDATE, DELETE"))).scalar_one()
+        ]
+    # What a role of the user's is granted stands here, and in no other of these tables.
+    found = connection.exec_driver_sql(
+        "SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+        " AND (FIND_IN_SET('insert', privileges) OR FIND_IN_SET('update', privileges))"
+    )
+    granted = {row[0] for row in found}
+    return [name for name in names if name in granted]
+
+
+def server(connection: Connection) -> str:
+    """What the database runs on, like ``PostgreSQL 15.6``."""
+    kind = connection.dialect.name
+    if kind == "mysql":
+        kind = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else "mysql"
+    version = ".".join(map(str, connection.dialect.server_version_info or ()))
+    return f"{_TITLES[kind]} {version}"
+
+
+def run_file(url: URL, file: Path | str) -> str:
+    """The command of the database's own client that runs a file of SQL."""
+    place = quote(url.database or "")
+    if url.get_backend_name() == "postgresql":
+        return f"psql {place} --file {quote(str(file))}"
+    client = "sqlite3" if url.get_backend_name() == "sqlite" else "mariadb"
+    return f"{client} {place} < {quote(str(file))}"
+
+
+def start_server(url: URL) -> str:
+    """The command that starts the server of a database; that shows its file where there is none."""
+    if url.get_backend_name() == "sqlite":
+        return f"ls -ld {quote(str(Path(url.database or '').parent))} {quote(url.database or '')}"
+    service = "postgresql" if url.get_backend_name() == "postgresql" else "mariadb"
+    here = url.host is None or url.host in ("localhost", "127.0.0.1", "::1")
+    return ("" if here else f"ssh {quote(url.host or '')} ") + f"systemctl start {service}"
 
 
 def shown(url: URL) -> str:

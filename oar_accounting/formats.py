@@ -64,6 +64,14 @@ def date(instant: int) -> str:
         return str(instant)
 
 
+def lasting(seconds: int) -> str:
+    """A length of time in the largest unit of which there are two or more, rounded down."""
+    for unit, length in (("days", 86_400), ("hours", HOUR), ("minutes", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{abs(seconds) // length} {unit}"
+    return f"{abs(seconds)} s"
+
+
 def printable(name: str) -> str:
     """A name that cannot move the cursor or start another line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -65,7 +65,7 @@ def _other_oar(ledger: Ledger, oar: OarJobs, site: Site) -> OtherOar:
     first = int(others[0])
     return OtherOar(
         f"job {first} of OAR is not the job that is recorded under this id, nor may later ones "
-        f"be: nothing was recorded. Was OAR restored or installed anew, keep what the recorded "
-        f"jobs used and give their ids free with: oar-accounting retire --from {first}\n"
-        "Is it another OAR, record it as a site of its own: oar-accounting --site NAME catch-up"
+        "be: nothing was recorded. If it is another OAR, record it as a site of its own, with "
+        "--site NAME before the command. If OAR was restored or installed anew, keep what the "
+        f"recorded jobs used and give their ids free with: oar-accounting retire --from {first}"
     )

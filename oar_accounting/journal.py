@@ -5,7 +5,7 @@ The row is written when a pass begins, so that one that was killed is seen: it n
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from oar_accounting import schema
 from oar_accounting.records import PassRecord, PassReport
@@ -77,15 +77,17 @@ def _end(connection: Connection, number: int, **values: int | str) -> None:
     )
 
 
-def last_passes(connection: Connection, site_id: int, most: int) -> list[PassRecord]:
-    """The passes of the site, the newest first."""
+def passes_since_done(connection: Connection, site_id: int, verb: str) -> list[PassRecord]:
+    """The last pass of the verb that was done, and all passes since, the newest first."""
     table = schema.passes.c
     columns = ("verb", "began", "ended", "outcome", "done", "changed", "problems", "message")
+    last_done = select(func.coalesce(func.max(table.pass_id), 0)).where(
+        table.site_id == site_id, table.verb == verb, table.outcome == DONE
+    )
     query = (
         select(*(table[name] for name in columns))
-        .where(table.site_id == site_id)
+        .where(table.site_id == site_id, table.pass_id >= last_done.scalar_subquery())
         .order_by(table.pass_id.desc())
-        .limit(most)
     )
     return [PassRecord(**dict(zip(columns, row, strict=True))) for row in connection.execute(query)]
 

@@ -219,6 +219,7 @@ class Book:
             spans.job_id[spans.stop_time > before], jobs.job_id[jobs.stop_time > before]
         )
         ended = (jobs.closed == schema.CLOSED_JOB) & (jobs.unsettled == 0)
+        ended &= jobs.job_id != schema.CARRIED
         gone = jobs.job_id[ended & ~np.isin(jobs.job_id, later)]
         if not len(gone):
             return 0

@@ -70,6 +70,11 @@ class OarJobs:
                 pass
         return self._properties or frozenset()
 
+    def changeable(self) -> list[str] | None:
+        """The tables that our role could change; None where the database knows no roles."""
+        with dialects.reading(self.engine) as connection:
+            return dialects.changeable(connection, list(oar_tables.metadata.tables))
+
 
 def _checked(connection: Connection) -> frozenset[str]:
     """The columns of ``resources``, after a look at every table and column that is read."""

@@ -103,6 +103,13 @@ def recorded_below(connection: Connection, site_id: int, first: int, most: int) 
     return np.sort(bulk.read_ints(connection, query)[0])
 
 
+def count_jobs(connection: Connection, site_id: int) -> int:
+    """How many jobs are recorded."""
+    table = schema.jobs.c
+    query = select(func.count()).where(table.site_id == site_id, table.job_id != schema.CARRIED)
+    return int(connection.execute(query).scalar_one())
+
+
 def open_jobs(connection: Connection, site_id: int) -> int:
     """How many jobs hold resources now."""
     table = schema.jobs.c

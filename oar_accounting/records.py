@@ -1,6 +1,9 @@
 """Small frozen records for the edges where people and tools look."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["good", "warning", "bad"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,67 @@ class PassRecord:
     changed: int
     problems: int
     message: str  #: why it failed, or the first of its problems
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one thing has shown."""
+
+    level: Level
+    subject: str
+    said: str
+    mend: str = ""  #: the command that mends it; empty where all is well
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteStatus:
+    """What is recorded of a site, and what became of its passes. Times are epoch seconds UTC."""
+
+    window: int  #: seconds
+    dimension: str
+    profile: str
+    containers: str
+    metrics: tuple[str, ...]
+    jobs: int
+    open_jobs: int  #: jobs that hold resources now
+    purged_before: int | None
+    last_pass: PassRecord | None  #: of any verb
+    last_catch_up: PassRecord | None  #: whatever became of it
+    last_success: int | None  #: when the last catch-up that was done began
+    problems: int  #: jobs that it could not record as OAR has them
+    failed: int  #: catch-ups since then that failed
+    unended: int  #: and those that began and never ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Jobs of OAR that wait to be recorded."""
+
+    jobs: int
+    oldest: int | None  #: the job that has waited longest
+    since: int | None  #: epoch seconds UTC: when it was submitted, or ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How the accounting of a site is. What could not be found out is None."""
+
+    at: int  #: epoch seconds UTC
+    program: str  #: its version
+    oar_conf: str
+    site: str | None = None
+    settings: str | None = None  #: our file
+    oar_database: str | None = None  #: its URL without password, and what it runs on
+    database: str | None = None  #: the same of our tables
+    schema: int | None = None  #: version of our tables
+    recorded: SiteStatus | None = None
+    backlog: Backlog | None = None
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """True where nothing needs attention."""
+        return all(each.level == "good" for each in self.findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import URL
 
+from oar_accounting import passwords
 from oar_accounting.catalog import LONGEST_NAME
 from oar_accounting.dialects import parse_url
 from oar_accounting.errors import SettingsError
@@ -42,8 +43,8 @@ KEYS = (
 class Settings:
     """Everything a site can set."""
 
-    oar_url: URL  #: OAR's database
-    url: URL  #: the database of our tables
+    oar_url: URL = field(repr=False)  #: OAR's database
+    url: URL = field(repr=False)  #: the database of our tables
     site: str = "oar"
     window: int = 86_400  #: seconds
     dimension: str | None = None  #: None: ``cluster`` where OAR has that property
@@ -52,6 +53,8 @@ class Settings:
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     metrics: tuple[Metric, ...] = BUILT_IN
     file: str = TOML  #: where the settings came from, for messages
+    oar_conf: str = OAR_CONF  #: OAR's own settings
+    warnings: tuple[str, ...] = ()  #: files with a password that others can read, one line each
 
 
 def load(
@@ -73,14 +76,17 @@ def load(
     conf = _oar_conf(oar_conf, environ, needed=url is None and "oar_url" not in table)
     if url is not None:
         oar_url = parse_url(url)
+    elif "oar_url" in table:
+        oar_url = given.url("oar_url")
     else:
-        oar_url = given.url("oar_url") if "oar_url" in table else conf.url()
+        oar_url = conf.url(password="oar_password_file" not in table)
     oar_url = given.with_password(oar_url, "oar_password_file")
     if "password_file" in table and "url" not in table:
         raise SettingsError(f"{file}: password_file goes with url; OAR's is oar_password_file")
     own = oar_url
     if "url" in table:
         own = given.with_password(given.url("url"), "password_file")
+    holding = dict.fromkeys((*conf.holding, *given.holding))
     return Settings(
         oar_url=oar_url,
         url=own,
@@ -92,7 +98,27 @@ def load(
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
         metrics=(*BUILT_IN, *given.metrics()),
         file=file,
+        oar_conf=str(oar_conf_file(oar_conf, environ)),
+        warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
     )
+
+
+def oar_conf_file(named: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """OAR's settings: the file *named*, else ``$OARCONFFILE``, else /etc/oar/oar.conf."""
+    return Path(named or environ.get("OARCONFFILE") or OAR_CONF)
+
+
+def read_oar_conf(file: Path) -> dict[str, str]:
+    """All values of an ``oar.conf``, as OAR reads them. Raises :class:`SettingsError`."""
+    # Comments may be in any encoding.
+    text = _read(file, str(file), errors="surrogateescape")
+    lines = map(_LINE.match, text.split("\n"))
+    return {line[1]: _unquoted(line[2].strip()) for line in lines if line is not None}
+
+
+def _unquoted(value: str) -> str:
+    quoted = value.startswith(_QUOTES) and len(value) > 1 and value[0] == value[-1]
+    return value[1:-1] if quoted else value
 
 
 def checked_site(name: str, where: str) -> str:
@@ -106,23 +132,23 @@ def checked_site(name: str, where: str) -> str:
 
 
 def _toml(config: str | Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    named = config if config is not None else environ.get("OAR_ACCOUNTING_CONF")
+    named = config if config is not None else environ.get("OAR_ACCOUNTING_CONF") or None
     file = Path(named or TOML)
     if named is None and not file.exists():
         return str(file), {}
     try:
-        return str(file), tomllib.loads(_read(file))
+        return str(file), tomllib.loads(_read(file, str(file)))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file}: not TOML: {error}") from None
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, shown: str, errors: str = "strict") -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors=errors)
     except UnicodeDecodeError:
-        raise SettingsError(f"{file}: not UTF-8 text") from None
+        raise SettingsError(f"{shown}: not UTF-8 text") from None
     except OSError as error:
-        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from None
+        raise SettingsError(f"{shown}: cannot be read: {error.strerror}") from None
 
 
 class _Toml:
@@ -131,12 +157,14 @@ class _Toml:
     def __init__(self, file: str, table: Mapping[str, Any]) -> None:
         self._file = file
         self._table = table
+        self.holding: list[str] = []  #: the files in which a password was found
         for key in table:
             if key not in KEYS:
                 raise SettingsError(f"{file}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
 
     def _wrong(self, key: str, expected: str) -> SettingsError:
-        shown = repr(self._table[key]) if "url" not in key else "what is there"
+        secret = "url" in key or "password" in key
+        shown = "what is there" if secret else repr(self._table[key])
         return SettingsError(f"{self._file}: {key} must be {expected}, not {shown}")
 
     def text(self, key: str, default: str) -> str:
@@ -163,19 +191,27 @@ class _Toml:
         return str(value)
 
     def url(self, key: str) -> URL:
+        """A database; its password may be within."""
         try:
-            return parse_url(self.text(key, ""))
+            url = parse_url(self.text(key, ""))
         except SettingsError as error:
             raise SettingsError(f"{self._file}: {key}: {error}") from None
+        if url.password:
+            self.holding.append(self._file)
+        return url
 
     def with_password(self, url: URL, key: str) -> URL:
-        if key not in self._table:
+        """The *url* with the password from the file that *key* names, if it names one."""
+        if key not in self._table or url.get_backend_name() == "sqlite":
             return url
-        file = Path(self.text(key, ""))
-        lines = _read(file).splitlines()
-        if not lines or not lines[0]:
-            raise SettingsError(f"{file}: the password is expected in the first line")
-        return url.set(password=lines[0])
+        # Its name is not shown: by mistake it may be the password itself.
+        shown = f"{self._file}: the file that {key} names"
+        file = self.text(key, "")
+        password = _read(Path(file), shown).split("\n")[0].removesuffix("\r")
+        if not password:
+            raise SettingsError(f"{shown}: the password is expected in the first line")
+        self.holding.append(file)
+        return url.set(password=password)
 
     def metrics(self) -> tuple[Metric, ...]:
         tables = self._table.get("metrics", {})
@@ -193,7 +229,9 @@ class _Toml:
 
 # -- oar.conf ---------------------------------------------------------------------------------
 
-_LINE = re.compile(r"""\s*([A-Za-z_]\w*)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#]*?))\s*(?:#.*)?""")
+# As OAR reads a line: a value ends at the first "#", also between quotes.
+_LINE = re.compile(r"\s*([^#=\s]+)\s*=\s*([^#]*)")
+_QUOTES = ("'", '"')
 _DB_TYPES = {"pg": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 
 
@@ -203,34 +241,36 @@ class _OarConf:
     def __init__(self, file: str, values: Mapping[str, str]) -> None:
         self._file = file
         self._values = values
+        self.holding: list[str] = []  #: this file where a password was found in it
 
     def window(self) -> int:
         """ACCOUNTING_WINDOW in seconds; a day where it is not set."""
-        said = self._values.get("ACCOUNTING_WINDOW", "86400")
+        said = self._value("ACCOUNTING_WINDOW", "86400")
         if not said.isascii() or not said.isdigit() or not 1 <= int(said) <= 10**10:
             raise SettingsError(
                 f"{self._file}: ACCOUNTING_WINDOW must be a whole number of seconds, not {said!r}"
             )
         return int(said)
 
-    def url(self) -> URL:
-        """OAR's database."""
-        kind = _DB_TYPES.get(self._needed("DB_TYPE").lower())
+    def url(self, *, password: bool) -> URL:
+        """OAR's database; without *password* that one is not looked at."""
+        said = self._needed("DB_TYPE")
+        kind = _DB_TYPES.get(said.lower())
         if kind is None:
-            raise SettingsError(
-                f"{self._file}: DB_TYPE must be Pg, mysql or sqlite, "
-                f"not {self._values['DB_TYPE']!r}"
-            )
+            raise SettingsError(f"{self._file}: DB_TYPE must be Pg, mysql or sqlite, not {said!r}")
         if kind == "sqlite":
             return parse_url(URL.create("sqlite", database=self._needed("DB_BASE_FILE")))
-        port = self._values.get("DB_PORT", "")
+        port = self._value("DB_PORT")
         if port and not (port.isascii() and port.isdigit()):
             raise SettingsError(f"{self._file}: DB_PORT must be a number, not {port!r}")
+        secret = self._value("DB_BASE_PASSWD") if password else ""
+        if secret:
+            self.holding.append(self._file)
         return parse_url(
             URL.create(
                 kind,
                 username=self._needed("DB_BASE_LOGIN"),
-                password=self._values.get("DB_BASE_PASSWD"),
+                password=secret or None,
                 host=self._needed("DB_HOSTNAME"),
                 port=int(port) if port else None,
                 database=self._needed("DB_BASE_NAME"),
@@ -238,14 +278,27 @@ class _OarConf:
         )
 
     def _needed(self, key: str) -> str:
-        if not self._values.get(key):
+        value = self._value(key)
+        if not value:
             raise SettingsError(f"{self._file}: {key} is not set")
-        return self._values[key]
+        return value
+
+    def _value(self, key: str, default: str = "") -> str:
+        value = self._values.get(key, default)
+        if any("\udc80" <= letter <= "\udcff" for letter in value):
+            raise SettingsError(f"{self._file}: {key} is not UTF-8 text")
+        if value.startswith(_QUOTES):
+            raise SettingsError(
+                f"{self._file}: {key}: OAR 2 and OAR 3 do not read these quotes alike, and both "
+                "cut a value off at a '#'; a password with either goes into the file that "
+                "oar_password_file of our settings names"
+            )
+        return value
 
 
 def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed: bool) -> _OarConf:
-    named = oar_conf if oar_conf is not None else environ.get("OARCONFFILE")
-    file = Path(named or OAR_CONF)
+    named = oar_conf if oar_conf is not None else environ.get("OARCONFFILE") or None
+    file = oar_conf_file(oar_conf, environ)
     if oar_conf is None and not needed and not os.access(file, os.R_OK):
         return _OarConf(str(file), {})
     if needed and named is None and not file.exists():
@@ -253,8 +306,4 @@ def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed
             f"{file}: there is no such file; name OAR's settings with --oar-conf FILE, or its "
             "database with --url URL"
         )
-    values = {}
-    for line in _read(file).splitlines():
-        if (found := _LINE.fullmatch(line)) is not None:
-            values[found[1]] = next((v for v in found.groups()[1:] if v is not None), "")
-    return _OarConf(str(file), values)
+    return _OarConf(str(file), read_oar_conf(file))

@@ -500,7 +500,7 @@ def test_an_id_used_again_for_another_job_is_never_overwritten(engine: Engine) -
     oar.remove_job(job)
     oar.add_job(job_id=job, user="eve", cores=8, start=T0 + HOUR)
     for full in (False, True):
-        with pytest.raises(OtherOar, match=f"retire --from {job}\n"):
+        with pytest.raises(OtherOar, match=f"retire --from {job}$"):
             accounting.catch_up(full=full)
     verbs: list[Verb] = [
         lambda: accounting.record([job]),
@@ -1006,7 +1006,7 @@ def test_an_interrupted_rebuild_from_oar_keeps_the_law_and_says_that_it_has_not_
     with pytest.raises(Interrupted):
         changed.rebuild(from_oar=True, progress=stopping(2))
     lawful(changed)
-    notice = "'oar-accounting rebuild --from-oar' was begun and has not ended: run it again"
+    notice = "a rebuild was begun and has not ended: oar-accounting rebuild --from-oar"
     assert changed.catch_up().notices == (notice,)
     assert changed.rebuild(from_oar=True).notices == ()
     assert lawful(changed).everything() == from_scratch(engine, toml)

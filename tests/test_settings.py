@@ -14,7 +14,7 @@ DB_HOSTNAME="db.example.org"
 DB_PORT="5433"
 DB_BASE_NAME="oar"
 DB_BASE_LOGIN="oar"
-DB_BASE_PASSWD="s3#cr'et/:@"
+DB_BASE_PASSWD="s3%cr'et/:@"
 #ACCOUNTING_WINDOW="1"
 ACCOUNTING_WINDOW = 3600
 OPENSSH_CMD="/usr/bin/ssh -p 6667"
@@ -44,7 +44,7 @@ def test_oar_conf_gives_database_and_window(tmp_path: Path) -> None:
     assert given.oar_url.drivername == "postgresql+psycopg2"
     assert given.oar_url.host == "db.example.org"
     assert given.oar_url.port == 5433
-    assert given.oar_url.password == "s3#cr'et/:@"
+    assert given.oar_url.password == "s3%cr'et/:@"
     assert given.url == given.oar_url
     assert given.window == 3600
 
@@ -73,7 +73,7 @@ def test_a_wrong_value_of_oar_conf_is_named(tmp_path: Path, old: str, new: str, 
     with pytest.raises(SettingsError, match=said) as caught:
         from_conf(tmp_path, OAR_CONF.replace(old, new))
     assert "oar.conf" in str(caught.value)
-    assert "s3#cr" not in str(caught.value)
+    assert "s3%cr" not in str(caught.value)
 
 
 def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
@@ -103,18 +103,115 @@ def test_arguments_go_before_toml_and_toml_before_oar_conf(tmp_path: Path) -> No
     assert given.site == "nancy"
 
 
+@pytest.mark.parametrize(
+    ("line", "password"),
+    [
+        ("DB_BASE_PASSWD=bare", "bare"),
+        ("DB_BASE_PASSWD=bare#comment", "bare"),
+        ("DB_BASE_PASSWD = two words  # comment", "two words"),
+        ("DB_BASE_PASSWD=pass'", "pass'"),
+        ("DB_BASE_PASSWD='single'", "single"),
+        ("DB_BASE_PASSWD='a\"b'", 'a"b'),
+        ('DB_BASE_PASSWD="it\'s \\"quoted\\""', 'it\'s \\"quoted\\"'),
+        ('DB_BASE_PASSWD="a" "b"', 'a" "b'),
+        ('DB_BASE_PASSWD=" 50%@:/?=é€ "', " 50%@:/?=é€ "),
+        ('DB_BASE_PASSWD="old"\nDB_BASE_PASSWD="new"', "new"),
+        ('DB_BASE_PASSWD=""', None),
+        ('export DB_BASE_PASSWD="of a shell"', None),
+    ],
+)
+def test_oar_conf_is_read_as_oar_reads_it(tmp_path: Path, line: str, password: str | None) -> None:
+    """The expectations are what OAR 2's own Perl made of these lines; it knows no empty value."""
+    conf = OAR_CONF.replace('DB_BASE_PASSWD="s3%cr\'et/:@"', line)
+    assert from_conf(tmp_path, conf).oar_url.password == password
+
+
+@pytest.mark.parametrize("value", ['"s3#cr"', "'s3#cr'", '"s3', '"', '"\'s3"'])
+def test_a_value_that_oar_reads_in_two_ways_is_refused_where_it_is_needed(
+    tmp_path: Path, value: str
+) -> None:
+    """OAR 2 reads what is left with the quote, OAR 3 without."""
+    conf = OAR_CONF.replace('"s3%cr\'et/:@"', value)
+    with pytest.raises(SettingsError, match="DB_BASE_PASSWD: OAR 2 and OAR 3 do not") as caught:
+        from_conf(tmp_path, conf)
+    assert "oar_password_file" in str(caught.value)
+    assert "s3" not in str(caught.value)
+    secret = write(tmp_path, "secret", "s3#cr\n")
+    given = from_conf(tmp_path, conf, f'oar_password_file = "{secret}"\n')
+    assert given.oar_url.password == "s3#cr"
+
+
+def test_oar_conf_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
+    conf = tmp_path / "oar.conf"
+    conf.write_bytes(b"# propri\xe9t\xe9s \x85\r\n" + OAR_CONF.encode())
+    assert load(oar_conf=conf, environ={}).window == 3600
+    conf.write_bytes(OAR_CONF.replace("s3%cr", "é").encode("latin-1"))
+    with pytest.raises(SettingsError, match="DB_BASE_PASSWD is not UTF-8 text"):
+        load(oar_conf=conf, environ={})
+
+
 def test_the_password_comes_from_a_file(tmp_path: Path) -> None:
-    secret = write(tmp_path, "secret", "p@ss word\n")
-    given = from_toml(tmp_path, f'url = "postgresql://w@h/d"\npassword_file = "{secret}"\n')
-    assert given.url.password == "p@ss word"
-    assert "p@ss" not in repr(given.url)
-    given = from_toml(tmp_path, f'oar_password_file = "{secret}"\n')
-    assert given.oar_url.password == "p@ss word"
+    secret = write(tmp_path, "secret", "p@ss word\u2028 \nsecond line\n")
+    url = 'url = "postgresql://w@h/d"\n'
+    given = from_toml(tmp_path, f'{url}password_file = "{secret}"\n')
+    assert given.url.password == "p@ss word\u2028 "
+    given = from_conf(tmp_path, toml=f'oar_password_file = "{secret}"\n')
+    assert given.url.password == given.oar_url.password == "p@ss word\u2028 "
+    Path(secret).write_bytes(b"written elsewhere\r\n")
+    given = from_toml(tmp_path, f'{url}password_file = "{secret}"\n')
+    assert given.url.password == "written elsewhere"
+    assert from_toml(tmp_path, f'oar_password_file = "{secret}"\n').oar_url.password is None
+
+
+def test_a_password_file_that_gives_none_is_named_by_its_key(tmp_path: Path) -> None:
+    """Not by its name, which may be the password by mistake."""
+    url = 'url = "postgresql://w@h/d"\n'
     with pytest.raises(SettingsError, match="password_file goes with url"):
-        from_toml(tmp_path, f'password_file = "{secret}"\n')
-    empty = write(tmp_path, "empty", "")
-    with pytest.raises(SettingsError, match="first line"):
-        from_toml(tmp_path, f'url = "postgresql://w@h/d"\npassword_file = "{empty}"\n')
+        from_toml(tmp_path, 'password_file = "/dev/null"\n')
+    with pytest.raises(SettingsError, match=r"a\.toml: the file that password_file .* first line"):
+        from_toml(tmp_path, f'{url}password_file = "/dev/null"\n')
+    with pytest.raises(SettingsError, match="password_file names: cannot be read: No") as caught:
+        from_toml(tmp_path, f'{url}password_file = "geheim-7f3"\n')
+    assert "geheim-7f3" not in str(caught.value)
+
+
+def test_a_file_with_a_password_that_all_can_read_is_warned_about(tmp_path: Path) -> None:
+    secret = write(tmp_path, "the secret", "p@ss\n")
+    urls = 'oar_url = "mysql://u:p@h/oar"\nurl = "postgresql://w@h/d"\n'
+    config = write(tmp_path, "a.toml", f'{urls}password_file = "{secret}"\n')
+    for file in (config, secret):
+        Path(file).chmod(0o604)
+    by_url, by_file = load(config=config, environ={}).warnings
+    assert by_url.startswith(f"{config} holds a password")
+    assert by_url.endswith(f"chmod o-r {config}")
+    assert by_file.startswith(f"{secret} holds a password")
+    assert by_file.endswith(f"chmod o-r '{secret}'")
+    for file in (config, secret):
+        Path(file).chmod(0o640)
+    assert load(config=config, environ={}).warnings == ()
+    conf = write(tmp_path, "oar.conf", OAR_CONF)
+    Path(conf).chmod(0o644)
+    assert load(oar_conf=conf, environ={}).warnings[0].startswith(f"{conf} holds a password")
+    Path(conf).chmod(0o640)
+    assert load(oar_conf=conf, environ={}).warnings == ()
+
+
+def test_a_file_without_a_password_may_be_read_by_all(tmp_path: Path) -> None:
+    assert from_toml(tmp_path, 'url = "postgresql://w@h/d"\n').warnings == ()
+    assert from_conf(tmp_path, OAR_CONF.replace("s3%cr'et/:@", "")).warnings == ()
+    assert from_conf(tmp_path, "DB_TYPE=sqlite\nDB_BASE_FILE=/var/oar.db\n").warnings == ()
+
+
+def test_a_variable_that_is_empty_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oar_accounting.settings.OAR_CONF", write(tmp_path, "o.conf", OAR_CONF))
+    monkeypatch.setattr("oar_accounting.settings.TOML", str(tmp_path / "none.toml"))
+    empty = {"OARCONFFILE": "", "OAR_ACCOUNTING_CONF": ""}
+    assert load(environ=empty).window == 3600
+    (tmp_path / "o.conf").unlink()
+    with pytest.raises(SettingsError, match="there is no such file; name OAR's settings"):
+        load(environ=empty)
 
 
 def test_metrics_are_declared_beside_the_built_in(tmp_path: Path) -> None:
@@ -158,7 +255,26 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         load(config=tmp_path, url="sqlite:///x", environ={})
 
 
-def test_a_wrong_url_never_shows_its_password() -> None:
-    with pytest.raises(SettingsError) as caught:
-        load(url="postgresql://u:secret@h:port/x", environ={})
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:secret@h:port/x", "cannot be read as one"),
+        ("postgresql://u:secret\udce9@h/x", "cannot be read as one"),
+        ("mysql://u:half@secret@h/d", "is written %40"),
+        ("mysql://u:half@x/secret@h/d", "is written %40"),
+        ("postgresql://h/d?user=u&password=secret", "user:password@host, or in a file"),
+        ("mysql://u@h/d?passwd=secret", "user:password@host, or in a file"),
+        ("sqlite://u:secret@h/x", "needs a file"),
+        ("mysql+aiomysql://u:secret@h/x", "driver 'aiomysql' is not used here"),
+    ],
+)
+def test_a_wrong_url_never_shows_its_password(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        load(url=url, environ={})
     assert "secret" not in str(caught.value)
+
+
+def test_settings_never_show_a_password(tmp_path: Path) -> None:
+    url = "postgresql://u:secret@h/x?sslpassword=secret"
+    given = load(url=url, environ={})
+    assert "secret" not in repr(given) + str(given)

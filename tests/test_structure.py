@@ -11,7 +11,9 @@ import oar_accounting
 PACKAGE = Path(oar_accounting.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-PURE = {"columns", "errors", "formats", "metrics", "readings", "records", "windows"}
+PURE = {
+    *("columns", "errors", "formats", "metrics", "openmetrics", "readings", "records", "windows"),
+}
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
 # The settings read OAR's names of databases; the command line names the demo's file and examples.

@@ -1,8 +1,9 @@
-"""``python -m tests.bench engine``."""
+"""``python -m tests.bench engine`` and ``python -m tests.bench hook``."""
 
 import click
 
 from tests.bench.engine import engine
+from tests.bench.hook import hook
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -11,6 +12,7 @@ def main() -> None:
 
 
 main.add_command(engine)
+main.add_command(hook)
 
 if __name__ == "__main__":
     main(prog_name="python -m tests.bench")

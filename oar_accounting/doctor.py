@@ -1,0 +1,383 @@
+"""The doctor: what is set up, what is behind, what is wrong, and the command that mends it.
+
+One thing is looked at after the other, and what cannot be looked at is a finding as well: the
+first fault hides none of the others. Nothing is written.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from oar_accounting import catalog, dialects, formats, journal, law, schema, site_setup
+from oar_accounting.backlog import find_backlog
+from oar_accounting.catalog import Site
+from oar_accounting.declared import check_properties, declared_terms, notices
+from oar_accounting.errors import AccountingError, SchemaError, SettingsError
+from oar_accounting.identity import check_identity
+from oar_accounting.ledger import Ledger
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.recorded import count_jobs, open_jobs
+from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
+from oar_accounting.settings import Settings
+
+CATCH_UP = "catch-up"
+AGAIN = "oar-accounting catch-up"
+
+#: Seconds without a catch-up after which the timer is dead: three times its period.
+LATE = 900
+#: Seconds after which a pass that has not ended is no longer at work: the timers end it.
+LONGEST = 1_800
+#: Totals that are wrong are counted up to so many.
+MOST_DIFFERENCES = 100
+
+#: What our errors, notices and warnings end with where a command mends it.
+_COMMAND = re.compile(r"(.*): ((?:oar-accounting|chmod) .*)", re.S)
+
+
+def examine(  # noqa: PLR0913 - one question
+    given: Settings, ledger: Ledger, oar: OarJobs, now: int, root: Path, *, verify: bool
+) -> Status:
+    """How the accounting of a site is, at the instant *now*; with *verify* also every total.
+
+    The paths of the machine's files are below *root*.
+    """
+    examination = _Examination(given, ledger, oar, now)
+    databases = examination.databases()
+    recorded = examination.recorded()
+    backlog = examination.backlog()
+    if verify:
+        examination.verify()
+    last_try = None if recorded is None else recorded.last_catch_up
+    return Status(
+        at=now,
+        program=version("oar-accounting"),
+        oar_conf=given.oar_conf,
+        site=given.site,
+        settings=given.file + ("" if os.path.exists(given.file) else " (not there: defaults)"),
+        oar_database=databases[0],
+        database=databases[1],
+        schema=examination.schema,
+        recorded=recorded,
+        backlog=backlog,
+        findings=(
+            *examination.findings,
+            *_machine(last_try, Path(given.oar_conf), now, root),
+        ),
+    )
+
+
+def examine_machine(error: SettingsError, oar_conf: Path, now: int, root: Path) -> Status:
+    """The same where the settings cannot be used: what the files of this machine show."""
+    wrong = Finding("bad", "settings", str(error), _settings_way(str(error)))
+    return Status(
+        at=now,
+        program=version("oar-accounting"),
+        oar_conf=str(oar_conf),
+        findings=(wrong, *_machine(None, oar_conf, now, root)),
+    )
+
+
+class _Examination:
+    """A look at one site and its two databases."""
+
+    def __init__(self, given: Settings, ledger: Ledger, oar: OarJobs, now: int) -> None:
+        self.findings: list[Finding] = []
+        self.schema: int | None = None
+        self._given = given
+        self._ledger = ledger
+        self._oar = oar
+        self._now = now
+        self._site: Site | None = None
+        #: OAR's tables can be read, and ours are all there.
+        self._readable = False
+        self._complete = False
+
+    def _found(self, level: Level, subject: str, said: str, mend: str = "") -> None:
+        self.findings.append(Finding(level, subject, said, mend))
+
+    @contextmanager
+    def _trying(self, subject: str, engine: Engine) -> Iterator[None]:
+        """What goes wrong within is a finding."""
+        try:
+            yield
+        except AccountingError as error:
+            said, mend = _parted(str(error))
+            self._found("bad", subject, said, mend or _way_out(error, engine))
+
+    # -- what is set up -----------------------------------------------------------------------
+
+    def databases(self) -> tuple[str | None, str | None]:
+        """OAR's and ours, and what they run on; None for one that does not answer."""
+        oar, own = self._oar.engine, self._ledger.engine
+        oar_on = self._server("OAR's database", oar)
+        own_on = oar_on if oar is own else self._server("our tables", own)
+        if oar_on is not None:
+            self._look_at_oar()
+        if own_on is not None:
+            self._look_at_tables()
+        if self._readable and self._complete:
+            self._look_at_roles()
+            self._look_at_terms()
+        for line in self._given.warnings:
+            self._found("warning", "passwords", *_parted(line))
+        return oar_on, own_on
+
+    def _server(self, subject: str, engine: Engine) -> str | None:
+        with self._trying(subject, engine), dialects.reading(engine) as connection:
+            return f"{dialects.shown(engine.url)}, {dialects.server(connection)}"
+        return None
+
+    def _look_at_oar(self) -> None:
+        with self._trying("OAR's database", self._oar.engine):
+            self._oar.properties()
+            self._readable = True
+            self._found("good", "OAR's database", "answers, and its tables can be read")
+
+    def _look_at_tables(self) -> None:
+        with self._trying("our tables", self._ledger.engine):
+            with dialects.reading(self._ledger.engine) as connection:
+                self.schema = schema.version_of(connection)
+            with self._ledger.reading() as (connection, self._site):
+                missing = schema.first_missing(connection)
+            if missing is not None:
+                raise SchemaError(
+                    f"{missing} is missing: the tables were changed by hand, or restored in part. "
+                    "Restore all of them; what they must be is printed by: oar-accounting schema"
+                )
+            self._complete = True
+            self._found("good", "our tables", f"all there, in version {self.schema}")
+
+    def _look_at_roles(self) -> None:
+        """May our role do what it must, and no more?"""
+        oar, own = self._oar.engine, self._ledger.engine
+        names = [name for name in schema.metadata.tables if name != schema.schema_version.name]
+        with self._trying("roles", own):
+            may_harm = self._oar.changeable()
+            with dialects.reading(own) as connection:
+                may_write = dialects.changeable(connection, names)
+            denied = [] if may_write is None else [n for n in names if n not in may_write]
+            if denied:
+                said = f"the role {own.url.username} cannot record: it may not write to {denied[0]}"
+                self._found("bad", "roles", said, _make_roles(own))
+            if may_harm:
+                said = (
+                    f"the role {oar.url.username} may change OAR's tables, and needs only to read "
+                    "them. Make roles that may do less, as hooks/README.md has it"
+                )
+                self._found("warning", "roles", said, _make_roles(oar))
+            if may_harm is None and may_write is None:
+                self._found("good", "roles", "there are none in a database of this kind")
+            elif not denied and not may_harm:
+                self._found("good", "roles", "may do what they must, and OAR's tables no harm")
+
+    def _look_at_terms(self) -> None:
+        """Do the settings fit OAR and what is recorded? Are the jobs still those of this OAR?"""
+        oar, site = self._oar, self._site
+        with self._trying("settings", oar.engine):
+            check_properties(self._given, oar, self._given.metrics)
+        with self._trying("settings", oar.engine):
+            terms = declared_terms(self._given, oar)
+            if site is None:
+                return
+            with self._ledger.reading() as (connection, _):
+                stored = catalog.stored_metrics(connection, site.site_id)
+            told = notices(site, terms, self._given.metrics, stored)
+            self._noticed("settings", told, "what they declare is what is recorded")
+        with self._trying("job ids", oar.engine):
+            told = check_identity(self._ledger, oar, site)
+            self._noticed("job ids", told, "name the jobs that are recorded under them")
+
+    def _noticed(self, subject: str, told: Sequence[str], well: str) -> None:
+        for line in told:
+            said, mend = _parted(line)
+            self._found("warning" if mend else "good", subject, said, mend)
+        if not told:
+            self._found("good", subject, well)
+
+    # -- what is behind -----------------------------------------------------------------------
+
+    def recorded(self) -> SiteStatus | None:
+        """What is recorded of the site; None where nothing is."""
+        site = self._site
+        if not self._complete:
+            return None
+        if site is None:
+            said = f"nothing is recorded yet under the name {self._given.site!r}"
+            self._found("bad", CATCH_UP, said, AGAIN)
+            return None
+        with self._trying("our tables", self._ledger.engine):
+            with self._ledger.reading() as (connection, _):
+                history = journal.passes_since_done(connection, site.site_id, CATCH_UP)
+                found = _site_status(connection, site, history, self._now)
+            self._look_at_passes(found, history)
+            self._look_at_problems(found, history)
+            return found
+        return None
+
+    def _look_at_passes(self, found: SiteStatus, history: Sequence[PassRecord]) -> None:
+        last = found.last_success
+        if last is not None and not found.failed and not found.unended:
+            self._found("good", CATCH_UP, f"the last one began {self._ago(last)}, and was done")
+            return
+        mend = AGAIN
+        said = "none was ever done"
+        if last is not None:
+            said = f"the last that was done began {self._ago(last)}"
+        if found.unended:
+            said += f"; {found.unended} began since and never ended: were they killed?"
+        if found.failed:
+            failed = next(each for each in history if _is(each, journal.FAILED))
+            reason, command = _parted(failed.message)
+            mend = command or mend
+            said += f"; {found.failed} failed since, the last {self._ago(failed.began)}: {reason}"
+        late = last is None or self._now - last > LATE
+        self._found("bad" if late else "warning", CATCH_UP, said, mend)
+
+    def _look_at_problems(self, found: SiteStatus, history: Sequence[PassRecord]) -> None:
+        if not found.problems:
+            self._found("good", "problems", "the last catch-up had none")
+            return
+        told = history[-1].message
+        jobs = re.findall(r"^job (\d+):", told, re.M)
+        said = f"{found.problems} at the last catch-up"
+        if jobs:
+            said += f", the first with {told.splitlines()[0]}; look at it in OAR, then"
+        mend = f"record {' '.join(jobs)}" if jobs else "catch-up --full"
+        self._found("warning", "problems", said, f"oar-accounting {mend}")
+
+    def backlog(self) -> Backlog | None:
+        """The jobs that wait to be recorded; None where that cannot be told."""
+        if not self._readable or not self._complete:
+            return None
+        with self._trying("backlog", self._oar.engine):
+            found = find_backlog(self._ledger, self._oar, self._site)
+            said = f"{found.jobs} jobs of OAR wait to be recorded"
+            if found.since is None:
+                self._found("good", "backlog", "no job of OAR waits to be recorded")
+            else:
+                late = self._now - found.since > LATE
+                said += f", the first of them job {found.oldest}, since {formats.date(found.since)}"
+                self._found("warning" if late else "good", "backlog", said, AGAIN if late else "")
+            return found
+        return None
+
+    def verify(self) -> None:
+        """Is every total what spans and rates give?"""
+        if not self._complete or self._site is None:
+            return
+        with self._trying("totals", self._ledger.engine):
+            with self._ledger.reading() as (connection, _):
+                wrong = len(law.first_differences(connection, self._site, MOST_DIFFERENCES))
+            more = " or more" if wrong == MOST_DIFFERENCES else ""
+            if wrong:
+                said = f"{wrong}{more} are not what the recorded spans and rates give"
+                self._found("bad", "totals", said, "oar-accounting rebuild")
+            else:
+                self._found("good", "totals", "each is what the recorded spans and rates give")
+
+    def _ago(self, instant: int) -> str:
+        return f"{formats.lasting(self._now - instant)} ago"
+
+
+# -- this machine -----------------------------------------------------------------------------
+
+
+def _machine(
+    last_try: PassRecord | None, oar_conf: Path, now: int, root: Path
+) -> Iterator[Finding]:
+    yield _timer(last_try, now, root)
+    yield from site_setup.hook_findings(oar_conf, root, os.environ)
+    yield from site_setup.stock_findings(root)
+
+
+def _timer(last_try: PassRecord | None, now: int, root: Path) -> Finding:
+    """Is there a timer, and does it do anything?"""
+    there = site_setup.timers(root)
+    said = "installed: " + ", ".join(map(str, there)) if there else "none is installed here"
+    if last_try is None:
+        if there:
+            return Finding("good", "timer", said)
+    elif now - last_try.began <= LATE or _is_at_work(last_try, now):
+        ago = formats.lasting(now - last_try.began)
+        return Finding("good", "timer", f"{said}; a catch-up began {ago} ago")
+    else:
+        said += f"; no catch-up has begun for {formats.lasting(now - last_try.began)}"
+    return Finding("bad", "timer", said, site_setup.start_timer(root))
+
+
+def _is_at_work(record: PassRecord, now: int) -> bool:
+    return record.outcome == journal.RUNNING and now - record.began <= LONGEST
+
+
+# -- what is recorded -------------------------------------------------------------------------
+
+
+def _site_status(
+    connection: Connection, site: Site, history: Sequence[PassRecord], now: int
+) -> SiteStatus:
+    """The facts; *history* is from the last catch-up that was done, the newest first."""
+    tries = [each for each in history if each.verb == CATCH_UP]
+    ended = tries[1:] if tries and _is_at_work(tries[0], now) else tries
+    done = [each for each in tries if _is(each, journal.DONE)]
+    stored = catalog.stored_metrics(connection, site.site_id)
+    return SiteStatus(
+        window=site.terms.window,
+        dimension=site.terms.dimension,
+        profile=site.terms.profile,
+        containers=site.terms.containers,
+        metrics=tuple(each.metric.name for each in stored if each.state == schema.ACTIVE),
+        jobs=count_jobs(connection, site.site_id),
+        open_jobs=open_jobs(connection, site.site_id),
+        purged_before=site.purged_before,
+        last_pass=history[0] if history else None,
+        last_catch_up=tries[0] if tries else None,
+        last_success=site.last_pass,
+        problems=done[0].problems if done else 0,
+        failed=sum(_is(each, journal.FAILED) for each in ended),
+        unended=sum(_is(each, journal.RUNNING) for each in ended),
+    )
+
+
+def _is(record: PassRecord, outcome: str) -> bool:
+    return record.verb == CATCH_UP and record.outcome == outcome
+
+
+# -- the ways out -----------------------------------------------------------------------------
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What a text of ours says, and the command that it ends with."""
+    found = _COMMAND.fullmatch(text)
+    return (text, "") if found is None else (found[1], found[2])
+
+
+def _way_out(error: AccountingError, engine: Engine) -> str:
+    said = str(error)
+    if isinstance(error, SettingsError):
+        return _settings_way(said)
+    if isinstance(error, SchemaError):
+        return "pip install --upgrade oar-accounting"
+    if "cannot be read (" in said or "permission denied" in said or "command denied" in said:
+        return _make_roles(engine)
+    return dialects.start_server(engine.url)
+
+
+def _settings_way(said: str) -> str:
+    file = Path(said.partition(":")[0])
+    if (install := re.search(r"pip install '[^']*'", said)) is not None:
+        return install[0]
+    if "Permission denied" in said:
+        return site_setup.AS_OAR
+    if file.is_file():
+        return f"editor {site_setup.quoted(file)}"
+    return "oar-accounting --oar-conf FILE doctor"
+
+
+def _make_roles(engine: Engine) -> str:
+    file = site_setup.shared(f"sql/{dialects.database_name(engine)}/roles.sql")
+    return dialects.run_file(engine.url, file)

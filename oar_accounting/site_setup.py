@@ -1,0 +1,245 @@
+"""How the accounting is set up on this machine: OAR's hook, the timers, OAR's own accounting.
+
+Only files are looked at, by their mode bits: nothing is run, and nobody's identity is taken on.
+*root* stands before every path that is not named in a setting.
+"""
+
+import os
+import pwd
+import re
+import shlex
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_IMODE
+
+from oar_accounting.errors import SettingsError
+from oar_accounting.records import Finding
+from oar_accounting.settings import read_oar_conf
+
+#: Who runs the hook.
+USER = "oar"
+KEY = "SERVER_EPILOGUE_EXEC_FILE"
+CRON = "etc/cron.d/oar-accounting"
+TIMER = "etc/systemd/system/oar-accounting.timer"
+ENABLED = "etc/systemd/system/timers.target.wants/oar-accounting.timer"
+STATE = "var/lib/oar-accounting"
+
+AS_OAR = "su oar -s /bin/sh -c 'oar-accounting doctor'"
+
+
+def shared(name: str) -> Path:
+    """A file that pip puts beside the library: of ``hooks`` or of ``sql``."""
+    installed = Path(sysconfig.get_path("data"), "share", "oar-accounting")
+    checkout = Path(__file__).parents[1]
+    return (installed if installed.exists() else checkout) / name
+
+
+# -- the hook ---------------------------------------------------------------------------------
+
+
+def hook_findings(oar_conf: Path, root: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """Does OAR call our hook, may it, and can the hook do its work?"""
+    if not os.path.exists(oar_conf):
+        return [Finding("good", "hook", f"not looked for: there is no {oar_conf} on this machine")]
+    try:
+        said = read_oar_conf(oar_conf).get(KEY, "")
+        named = Path("/", *shlex.split(said)[:1])
+    except (SettingsError, ValueError) as error:
+        return [Finding("bad", "hook", f"{KEY} cannot be read: {error}", AS_OAR)]
+    if not said.strip():
+        return [_not_set(oar_conf)]
+    if not os.path.exists(named):
+        return [
+            Finding(
+                "bad",
+                "hook",
+                f"{oar_conf} names {named}, which is not there: OAR stops all queues at the end of "
+                "the next job",
+                f"sed -i 's|^{KEY}=.*|{_setting()}|' {quoted(oar_conf)}",
+            )
+        ]
+    return _runnable(named, root, environ) or [Finding("good", "hook", str(named))]
+
+
+def _setting() -> str:
+    return f'{KEY}="{shared("hooks/server_epilogue")}"'
+
+
+def _not_set(oar_conf: Path) -> Finding:
+    return Finding(
+        "warning",
+        "hook",
+        f"{oar_conf} does not set {KEY}: a job is recorded when the timer is due, not when it ends",
+        f"echo '{_setting()}' >> {quoted(oar_conf)}",
+    )
+
+
+def _runnable(named: Path, root: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """What keeps the user oar from running the file, and the hook from its work."""
+    try:
+        user = User.named(USER)
+    except KeyError:
+        said = f"there is no user {USER} on this machine; whether OAR may run {named} is not known"
+        return [Finding("warning", "hook", said, f"getent passwd {USER}")]
+    if (found := _denied(user, named, os.R_OK | os.X_OK, "run", 755)) is not None:
+        return [found]
+    try:
+        hook = _our_hook(named)
+    except OSError as error:
+        return [Finding("warning", "hook", f"{named} cannot be read: {error.strerror}", AS_OAR)]
+    if hook is None:
+        return [_not_ours(named)]
+    if not os.path.exists(hook):
+        said = f"{named} calls {hook}, which is not there: no job is recorded when it ends"
+        ours = shared("hooks/server_epilogue")
+        return [Finding("bad", "hook", said, f"sed -i 's|{hook}|{ours}|' {quoted(named)}")]
+    state = Path(environ.get("OAR_ACCOUNTING_STATE") or root / STATE)
+    looks = (
+        _denied(user, hook, os.R_OK | os.X_OK, "run", 755),
+        _interpreter(user, hook, environ),
+        _state(user, state),
+    )
+    return [found for found in looks if found is not None]
+
+
+def _our_hook(named: Path) -> Path | None:
+    """Our hook: the file itself, or one that it calls; None where it seems to do neither."""
+    text = _active(named)
+    if "from oar_accounting." in text:
+        return named
+    called = re.search(r"/[^\s\"'=]*/hooks/server_epilogue\b", text)
+    return None if called is None else Path(called[0])
+
+
+def _not_ours(named: Path) -> Finding:
+    ours = shared("hooks/server_epilogue")
+    return Finding(
+        "warning",
+        "hook",
+        f"OAR runs {named}, which does not seem to call our hook: a job is then recorded when the "
+        "timer is due, not when it ends. Let the script call, before it leaves",
+        str(ours),
+    )
+
+
+def _interpreter(user: "User", hook: Path, environ: Mapping[str, str]) -> Finding | None:
+    """The Python that the hook starts, found as the hook finds it."""
+    prefix, found, _ = str(hook).partition("/share/oar-accounting/hooks/")
+    default = Path(prefix if found else "/opt/oar-accounting", "bin", "python")
+    python = Path(environ.get("OAR_ACCOUNTING_PYTHON") or default)
+    if os.path.exists(python):
+        return _denied(user, python, os.X_OK, "run", 755)
+    return Finding(
+        "bad",
+        "hook",
+        f"{hook} starts {python}, which is not there: no job is recorded when it ends",
+        f"python3 -m venv {quoted(python.parent.parent)} && "
+        f"{quoted(python.with_name('pip'))} install oar-accounting",
+    )
+
+
+def _state(user: "User", state: Path) -> Finding | None:
+    """The directory of the hook's locks."""
+    mend = f"install -d -o {USER} -g {USER} -m 700 {quoted(state)}"
+    if not os.path.exists(state):
+        said = f"the directory {state} of the hook's locks is not there: it records no job"
+        return Finding("bad", "hook", said, mend)
+    if user.denied(state, os.R_OK | os.W_OK | os.X_OK) == state:
+        said = f"the user {USER} may not write to {state}: the hook records no job"
+        return Finding("bad", "hook", said, mend)
+    return _denied(user, state, os.X_OK, "use", 700)
+
+
+def _denied(user: "User", path: Path, wanted: int, verb: str, mode: int) -> Finding | None:
+    """A finding where the user may not use the path, or one of the directories above."""
+    at = user.denied(path, wanted)
+    if at is None:
+        return None
+    where = "" if at == path else f", because of {at}"
+    mend = f"chmod {mode} {quoted(at)}" if at == path else f"chmod a+x {quoted(at)}"
+    return Finding("bad", "hook", f"the user {user.name} may not {verb} {path}{where}", mend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Somebody with an account on this machine."""
+
+    name: str
+    number: int
+    groups: frozenset[int]
+
+    @classmethod
+    def named(cls, name: str) -> "User":
+        """The user of this name. Raises :class:`KeyError`."""
+        found = pwd.getpwnam(name)
+        groups = frozenset(os.getgrouplist(name, found.pw_gid))
+        return cls(name=name, number=found.pw_uid, groups=groups)
+
+    def denied(self, path: Path, wanted: int) -> Path | None:
+        """The first directory on the way that may not be entered, or the path itself."""
+        for way in dict.fromkeys((path, path.resolve())):
+            for each in reversed(way.parents):
+                if not self._may(each, os.X_OK):
+                    return each
+        return None if self._may(path, wanted) else path
+
+    def _may(self, path: Path, wanted: int) -> bool:
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        whose = 6 if found.st_uid == self.number else 3 if found.st_gid in self.groups else 0
+        return S_IMODE(found.st_mode) >> whose & wanted == wanted
+
+
+# -- timers -----------------------------------------------------------------------------------
+
+
+def timers(root: Path) -> list[Path]:
+    """The timers of this machine that are installed and switched on."""
+    cron, enabled = root / CRON, root / ENABLED
+    found = [cron] if "catch-up" in _read_active(cron) else []
+    return found + ([root / TIMER] if os.path.lexists(enabled) else [])
+
+
+def start_timer(root: Path) -> str:
+    """The command that starts the timer, or installs one."""
+    if os.path.lexists(root / TIMER):
+        return "systemctl enable --now oar-accounting.timer"
+    if timers(root):
+        return "service cron restart"
+    return f"install -m 644 {quoted(shared('hooks/oar-accounting.cron'))} {quoted(root / CRON)}"
+
+
+def stock_findings(root: Path) -> list[Finding]:
+    """OAR's own accounting, where its cron runs it."""
+    return [
+        Finding(
+            "good",
+            "oaraccounting",
+            f"runs too, from {cron}; neither harms the other",
+        )
+        for cron in sorted((root / "etc/cron.d").glob("oar-server*"))
+        # cron does not read a file whose name has a dot.
+        if "." not in cron.name and "oaraccounting" in _read_active(cron)
+    ]
+
+
+def _read_active(file: Path) -> str:
+    """The lines that are no comments; none where the file cannot be read."""
+    try:
+        return _active(file)
+    except OSError:
+        return ""
+
+
+def _active(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a command."""
+    return shlex.quote(str(path))

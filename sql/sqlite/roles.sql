@@ -1,0 +1,17 @@
+-- SQLite has no roles: who may do what is said by the permissions of the files. This file is SQL
+-- like those of the other databases beside it, and changes nothing.
+--
+-- Our tables and OAR's had best be in two files, and that of OAR be closed to the user who runs
+-- catch-up but for reading:
+--
+--   owner    the user who runs init owns the file of our tables and its directory
+--   writer   the same, or a group that may write both; beside the file, SQLite makes FILE-wal and
+--            FILE-shm, so that who writes the file must be able to write its directory too
+--   reader   a group that may read the file and its directory; with write-ahead logging a reader
+--            needs FILE-wal and FILE-shm to be there, or to be able to make them
+--
+--   install -d -o oar -g accounting -m 2770 /var/lib/oar-accounting
+--   chmod 660 /var/lib/oar-accounting/accounting.db
+--
+-- A member of the group accounting may then read and write. A reader that must not be able to
+-- write gets a copy: sqlite3 accounting.db ".backup copy.db"

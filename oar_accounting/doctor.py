@@ -7,7 +7,7 @@ first fault hides none of the others. Nothing is written.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, read_oar_conf
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
@@ -164,7 +164,10 @@ class _Examination:
             if denied:
                 said = f"the role {own.url.username} cannot record: it may not write to {denied[0]}"
                 self._found("bad", "roles", said, _make_roles(own))
-            if may_harm:
+            if may_harm and oar.url.username == self._oars_role():
+                said = f"the role {oar.url.username} is OAR's own; hooks/README.md has lesser ones"
+                self._found("good", "roles", said)
+            elif may_harm:
                 said = (
                     f"the role {oar.url.username} may change OAR's tables, and needs only to read "
                     "them. Make roles that may do less, as hooks/README.md has it"
@@ -174,6 +177,12 @@ class _Examination:
                 self._found("good", "roles", "there are none in a database of this kind")
             elif not denied and not may_harm:
                 self._found("good", "roles", "may do what they must, and OAR's tables no harm")
+
+    def _oars_role(self) -> str | None:
+        """The role of ``oar.conf``, if it can be read."""
+        with suppress(SettingsError):
+            return read_oar_conf(Path(self._given.oar_conf)).get("DB_BASE_LOGIN")
+        return None
 
     def _look_at_terms(self) -> None:
         """Do the settings fit OAR and what is recorded? Are the jobs still those of this OAR?"""

@@ -83,25 +83,26 @@ def _runnable(named: Path, root: Path, environ: Mapping[str, str]) -> list[Findi
     except KeyError:
         said = f"there is no user {USER} on this machine; whether OAR may run {named} is not known"
         return [Finding("warning", "hook", said, f"getent passwd {USER}")]
-    if (found := _denied(user, named, os.R_OK | os.X_OK, "run", 755)) is not None:
-        return [found]
     try:
         hook = _our_hook(named)
     except OSError as error:
-        return [Finding("warning", "hook", f"{named} cannot be read: {error.strerror}", AS_OAR)]
-    if hook is None:
-        return [_not_ours(named)]
-    if not os.path.exists(hook):
+        return [Finding("bad", "hook", f"{named} cannot be read: {error.strerror}", AS_OAR)]
+    if hook is not None and not os.path.exists(hook):
         said = f"{named} calls {hook}, which is not there: no job is recorded when it ends"
         ours = shared("hooks/server_epilogue")
         return [Finding("bad", "hook", said, f"sed -i 's|{hook}|{ours}|' {quoted(named)}")]
-    state = Path(environ.get("OAR_ACCOUNTING_STATE") or root / STATE)
-    looks = (
-        _denied(user, hook, os.R_OK | os.X_OK, "run", 755),
-        _interpreter(user, hook, environ),
-        _state(user, state),
-    )
-    return [found for found in looks if found is not None]
+    looks = [_denied(user, named, os.R_OK | os.X_OK, "run", 755)]
+    if hook is None:
+        looks.append(_not_ours(named))
+    else:
+        state = Path(environ.get("OAR_ACCOUNTING_STATE") or root / STATE)
+        looks += [
+            _denied(user, hook, os.R_OK | os.X_OK, "run", 755),
+            _interpreter(user, hook, environ),
+            _state(user, state),
+        ]
+    # A directory on the way to several of them is told once.
+    return list({found.mend: found for found in looks if found is not None}.values())
 
 
 def _our_hook(named: Path) -> Path | None:

@@ -1,0 +1,105 @@
+"""The administrator's page: every command of it, in its order, on a real OAR server."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.installed import ROOT, SOURCE, copy_source
+from tests.live.machine import MachineError, place, run, wait_until
+from tests.live.oar_server import ENDED, OarServer
+from tests.live.test_live import ASKED_FOR, needed
+
+PAGE = (ROOT / "hooks/README.md").read_text(encoding="utf-8")
+#: Sections with their blocks of commands, each with the word that says where it can be run.
+SECTIONS = {
+    section.partition("\n")[0]: re.findall(r"^```sh ?(\w*)\n(.*?)^```$", section, re.M | re.S)
+    for section in PAGE.split("\n## ")[1:]
+}
+#: What the page makes outside of the directory that a live test clears away.
+MADE = (
+    *("/opt/oar-accounting", "/var/lib/oar-accounting", "/etc/cron.d/oar-accounting"),
+    *("/etc/systemd/system/oar-accounting.service", "/etc/systemd/system/oar-accounting.timer"),
+    "/var/lib/prometheus/node-exporter",
+)
+SYSTEMD = Path("/run/systemd/system")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get(ASKED_FOR) != "1",
+        reason=f"takes this machine's OAR for itself; {ASKED_FOR}=1 lets it",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def oar(request: pytest.FixtureRequest) -> Iterator[OarServer]:
+    """An OAR server on which nothing of ours is installed yet."""
+    needed(request)
+    standing = [path for path in (*MADE, "/etc/oar/accounting.toml") if Path(path).exists()]
+    if standing:
+        raise MachineError(f"a test must not take the place of {', '.join(standing)}")
+    with place():
+        copy_source()
+        server = OarServer()
+        server.start()
+        try:
+            yield server
+        finally:
+            for path in map(Path, MADE):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def follow(oar: OarServer, section: str) -> str:
+    """Run the commands of a section as root; all that they printed."""
+    return "".join(run_block(oar, word, block) for word, block in SECTIONS[section])
+
+
+def run_block(oar: OarServer, word: str, block: str) -> str:
+    """Run a block of commands as root, beside the sources, with the database's owner at hand."""
+    assert word in ("", "postgresql", "systemd")
+    if word == "systemd" and not SYSTEMD.exists():
+        block = re.sub(r"^systemctl .*\n", "", block, flags=re.M)
+    script = f"cd {SOURCE}\nset -eu\n{block}"
+    # How pip reaches its index is told in variables; PATH is to be that of a server.
+    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    return run("sh", "-c", script, **pip, **oar.administrator())
+
+
+def recorded_jobs(oar: OarServer) -> list[int]:
+    """The jobs in the totals."""
+    return [job for (job,) in oar.ask("select job_id from accounting_jobs where closed = 1")]
+
+
+def test_every_command_of_the_page_does_what_it_says(oar: OarServer) -> None:
+    (before,) = oar.submit("alice", "true")
+    oar.wait(before, *ENDED)
+    assert "1 jobs recorded" in follow(oar, "Install")
+    # The doctor, at the end of this section, leaves with 0 only where all is well.
+    ((key, hook),) = re.findall(r'^(SERVER_EPILOGUE_EXEC_FILE)="(.*)"$', PAGE, re.M)
+    oar.configure(**{key: hook})
+    follow(oar, "Timer and hook")
+    (job,) = oar.submit("alice", "true")
+    oar.wait(job, *ENDED)
+    wait_until(lambda: recorded_jobs(oar) == [before, job], "the hook brings the job")
+    follow(oar, "Roles")
+    follow(oar, "Monitoring")
+    text = Path("/var/lib/prometheus/node-exporter/oar_accounting.prom").read_text("utf-8")
+    assert text.endswith("# EOF\n")
+    assert "every total is what spans and rates give" in follow(oar, "Backup and restore")
+    assert recorded_jobs(oar) == [before, job]
+    assert "the accounting tables are there" in follow(oar, "Upgrade")
+    assert "0 jobs that ended before" in follow(oar, "Keeping it for years")
+    follow(oar, "Uninstall")
+    assert not [path for path in MADE[:3] if Path(path).exists()]
+    assert (
+        oar.ask("select tablename from pg_tables where tablename like 'accounting^_%%' escape '^'")
+        == []
+    )
+    assert hook not in Path("/etc/oar/oar.conf").read_text("utf-8")
+    (last,) = oar.submit("alice", "true")
+    assert oar.wait(last, *ENDED) == "Terminated"

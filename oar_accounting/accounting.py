@@ -168,12 +168,13 @@ class Accounting:
             found = self._notices(site) + check_identity(self._ledger, self._oar, site)
             recheck = self.settings.recheck_days * DAY
             last_pass = entry.began if site.last_pass is None else site.last_pass
-            if entry.began - last_pass > max(recheck, DAY):
+            if entry.began - last_pass > DAY:
                 found.append(_long_ago(last_pass))
             work = CatchUp(Pass(self._ledger, self._oar, entry.began), site, progress)
             tally = work.run(min(entry.began, last_pass) - recheck, full=full)
             with self._ledger.writing() as book:
-                book.saw(work.seen)
+                if book.site.high_water_mark >= site.high_water_mark:
+                    book.saw(work.seen)
                 catalog.change_site(book.connection, book.site, last_pass=entry.began)
             entry.report = self._report(tally, found + work.notices)
         return entry.report
@@ -199,7 +200,8 @@ class Accounting:
         """Recompute the totals from the ledger, with the window that the settings have now.
 
         With *metric* that metric, as it is declared now: where the declaration is new or has
-        changed, from OAR's resources, and shown when it is complete. With *from_oar* every job
+        changed, from OAR's resources, and shown when it is complete; what was half built of one
+        that is no longer declared goes. With *from_oar* every job
         is read again, under the profile, containers and dimension that the settings have now.
         The law holds at every commit. Raises :class:`oar_accounting.UnknownName`.
         """
@@ -230,7 +232,7 @@ class Accounting:
         metrics or under other terms. Raises :class:`oar_accounting.BadSpan` where catch-up still
         compares such jobs with OAR.
         """
-        with self._noted("purge") as entry:
+        with self._noted("purge", new=False) as entry:
             latest = entry.began - self.settings.recheck_days * DAY
             bound, count = purge(self._ledger, self._site(), before, latest, progress)
             entry.report = PassReport(done=count)
@@ -241,7 +243,8 @@ class Accounting:
 
         What was used stays. Raises :class:`oar_accounting.UnknownName`.
         """
-        with self._noted("forget-user"):
+        with self._noted("forget-user", new=False) as entry:
+            entry.secret = True
             with self._ledger.writing() as book:
                 return forget(book, user)
 
@@ -250,9 +253,9 @@ class Accounting:
 
         What the recorded jobs used stays.
         """
-        with self._noted("retire") as entry:
+        with self._noted("retire", new=False) as entry:
             with self._ledger.writing() as book:
-                count = retire(book, first, entry.began)
+                count = retire(book, self._oar, first, entry.began)
             entry.report = PassReport(done=count)
         return count
 
@@ -303,17 +306,27 @@ class Accounting:
         Raises :class:`oar_accounting.UnknownName` and :class:`oar_accounting.BadSpan`.
         """
         with self._ledger.reading() as (connection, site):
-            if site is None:
-                raise UnknownName(
-                    f"site {self.settings.site!r} is not recorded here; record it with: "
-                    "oar-accounting catch-up"
-                )
-            return queries.usage(connection, site, by, metrics, start, stop)
+            return queries.usage(connection, self._known(site), by, metrics, start, stop)
+
+    def _known(self, site: Site | None) -> Site:
+        if site is None:
+            raise UnknownName(
+                f"site {self.settings.site!r} is not recorded here; record it with: "
+                "oar-accounting catch-up"
+            )
+        return site
 
     @contextmanager
-    def _noted(self, verb: str, *, wait: bool = True) -> Iterator[Entry]:
-        """A pass that leaves a row in the journal, whatever comes of it."""
-        self._site()
+    def _noted(self, verb: str, *, wait: bool = True, new: bool = True) -> Iterator[Entry]:
+        """A pass that leaves a row in the journal, whatever comes of it.
+
+        Where the site is not recorded yet, it is *new*, or the name of none.
+        """
+        if new:
+            self._site()
+        else:
+            with self._ledger.reading() as (_, site):
+                self._known(site)
         began = int(time.time())
         with self._ledger.writing(wait=wait) as book:
             number = journal.begin(book.connection, book.site.site_id, verb, began)
@@ -321,7 +334,8 @@ class Accounting:
         try:
             yield entry
         except BaseException as error:
-            reason = str(error) if isinstance(error, AccountingError) else type(error).__name__
+            known = isinstance(error, AccountingError) and not entry.secret
+            reason = str(error) if known else type(error).__name__
             with (
                 suppress(AccountingError),
                 dialects.writing(self.engine, wait=False) as connection,
@@ -362,6 +376,9 @@ class Accounting:
     ) -> None:
         declared = {metric.name: metric for metric in self.settings.metrics}
         if name not in declared:
+            with self._ledger.writing() as book:
+                if book.drop_unfinished(name):
+                    return
             raise UnknownName(
                 f"metric {name!r} is not declared in {self.settings.file}; declared are "
                 f"{', '.join(declared)}"
@@ -379,5 +396,6 @@ class Accounting:
 def _long_ago(last_pass: int) -> str:
     return (
         f"the last pass was on {formats.date(last_pass)}: was the accounting restored from a dump? "
-        "All that OAR still has was recorded again since"
+        "What OAR has had since was recorded; what it corrected before: oar-accounting catch-up "
+        "--full"
     )

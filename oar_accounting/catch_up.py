@@ -34,12 +34,14 @@ class CatchUp:
         self._progress = progress
         self._work = work
         self._analyzed = 0
+        work.mark = site.high_water_mark
 
     def run(self, ended_since: int, *, full: bool) -> Tally:
         """Look at (i), (ii) and (iii), the last from the instant *ended_since* on."""
         to_compare = self._unsettled_and_recent(ended_since)
-        shown = Shown(self._progress, len(to_compare) + self._to_come(full))
-        for page in oar_pages(self._oar, max(self.seen - OVERLAP, 0)):
+        last = self._last_known()
+        shown = Shown(self._progress, len(to_compare) + self._to_come(last, full))
+        for page in oar_pages(self._oar, last):
             self.seen = max(self.seen, int(page[-1]))
             self._settle_new(page)
             shown.advance(len(page))
@@ -50,12 +52,18 @@ class CatchUp:
             shown.advance(len(block))
         return self._work.tally
 
-    def _to_come(self, full: bool) -> int:
+    def _last_known(self) -> int:
+        """Above this id there may be new jobs; OAR, installed anew, may be far below the mark."""
+        with self._oar.snapshot() as snapshot:
+            highest = snapshot.highest_id()
+        return max(min(self.seen, highest) - OVERLAP, 0)
+
+    def _to_come(self, last: int, full: bool) -> int:
         """How many jobs the pages will bring; counted only where somebody is looking."""
         if self._progress is None:
             return 0
         with self._oar.snapshot() as snapshot:
-            new = snapshot.count_above(max(self.seen - OVERLAP, 0))
+            new = snapshot.count_above(last)
             return new + (snapshot.count_above(0) if full else 0)
 
     def _unsettled_and_recent(self, ended_since: int) -> Ints:

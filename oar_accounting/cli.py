@@ -43,7 +43,7 @@ Exit codes:
   130, 143  interrupted or told to end; the next run goes on
 """
 
-WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan)
+WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan, errors.Purged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ def _metric_notices(declared: Sequence[Metric], stored: Sequence[StoredMetric]) 
                 f"before: {way}"
             )
     lines += [
-        f"metric {name} is half filled and no longer declared; declare it again, then: "
+        f"metric {name} is half filled and no longer declared; what there is of it goes with: "
         f"oar-accounting rebuild --metric {name}"
         for name in sorted(building - names)
     ]

@@ -1,5 +1,7 @@
 """Users who are forgotten: everywhere a pseudonym stands for them, and what they used stays.
 
+Also a project that has the user's name, as where everybody has one, gets the pseudonym.
+
 OAR may still have the name, and a pass reads it again: so that it stays forgotten, a salted digest
 of the name leads to the pseudonym. Whoever guesses a name can check the guess against it.
 """
@@ -7,6 +9,7 @@ of the name leads to the pseudonym. Whoever guesses a name can check the guess a
 import secrets
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -48,30 +51,32 @@ class Forgotten:
         """The same jobs, those of forgotten users under their pseudonyms."""
         if not self._marks:
             return rows
-        names = {user: self.name(user) for user in dict.fromkeys(rows.user.tolist())}
-        users = np.array([names[user] for user in rows.user.tolist()], dtype=object)
-        return replace(rows, user=users)
+        both = (rows.user.tolist(), rows.project.tolist())
+        names = {name: self.name(name) for name in dict.fromkeys(chain(*both))}
+        users, projects = (np.array([names[n] for n in column], dtype=object) for column in both)
+        return replace(rows, user=users, project=projects)
 
 
 def forget(book: Book, user: str) -> str:
-    """Put a new pseudonym in the place of the user's name; the pseudonym.
+    """Put a new pseudonym in the place of a user's, or person's project's, name; the pseudonym.
 
     Raises :class:`UnknownName` where nothing is recorded under the name.
     """
     connection, site_id = book.connection, book.site.site_id
     table = schema.accounts.c
-    accounts = {key: names for key, names in book.accounts.names().items() if names[0] == user}
+    accounts = {key: names for key, names in book.accounts.names().items() if user in names[:2]}
     if not accounts:
         raise UnknownName(f"nothing is recorded of a user {user!r} on site {book.site.name!r}")
     if user in Forgotten.of(connection, site_id).pseudonyms():
         raise UnknownName(f"{user!r} is a pseudonym: that user is forgotten already")
     pseudonym, salt = f"forgotten-{secrets.token_hex(4)}", secrets.token_hex(16)
-    for account_id, (_, *others) in accounts.items():
-        names = (pseudonym, others[0], others[1], others[2])
+    for account_id, (owner, project, queue, value) in accounts.items():
+        owner, project = (pseudonym if name == user else name for name in (owner, project))
+        names = (owner, project, queue, value)
         connection.execute(
             schema.accounts.update()
             .where(table.account_id == account_id)
-            .values(user_name=pseudonym, digest=digest(names))
+            .values(user_name=owner, project=project, digest=digest(names))
         )
     connection.execute(
         insert(schema.forgotten).values(

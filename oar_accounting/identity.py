@@ -9,12 +9,12 @@ import numpy as np
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages
-from oar_accounting.columns import Ints, ints
+from oar_accounting.columns import Bools, Ints, JobRows, ints
 from oar_accounting.errors import OtherOar
 from oar_accounting.holdings import located
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.recorded import known_jobs, recorded_below
+from oar_accounting.recorded import JobRecords, known_jobs, recorded_below
 
 #: Jobs that are compared by every pass.
 COMPARED = 200
@@ -23,7 +23,7 @@ COMPARED = 200
 def check_identity(ledger: Ledger, oar: OarJobs, site: Site) -> list[str]:
     """Raise :class:`OtherOar` where OAR's ids name other jobs than those recorded under them.
 
-    Otherwise a line where recorded jobs have ids that OAR has yet to give out.
+    Otherwise a line where recorded jobs have ids that OAR has yet to give out, or had deleted.
     """
     with oar.snapshot() as snapshot:
         highest = snapshot.highest_id()
@@ -49,20 +49,35 @@ def _others(ledger: Ledger, oar: OarJobs, site: Site, ids: Ints) -> Ints:
             rows = snapshot.rows(block)
         with ledger.reading() as (connection, _):
             known = known_jobs(connection, site.site_id, block)
-        at, there = located(rows.job_id, known.job_id)
-        if len(known):
-            there &= known.submission_time[at] != rows.submission_time
-        found.append(rows.job_id[there])
+        found.append(rows.job_id[~_same(rows, known) & np.isin(rows.job_id, known.job_id)])
     return np.concatenate(found)
+
+
+def same_jobs(oar: OarJobs, known: JobRecords) -> Ints:
+    """Which of the recorded jobs OAR still has, by ascending id."""
+    found = [ints([])]
+    for block in id_blocks(known.job_id):
+        with oar.snapshot() as snapshot:
+            rows = snapshot.rows(block)
+        found.append(rows.job_id[_same(rows, known)])
+    return np.concatenate(found)
+
+
+def _same(rows: JobRows, known: JobRecords) -> Bools:
+    at, there = located(rows.job_id, known.job_id)
+    if len(known):
+        there &= known.submission_time[at] == rows.submission_time
+    return there
 
 
 def _other_oar(ledger: Ledger, oar: OarJobs, site: Site) -> OtherOar:
     """The refusal, with the lowest id that names another job, and the ways out."""
+    first = 1
     for page in ledger_pages(ledger, site):
         others = _others(ledger, oar, site, page)
         if len(others):
+            first = int(others[0])
             break
-    first = int(others[0])
     return OtherOar(
         f"job {first} of OAR is not the job that is recorded under this id, nor may later ones "
         "be: nothing was recorded. If it is another OAR, record it as a site of its own, with "

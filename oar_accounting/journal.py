@@ -23,6 +23,7 @@ class Entry:
     """A pass at work: when it began, in epoch seconds, and what it did when it is done."""
 
     began: int
+    secret: bool = False  #: why it failed names a person
     report: PassReport = field(default_factory=PassReport)
 
 

@@ -7,6 +7,7 @@ posting once, in any order and in any portions. The law that always holds:
     totals = Σ spans × rates + entries, split over windows, of all closed jobs
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -235,6 +236,7 @@ class Book:
                 .where(schema.jobs.c.site_id == self.site.site_id, schema.jobs.c.job_id.in_(block))
                 .values(closed=schema.PURGED_JOB)
             )
+        self._widen_carried()
         count = len(carried["asked"])
         keys = {
             "site_id": np.full(count, self.site.site_id),
@@ -243,12 +245,27 @@ class Book:
         bulk.add_columns(self.connection, schema.entries, {**keys, **carried})
         return len(gone)
 
-    def open_carrying(self) -> None:
-        """Make the job under which purged amounts stand, where it is missing."""
-        if len(self.known(ints([schema.CARRIED]))):
+    def carried_window(self) -> int:
+        """Purged amounts are whole in windows of this many seconds; 0 where nothing is purged."""
+        job = self.known(ints([schema.CARRIED]))
+        return int(job.walltime[0]) if len(job) else 0
+
+    def _widen_carried(self) -> None:
+        """Note that amounts are carried in windows of the size that they have now."""
+        job, window = schema.jobs.c, self.site.terms.window
+        if before := self.carried_window():
+            self.connection.execute(
+                schema.jobs.update()
+                .where(job.site_id == self.site.site_id, job.job_id == schema.CARRIED)
+                .values(walltime=math.lcm(before, window))
+            )
             return
         values = dict.fromkeys(JobRecords.__slots__, 0)
-        values |= {"job_id": schema.CARRIED, "closed": schema.CLOSED_JOB}
+        values |= {
+            "job_id": schema.CARRIED,
+            "closed": schema.CLOSED_JOB,
+            "walltime": window,
+        }
         texts = {"state": schema.CARRYING, "types": ""}
         self._insert(schema.jobs, {name: [value] for name, value in (values | texts).items()})
 
@@ -282,21 +299,42 @@ class Book:
 
     def begin_metric(self, metric: Metric) -> StoredMetric:
         """Begin to build a metric, hidden until `finish_metric`; what was half built goes."""
-        site_id = self.site.site_id
-        for each in self.metrics():
-            if each.metric.name == metric.name and each.state == schema.BUILDING:
-                catalog.remove_metric(self.connection, site_id, each.metric_id)
-        number = catalog.add_metric(self.connection, site_id, metric, schema.BUILDING)
+        self.drop_unfinished(metric.name)
+        number = catalog.add_metric(self.connection, self.site.site_id, metric, schema.BUILDING)
         return StoredMetric(metric_id=number, metric=metric, state=schema.BUILDING)
+
+    def carried(self, metric: StoredMetric) -> Entries:
+        """The amounts of purged jobs in a metric."""
+        every = read_entries(self.connection, self.site.site_id, ints([schema.CARRIED]))
+        return every.take(every.metric_id == metric.metric_id)
 
     def carry_on(self, before: StoredMetric, metric: StoredMetric) -> None:
         """Give *metric* the amounts that are carried of *before*, which is counted alike."""
-        carried = read_entries(self.connection, self.site.site_id, ints([schema.CARRIED]))
-        carried = carried.take(carried.metric_id == before.metric_id)
+        carried = self.carried(before)
         carried = replace(carried, metric_id=np.full(len(carried), metric.metric_id))
         self._insert(schema.entries, carried.as_dict())
         none = (Spans.concat([]), Rates.concat([]))
         self.move(amounts_of(ints([schema.CARRIED]), *none, carried, self.site.terms.window))
+
+    def check_no_rebuild(self) -> None:
+        """Raise :class:`WriterBusy` while a metric is built: its jobs must stay as they are."""
+        for each in self.metrics():
+            if each.state == schema.BUILDING:
+                raise WriterBusy(
+                    f"metric {each.metric.name} is half built, and needs these jobs; finish it "
+                    f"first: oar-accounting rebuild --metric {each.metric.name}"
+                )
+
+    def drop_unfinished(self, name: str) -> bool:
+        """Remove what was half built of a metric; false where nothing was."""
+        unfinished = [
+            each
+            for each in self.metrics()
+            if each.metric.name == name and each.state == schema.BUILDING
+        ]
+        for each in unfinished:
+            catalog.remove_metric(self.connection, self.site.site_id, each.metric_id)
+        return bool(unfinished)
 
     def check_building(self, metric: StoredMetric) -> None:
         """Raise :class:`WriterBusy` where a later `begin_metric` has thrown the metric away."""

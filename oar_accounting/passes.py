@@ -31,7 +31,6 @@ class Tally:
 
     done: int = 0
     changed: int = 0
-    purged: int = 0
     problems: dict[int, str] = field(default_factory=dict)
 
 
@@ -68,6 +67,8 @@ class Pass:
         self.ledger = ledger
         self.oar = oar
         self.tally = Tally()
+        #: The high-water mark as it was: where it has sunk since, ids were retired meanwhile.
+        self.mark = 0
         self._now = now
         self._holder = Holder(self.tally.problems)
 
@@ -94,7 +95,7 @@ class Pass:
             if len(rows):
                 self._post(book, rows, reading)
                 self._count(rows, phases(rows, book.site.terms).closed, known, changed)
-            if seen_up_to:
+            if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
         return found
 
@@ -143,7 +144,6 @@ class Pass:
         purged = np.isin(rows.job_id, known.job_id[known.closed == schema.PURGED_JOB])
         for job in rows.job_id[purged & differs].tolist():
             self.tally.problems[job] = "has changed in OAR since it was purged; kept as recorded"
-        self.tally.purged += int(np.count_nonzero(purged))
         return purged
 
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:

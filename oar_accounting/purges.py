@@ -5,12 +5,12 @@ recomputed and windows made larger. What is gone for good: the job cannot be cor
 in another metric, under other terms, or within a part of a window.
 """
 
-from oar_accounting import formats, schema
+from oar_accounting import formats
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site, change_site
 from oar_accounting.catch_up import ledger_pages
-from oar_accounting.errors import BadSpan, WriterBusy
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.errors import BadSpan
+from oar_accounting.ledger import Ledger
 from oar_accounting.passes import Progress, Shown
 from oar_accounting.recorded import LOWEST
 
@@ -30,8 +30,7 @@ def purge(
             f"some days after their end; the latest is {formats.date(latest)}"
         )
     with ledger.writing() as book:
-        _check_metrics(book)
-        book.open_carrying()
+        book.check_no_rebuild()
         if bound > (book.site.purged_before or 0):
             change_site(book.connection, book.site, purged_before=bound)
     count = 0
@@ -40,16 +39,7 @@ def purge(
     for page in pages:
         for block in id_blocks(page):
             with ledger.writing() as book:
-                _check_metrics(book)
+                book.check_no_rebuild()
                 count += book.carry(block, bound)
         shown.advance(len(page))
     return bound, count
-
-
-def _check_metrics(book: Book) -> None:
-    for each in book.metrics():
-        if each.state == schema.BUILDING:
-            raise WriterBusy(
-                f"metric {each.metric.name} is being rebuilt, and needs what would be purged; "
-                f"finish it first: oar-accounting rebuild --metric {each.metric.name}"
-            )

@@ -3,12 +3,11 @@
 The law holds at every commit.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from oar_accounting import catalog, formats, law, schema
+from oar_accounting import catalog, law, schema
 from oar_accounting.blocks import id_blocks
-from oar_accounting.catalog import Site, StoredMetric
+from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
 from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
@@ -38,6 +37,11 @@ def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress |
 def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> None:
     """All totals in other windows, in one transaction: any part of it would break the law."""
     with ledger.writing() as book:
+        if (carried := book.carried_window()) and window % carried:
+            raise Purged(
+                f"what was purged is whole in windows of {carried} s and cannot be split into "
+                f"windows of {window} s: set a multiple"
+            )
         growth = -(-book.site.terms.window // window)
         ranges = law.account_ranges(book.connection, book.site.site_id, growth)
         law.clear_totals(book)
@@ -72,21 +76,17 @@ def _jobs_of(oar: OarJobs, progress: Progress | None) -> int:
         return snapshot.count_above(0)
 
 
-def _check_name(purged_before: int, metric: Metric, active: Sequence[StoredMetric]) -> None:
-    if metric.name in (each.metric.name for each in active):
-        raise Purged(
-            f"metric {metric.name} is recorded under another definition, and what it was before "
-            f"{formats.date(purged_before)} was purged: declare the new one under another name"
-        )
-
-
 def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | None) -> None:
     """Fill the past of a metric from OAR's resources; what was shown is shown until it is full."""
     with work.ledger.writing() as book:
         active = [m for m in book.metrics() if m.state == schema.ACTIVE]
         standing = [m for m in active if m.metric == metric]
-        if book.site.purged_before is not None and not standing:
-            _check_name(book.site.purged_before, metric, active)
+        for each in active:
+            if each.metric.name == metric.name and not standing and len(book.carried(each)):
+                raise Purged(
+                    f"metric {metric.name} is recorded under another definition, and a part of it "
+                    "was purged: declare the new one under another name"
+                )
         building = book.begin_metric(metric)
         if standing:
             book.carry_on(standing[0], building)

@@ -108,6 +108,14 @@ def oar_conf_file(named: str | Path | None = None, environ: Mapping[str, str] = 
     return Path(named or environ.get("OARCONFFILE") or OAR_CONF)
 
 
+def _is_there(file: Path) -> bool:
+    """False where there is no such file; true too where that cannot be told."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
+
+
 def read_oar_conf(file: Path) -> dict[str, str]:
     """All values of an ``oar.conf``, as OAR reads them. Raises :class:`SettingsError`."""
     # Comments may be in any encoding.
@@ -134,7 +142,7 @@ def checked_site(name: str, where: str) -> str:
 def _toml(config: str | Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     named = config if config is not None else environ.get("OAR_ACCOUNTING_CONF") or None
     file = Path(named or TOML)
-    if named is None and not file.exists():
+    if named is None and not _is_there(file):
         return str(file), {}
     try:
         return str(file), tomllib.loads(_read(file, str(file)))
@@ -301,7 +309,7 @@ def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed
     file = oar_conf_file(oar_conf, environ)
     if oar_conf is None and not needed and not os.access(file, os.R_OK):
         return _OarConf(str(file), {})
-    if needed and named is None and not file.exists():
+    if needed and named is None and not _is_there(file):
         raise SettingsError(
             f"{file}: there is no such file; name OAR's settings with --oar-conf FILE, or its "
             "database with --url URL"

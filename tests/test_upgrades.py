@@ -1,0 +1,281 @@
+"""Upgrades: tables of an earlier version become those of this one, and no figure changes."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    Engine,
+    MetaData,
+    create_engine,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
+
+from oar_accounting import Accounting, SchemaError, dialects, schema
+from tests.old_site import CORE
+from tests.servers import Database
+from tests.small_oar import (
+    DAY,
+    HOUR,
+    T0,
+    Clock,
+    Recorded,
+    SmallOar,
+    opened,
+    recorded,
+    stopped_clock,
+)
+from tests.test_cli import run, said
+from tests.test_schema import ROOT, client, reflected
+
+FIRST = 1
+ADDED = [table.name for table in schema.ADDED[2]]
+
+
+@pytest.fixture(autouse=True)
+def clock() -> Iterator[Clock]:
+    """The verbs' clock stands still."""
+    with stopped_clock() as stopped:
+        yield stopped
+
+
+@pytest.fixture
+def old(engine: Engine, database: Database) -> Engine:
+    """The engine, on an OAR and on tables as version 1 made and filled them."""
+    oar = SmallOar(engine)
+    oar.add_job(user="alice", cores=5, start=T0 - 40 * DAY, stop=T0 - 38 * DAY)
+    oar.add_job(user="Zoé", cores=8, pauses=[(T0 + 10, T0 + 20)])
+    oar.add_job(user="bob", cores=3, state="Running")
+    oar.add_job(user="bob", cores=3, state="Waiting", start=T0, moldable=False)
+    recorded(engine, CORE)
+    rows = rows_of_first_version(engine)
+    for name in reversed([table.name for table in schema.metadata.sorted_tables]):
+        execute(engine, f"DROP TABLE {name}")
+    for statement in statements_of(ROOT / "tests" / "data" / f"schema-1-{database.kind}.sql"):
+        execute(engine, statement)
+    fill(engine, rows)
+    return engine
+
+
+def execute(engine: Engine, statement: str) -> None:
+    """Run a statement."""
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def statements_of(file: Path) -> list[str]:
+    """The statements of a file of SQL."""
+    return [each for each in file.read_text(encoding="utf-8").split(";\n") if each.strip()]
+
+
+def rows_of_first_version(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the tables that version 1 had, the tables referred to first."""
+    with engine.connect() as connection:
+        return {
+            table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+            for table in schema.metadata.sorted_tables
+            if table.name not in ADDED and table is not schema.schema_version
+        }
+
+
+def fill(engine: Engine, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Put rows into tables of which only the database knows the columns."""
+    metadata = MetaData()
+    metadata.reflect(engine, only=list(rows))
+    with engine.begin() as connection:
+        for name, some in rows.items():
+            if some:
+                connection.execute(insert(metadata.tables[name]), some)
+        if engine.dialect.name == "postgresql":
+            for sequence in ("sites_site_id", "accounts_account_id", "metrics_metric_id"):
+                connection.execute(text(f"SELECT setval('accounting_{sequence}_seq', 100)"))
+
+
+def figures(engine: Engine) -> Any:
+    """Usage by all that it can be grouped by, and every row of the site."""
+    accounting = opened(engine, CORE)
+    assert accounting.verify() == []
+    usage = accounting.usage(("user", "project", "queue", "cluster"))
+    return usage, Recorded(accounting).everything()
+
+
+# -- by init ----------------------------------------------------------------------------------
+
+
+def test_init_makes_the_tables_of_this_version(database: Database, old: Engine) -> None:
+    with pytest.raises(SchemaError, match="version 1"):
+        Accounting.open(engine=old).usage()
+    assert Accounting.open(engine=old).init()
+    fresh = create_engine(database.other())
+    Accounting.open(engine=fresh).init()
+    assert reflected(old) == reflected(fresh)
+    fresh.dispose()
+    with old.connect() as connection:
+        assert schema.version_of(connection) == schema.VERSION
+
+
+def test_an_upgrade_changes_no_row_and_no_figure(old: Engine) -> None:
+    before = rows_of_first_version(old)
+    assert Accounting.open(engine=old).init()
+    assert rows_of_first_version(old) == before
+    found = figures(old)
+    scratch = recorded(old, CORE, site="scratch")
+    assert found[1] == scratch.everything()
+    assert found[0].rows == scratch.accounting.usage(("user", "project", "queue", "cluster")).rows
+
+
+def test_passes_go_on_after_an_upgrade(old: Engine) -> None:
+    oar = SmallOar(old, create=False, nodes=0)
+    accounting = opened(old, CORE)
+    oar.update_job(3, state="Terminated", stop_time=T0 + HOUR)
+    report = accounting.catch_up()
+    assert (report.done, report.changed, report.problems) == (1, 0, ())
+    assert accounting.purge(T0 - 30 * DAY)[1] == 1
+    accounting.forget_user("alice")
+    oar.remove_job(4)
+    assert accounting.retire(4) == 1
+    assert accounting.verify() == []
+    assert Recorded(accounting).used() == 5 * 2 * DAY + 8 * (HOUR - 10) + 3 * HOUR
+
+
+def test_an_upgrade_twice_changes_nothing(old: Engine) -> None:
+    accounting = Accounting.open(engine=old)
+    assert accounting.init()
+    before = reflected(old), rows_of_first_version(old)
+    assert not accounting.init()
+    assert (reflected(old), rows_of_first_version(old)) == before
+
+
+@pytest.mark.parametrize("there", ADDED)
+def test_an_interrupted_upgrade_is_finished(database: Database, old: Engine, there: str) -> None:
+    """One of the new tables is there, and the version is still the old one."""
+    with old.begin() as connection:
+        schema.metadata.tables[there].create(connection)
+    with pytest.raises(SchemaError, match="version 1"):
+        Accounting.open(engine=old).catch_up()
+    assert Accounting.open(engine=old).init()
+    fresh = create_engine(database.other())
+    Accounting.open(engine=fresh).init()
+    assert reflected(old) == reflected(fresh)
+    fresh.dispose()
+    assert figures(old)
+
+
+# -- by the files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", dialects.DATABASES)
+@pytest.mark.parametrize("version", sorted(schema.ADDED))
+def test_upgrade_files_are_up_to_date(name: str, version: int) -> None:
+    """Written by ``oar-accounting schema DATABASE --upgrade-to N > sql/DATABASE/...``."""
+    file = ROOT / "sql" / name / f"upgrade-to-{version}.sql"
+    assert file.read_text(encoding="utf-8") == schema.upgrade_ddl(name, version)
+    assert run("schema", name, "--upgrade-to", str(version)).stdout == file.read_text("utf-8")
+
+
+def test_every_version_has_its_upgrade() -> None:
+    assert sorted(schema.ADDED) == list(range(FIRST + 1, schema.VERSION + 1))
+    for name in dialects.DATABASES:
+        files = sorted(file.name for file in (ROOT / "sql" / name).glob("upgrade-*"))
+        assert files == [f"upgrade-to-{version}.sql" for version in sorted(schema.ADDED)]
+
+
+def test_the_files_make_the_same_tables_as_init(
+    database: Database, old: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = client(database.url)
+    if found is None:
+        pytest.skip("the database's own client is not installed")
+    command, environment = found
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = rows_of_first_version(old)
+    old.dispose()
+    file = ROOT / "sql" / database.kind / "upgrade-to-2.sql"
+    subprocess.run(command, input=file.read_bytes(), check=True)
+    fresh = create_engine(database.other())
+    Accounting.open(engine=fresh).init()
+    assert reflected(old) == reflected(fresh)
+    fresh.dispose()
+    assert not Accounting.open(engine=old).init()
+    assert rows_of_first_version(old) == before
+    assert figures(old)
+    again = subprocess.run(command, input=file.read_bytes(), check=False, capture_output=True)
+    assert again.returncode != 0
+    assert rows_of_first_version(old) == before
+    with old.connect() as connection:
+        assert schema.version_of(connection) == schema.VERSION
+
+
+# -- what is told -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["catch-up"],
+        ["verify"],
+        ["usage"],
+        ["rebuild"],
+        ["record", "1"],
+        ["purge", "--before", "2001-01-01"],
+        ["retire", "--from", "1"],
+        ["forget-user", "alice"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+@pytest.mark.databases("sqlite")
+def test_before_the_upgrade_every_command_names_it(
+    database: Database, old: Engine, command: list[str]
+) -> None:
+    before = rows_of_first_version(old)
+    done = run("--url", database.url, *command)
+    assert "the accounting tables are of version 1; bring them to version 2 with" in said(done)
+    assert "oar-accounting init" in said(done)
+    assert done.returncode == 3
+    assert rows_of_first_version(old) == before
+    assert not set(ADDED) & set(inspect(old).get_table_names())
+
+
+def test_the_command_upgrades(database: Database, old: Engine) -> None:
+    assert run("--url", database.url, "catch-up").returncode == 3
+    first, second = (run("--url", database.url, "init") for _ in range(2))
+    assert "were created or upgraded" in first.stdout
+    assert "are there" in second.stdout
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert run("--url", database.url, "catch-up").returncode == 0
+    assert run("--url", database.url, "verify").returncode == 0
+
+
+@pytest.mark.databases("postgresql")
+def test_a_role_that_may_not_upgrade_gets_the_sql(
+    database: Database, old: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "sleep", lambda *_: None, raising=False)
+    execute(old, "CREATE ROLE accounting_writer LOGIN PASSWORD 'writer'")
+    execute(old, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    execute(old, "GRANT ALL ON ALL TABLES IN SCHEMA public TO accounting_writer")
+    url = make_url(database.url).set(username="accounting_writer", password="writer")
+    writer = create_engine(url)
+    try:
+        with pytest.raises(SchemaError) as caught:
+            Accounting.open(engine=writer).init()
+    finally:
+        writer.dispose()
+        execute(old, "DROP OWNED BY accounting_writer")
+        execute(old, "DROP ROLE accounting_writer")
+    assert str(caught.value).endswith(schema.upgrade_ddl("postgresql", 2))
+
+
+@pytest.mark.databases("sqlite")
+def test_a_version_that_is_newer_is_not_brought_back(old: Engine) -> None:
+    Accounting.open(engine=old).init()
+    execute(old, f"UPDATE accounting_schema SET version = {schema.VERSION + 1}")  # noqa: S608
+    with pytest.raises(SchemaError, match="install the newer one"):
+        Accounting.open(engine=old).init()

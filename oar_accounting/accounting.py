@@ -229,8 +229,8 @@ class Accounting:
 
         *before*, epoch seconds, is moved to the bound of windows at or before it. Returns that
         bound and how many jobs were purged. They can no longer be corrected, nor counted in other
-        metrics or under other terms. Raises :class:`oar_accounting.BadSpan` where catch-up still
-        compares such jobs with OAR.
+        metrics, under other terms or in smaller windows. Raises :class:`oar_accounting.BadSpan`
+        where catch-up still compares such jobs with OAR.
         """
         with self._noted("purge", new=False) as entry:
             latest = entry.began - self.settings.recheck_days * DAY
@@ -241,7 +241,8 @@ class Accounting:
     def forget_user(self, user: str) -> str:
         """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.
 
-        What was used stays. Raises :class:`oar_accounting.UnknownName`.
+        A project of the same name gets it too. What was used stays. Raises
+        :class:`oar_accounting.UnknownName`.
         """
         with self._noted("forget-user", new=False) as entry:
             entry.secret = True
@@ -251,7 +252,8 @@ class Accounting:
     def retire(self, first: int) -> int:
         """Give free the job ids from *first* on, which OAR uses for other jobs; how many.
 
-        What the recorded jobs used stays.
+        What the recorded jobs used stays. Jobs that OAR still has keep their ids. Raises
+        :class:`oar_accounting.UnknownName` and :class:`oar_accounting.WriterBusy`.
         """
         with self._noted("retire", new=False) as entry:
             with self._ledger.writing() as book:

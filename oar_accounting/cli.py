@@ -390,7 +390,8 @@ def usage(options: Options, /, by: tuple[str, ...], form: str | None, **given: A
 def purge(options: Options, before: str) -> None:
     """Drop the details of jobs that ended long ago; every total stays.
 
-    Such jobs can no longer be corrected, nor counted in metrics that are added later.
+    Such jobs can no longer be corrected, nor counted in metrics that are added later or in smaller
+    windows.
 
     \b
     Example: oar-accounting purge --before 2024-01-01
@@ -407,7 +408,8 @@ def purge(options: Options, before: str) -> None:
 def forget_user(options: Options, user: str) -> None:
     """Put a pseudonym in the place of a user's name; what was used stays.
 
-    Jobs that OAR still has, or will have, of this user are recorded under the pseudonym.
+    A project of the same name gets it too. Jobs that OAR still has, or will have, of this user are
+    recorded under the pseudonym.
 
     \b
     Example: oar-accounting forget-user alice
@@ -430,7 +432,7 @@ def forget_user(options: Options, user: str) -> None:
 def retire(options: Options, first: int) -> None:
     """Give job ids free that OAR uses again: restored from a dump, or installed anew.
 
-    What the recorded jobs used stays.
+    What the recorded jobs used stays. Jobs that OAR still has keep their ids.
 
     \b
     Example: oar-accounting retire --from 1

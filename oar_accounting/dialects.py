@@ -312,6 +312,10 @@ def locks_neighbours(connection: Connection) -> bool:
     return connection.dialect.name in ("mysql", "mariadb")
 
 
+#: All that PyMySQL says where the server closed the connection.
+_LOST = "(0, '')"
+
+
 def _is_busy(error: DBAPIError) -> bool:
     code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlite_errorname", None)
     number = error.orig.args[0] if error.orig is not None and error.orig.args else None
@@ -354,6 +358,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         if _is_silent(error):
             raise DatabaseError(f"{shown(engine.url)}: the server does not answer") from error
         said = " ".join(str(error.orig).split())
+        if said == _LOST:
+            said = "the connection was lost"
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
     except UnicodeError as error:
         raise DatabaseError(f"{shown(engine.url)}: {error}") from error

@@ -15,7 +15,10 @@ from tests.campaign.commands import Changed, Running, check, refused
 from tests.campaign.stage import Stage
 
 #: What PostgreSQL's and MariaDB's drivers say of a connection that is gone, or cannot be made.
-GONE = ("server closed the connection", "Lost connection", "gone away", "terminating connection")
+GONE = (
+    *("server closed the connection", "Lost connection", "gone away", "terminating connection"),
+    "the connection was lost",
+)
 NO_SERVER = ("Connection refused", "Can't connect")
 RECOVERING = ("the database system is", "closed the connection", *NO_SERVER)
 
@@ -63,7 +66,7 @@ def lock_is_not_given(stage: Stage) -> None:
         check("nothing to do here" in left.out, f"another writes\n{left}")
         waiting = [stage.commands.start(*each, changed=impatient) for each in commands]
         for running in waiting:
-            refused(running.left(), "lock timeout", "Lock wait timeout", "database is locked")
+            refused(running.left(), "for another writer of this site")
     _held(stage, len(waiting))
 
 

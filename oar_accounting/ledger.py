@@ -7,7 +7,6 @@ posting once, in any order and in any portions. The law that always holds:
     totals = Σ spans × rates + entries, split over windows, of all closed jobs
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -164,12 +163,12 @@ class Book:
         entries that a job has stay with it.
         """
         before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
-        self._insert(schema.jobs, jobs.as_dict())
+        self.insert(schema.jobs, jobs.as_dict())
         ended = spans.stop_time != OPEN
-        self._insert(schema.spans, spans.take(ended).as_dict())
+        self.insert(schema.spans, spans.take(ended).as_dict())
         running = spans.take(~ended).as_dict()
-        self._insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
-        self._insert(schema.rates, rates.as_dict())
+        self.insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
+        self.insert(schema.rates, rates.as_dict())
         closed = jobs.job_id[jobs.closed != 0]
         after = amounts_of(closed, spans, rates, entries, self.site.terms.window)
         self.move(difference(after, before))
@@ -209,78 +208,18 @@ class Book:
         before, _ = self._withdraw(ids, everything)
         self.move(difference(Totals.concat([]), before))
 
-    def carry(self, ids: Ints, before: int) -> int:
-        """Drop spans and rates of those of the jobs that ended *before*; how many that are.
-
-        What they gave to the totals is carried as entries of one job, so that the law holds.
-        """
-        jobs, _ = self._recorded(ids)
-        spans = self.spans(jobs.job_id)
-        later = np.union1d(
-            spans.job_id[spans.stop_time > before], jobs.job_id[jobs.stop_time > before]
-        )
-        ended = (jobs.closed == schema.CLOSED_JOB) & (jobs.unsettled == 0)
-        ended &= jobs.job_id != schema.CARRIED
-        gone = jobs.job_id[ended & ~np.isin(jobs.job_id, later)]
-        if not len(gone):
-            return 0
-        rates = self.rates(gone)
-        entries = read_entries(self.connection, self.site.site_id, gone)
-        spans = spans.take(np.isin(spans.job_id, gone))
-        carried = amounts_of(gone, spans, rates, entries, self.site.terms.window).as_dict()
-        for block in short_lists(gone):
-            for table in (schema.spans, schema.rates, schema.entries):
-                self._delete(table, table.c.job_id.in_(block))
-            self.connection.execute(
-                schema.jobs.update()
-                .where(schema.jobs.c.site_id == self.site.site_id, schema.jobs.c.job_id.in_(block))
-                .values(closed=schema.PURGED_JOB)
-            )
-        self._widen_carried()
-        count = len(carried["asked"])
-        keys = {
-            "site_id": np.full(count, self.site.site_id),
-            "job_id": np.full(count, schema.CARRIED),
-        }
-        bulk.add_columns(self.connection, schema.entries, {**keys, **carried})
-        return len(gone)
-
-    def carried_window(self) -> int:
-        """Purged amounts are whole in windows of this many seconds; 0 where nothing is purged."""
-        job = self.known(ints([schema.CARRIED]))
-        return int(job.walltime[0]) if len(job) else 0
-
-    def _widen_carried(self) -> None:
-        """Note that amounts are carried in windows of the size that they have now."""
-        job, window = schema.jobs.c, self.site.terms.window
-        if before := self.carried_window():
-            self.connection.execute(
-                schema.jobs.update()
-                .where(job.site_id == self.site.site_id, job.job_id == schema.CARRIED)
-                .values(walltime=math.lcm(before, window))
-            )
-            return
-        values = dict.fromkeys(JobRecords.__slots__, 0)
-        values |= {
-            "job_id": schema.CARRIED,
-            "closed": schema.CLOSED_JOB,
-            "walltime": window,
-        }
-        texts = {"state": schema.CARRYING, "types": ""}
-        self._insert(schema.jobs, {name: [value] for name, value in (values | texts).items()})
-
     def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:
         """Say exactly this about one metric of the jobs: their *rates* in it; ids ascending."""
         for block in id_blocks(ids):
-            jobs, _ = self._recorded(block)
+            jobs, _ = self.recorded(block)
             spans = read_spans(self.connection, self.site.site_id, jobs.job_id)
             old = read_rates(self.connection, self.site.site_id, jobs.job_id)
             old = old.take(old.metric_id == metric_id)
             new = rates.take(np.isin(rates.job_id, jobs.job_id))
             table = schema.rates
             for chosen in short_lists(old.job_id):
-                self._delete(table, table.c.job_id.in_(chosen), table.c.metric_id == metric_id)
-            self._insert(table, new.as_dict())
+                self.delete(table, table.c.job_id.in_(chosen), table.c.metric_id == metric_id)
+            self.insert(table, new.as_dict())
             closed = jobs.job_id[jobs.closed != 0]
             window = self.site.terms.window
             none = Entries.concat([])
@@ -302,19 +241,6 @@ class Book:
         self.drop_unfinished(metric.name)
         number = catalog.add_metric(self.connection, self.site.site_id, metric, schema.BUILDING)
         return StoredMetric(metric_id=number, metric=metric, state=schema.BUILDING)
-
-    def carried(self, metric: StoredMetric) -> Entries:
-        """The amounts of purged jobs in a metric."""
-        every = read_entries(self.connection, self.site.site_id, ints([schema.CARRIED]))
-        return every.take(every.metric_id == metric.metric_id)
-
-    def carry_on(self, before: StoredMetric, metric: StoredMetric) -> None:
-        """Give *metric* the amounts that are carried of *before*, which is counted alike."""
-        carried = self.carried(before)
-        carried = replace(carried, metric_id=np.full(len(carried), metric.metric_id))
-        self._insert(schema.entries, carried.as_dict())
-        none = (Spans.concat([]), Rates.concat([]))
-        self.move(amounts_of(ints([schema.CARRIED]), *none, carried, self.site.terms.window))
 
     def check_no_rebuild(self) -> None:
         """Raise :class:`WriterBusy` while a metric is built: its jobs must stay as they are."""
@@ -415,7 +341,7 @@ class Book:
         site_id, window = self.site.site_id, self.site.terms.window
         amounts, entries = [Totals.concat([])], [Entries.concat([])]
         for block in id_blocks(ids):
-            jobs, alone = self._recorded(block)
+            jobs, alone = self.recorded(block)
             if not len(jobs):
                 continue
             spans = read_spans(self.connection, site_id, jobs.job_id)
@@ -426,13 +352,13 @@ class Book:
             for table in tables:
                 column = table.c.job_id
                 if alone:
-                    self._delete(table, column.between(int(block[0]), int(block[-1])))
+                    self.delete(table, column.between(int(block[0]), int(block[-1])))
                 else:
                     for chosen in short_lists(jobs.job_id):
-                        self._delete(table, column.in_(chosen))
+                        self.delete(table, column.in_(chosen))
         return add_up(Totals.concat(amounts)), Entries.concat(entries)
 
-    def _recorded(self, block: Ints) -> tuple[JobRecords, bool]:
+    def recorded(self, block: Ints) -> tuple[JobRecords, bool]:
         """The jobs of the block that are recorded; true where no others lie between them."""
         if not is_dense(block):
             return self.known(block), False
@@ -441,11 +367,13 @@ class Book:
         jobs = every.take(np.isin(every.job_id, block))
         return jobs, len(jobs) == len(every)
 
-    def _delete(self, table: Table, *conditions: ColumnElement[bool]) -> None:
+    def delete(self, table: Table, *conditions: ColumnElement[bool]) -> None:
+        """Delete the site's rows for which all of this holds."""
         of_site = table.c.site_id == self.site.site_id
         self.connection.execute(table.delete().where(of_site, *conditions))
 
-    def _insert(self, table: Table, columns: dict[str, Any]) -> None:
+    def insert(self, table: Table, columns: dict[str, Any]) -> None:
+        """Add rows of the site, given as columns."""
         site_id = np.full(len(columns["job_id"]), self.site.site_id)
         bulk.insert_columns(self.connection, table, {"site_id": site_id, **columns})
 

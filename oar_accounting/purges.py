@@ -7,6 +7,7 @@ in another metric, under other terms, or within a part of a window.
 
 from oar_accounting import formats
 from oar_accounting.blocks import id_blocks
+from oar_accounting.carried import carry
 from oar_accounting.catalog import Site, change_site
 from oar_accounting.catch_up import ledger_pages
 from oar_accounting.errors import BadSpan
@@ -40,6 +41,6 @@ def purge(
         for block in id_blocks(page):
             with ledger.writing() as book:
                 book.check_no_rebuild()
-                count += book.carry(block, bound)
+                count += carry(book, block, bound)
         shown.advance(len(page))
     return bound, count

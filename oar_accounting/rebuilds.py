@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from oar_accounting import catalog, law, schema
 from oar_accounting.blocks import id_blocks
+from oar_accounting.carried import carried_in, carried_window, carry_on
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
 from oar_accounting.errors import Purged
@@ -37,7 +38,7 @@ def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress |
 def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> None:
     """All totals in other windows, in one transaction: any part of it would break the law."""
     with ledger.writing() as book:
-        if (carried := book.carried_window()) and window % carried:
+        if (carried := carried_window(book)) and window % carried:
             raise Purged(
                 f"what was purged is whole in windows of {carried} s and cannot be split into "
                 f"windows of {window} s: set a multiple"
@@ -82,14 +83,14 @@ def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | No
         active = [m for m in book.metrics() if m.state == schema.ACTIVE]
         standing = [m for m in active if m.metric == metric]
         for each in active:
-            if each.metric.name == metric.name and not standing and len(book.carried(each)):
+            if each.metric.name == metric.name and not standing and len(carried_in(book, each)):
                 raise Purged(
                     f"metric {metric.name} is recorded under another definition, and a part of it "
                     "was purged: declare the new one under another name"
                 )
         building = book.begin_metric(metric)
         if standing:
-            book.carry_on(standing[0], building)
+            carry_on(book, standing[0], building)
     before = standing[0] if standing else None
     pages = list(ledger_pages(work.ledger, site, LOWEST))
     shown = Shown(progress, sum(map(len, pages)))

@@ -312,8 +312,8 @@ def locks_neighbours(connection: Connection) -> bool:
     return connection.dialect.name in ("mysql", "mariadb")
 
 
-#: All that PyMySQL says where the server closed the connection.
-_LOST = "(0, '')"
+#: All that PyMySQL and psycopg2 say where the server had closed the connection.
+_LOST = ("(0, '')", "connection already closed")
 
 
 def _is_busy(error: DBAPIError) -> bool:
@@ -358,7 +358,7 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         if _is_silent(error):
             raise DatabaseError(f"{shown(engine.url)}: the server does not answer") from error
         said = " ".join(str(error.orig).split())
-        if said == _LOST:
+        if said in _LOST:
             said = "the connection was lost"
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
     except UnicodeError as error:

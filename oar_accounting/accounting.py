@@ -389,7 +389,8 @@ class Accounting:
         with self._ledger.reading() as (connection, _):
             stored = catalog.stored_metrics(connection, site.site_id)
         recorded = [each.metric for each in stored if each.state == schema.ACTIVE]
-        if declared[name] in recorded and not from_oar:
+        half = [each.metric.name for each in stored if each.state == schema.BUILDING]
+        if declared[name] in recorded and name not in half and not from_oar:
             restore_totals(self._ledger, site, site.terms.window, progress)
         else:
             build_metric(work, site, declared[name], progress)

@@ -175,7 +175,12 @@ def open_engine(url: str | URL) -> Engine:
     """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`."""
     parsed = parse_url(url)
     try:
-        engine = create_engine(parsed, connect_args=_connect_args(parsed))
+        engine = create_engine(
+            parsed,
+            connect_args=_connect_args(parsed),
+            # A connection that died in the pool is replaced, rather than used and then told of.
+            pool_pre_ping=parsed.get_backend_name() != "sqlite",
+        )
     except (ArgumentError, ValueError) as error:
         raise SettingsError(f"database URL: {shown(parsed)}: {error}") from None
     except (ImportError, NoSuchModuleError) as error:
@@ -361,6 +366,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         if said in _LOST:
             said = "the connection was lost"
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"{shown(engine.url)}: {' '.join(str(error).split())}") from error
     except UnicodeError as error:
         raise DatabaseError(f"{shown(engine.url)}: {error}") from error
     except SQLAlchemyError as error:
@@ -374,6 +381,9 @@ def driver_errors(connection: Connection, cursor: Any) -> Iterator[None]:
         yield
     except connection.dialect.loaded_dbapi.Error as error:
         base = connection.dialect.loaded_dbapi.Error
+        if connection.dialect.is_disconnect(error, connection.connection, cursor):
+            # A roll-back of what is gone would fail, and its error hide this one.
+            connection.invalidate(error)
         raise DBAPIError.instance(None, None, error, base) from error
     finally:
         cursor.close()

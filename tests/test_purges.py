@@ -462,6 +462,20 @@ def test_a_half_built_metric_that_is_no_longer_declared_does_not_forbid_to_purge
             pytest.fail(f"there is no way out: {refused}")
 
 
+def test_a_half_built_metric_whose_declaration_was_put_back_does_not_forbid_to_purge(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = four_jobs(engine, CORE)
+    monkeypatch.setattr(blocks, "BLOCK", 1)
+    site.reopen(CORE + "scale = 10\n")
+    with pytest.raises(Interrupted):
+        site.accounting.rebuild(metric="core", progress=interrupt)
+    site.reopen(CORE)
+    site.accounting.rebuild(metric="core")
+    site.accounting.purge(BOUND)
+    site.check()
+
+
 def test_a_metric_that_is_rebuilt_during_a_purge_loses_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

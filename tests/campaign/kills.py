@@ -4,7 +4,7 @@ import time
 
 from tests.campaign.changing_oar import DAY
 from tests.campaign.commands import check
-from tests.campaign.stage import Stage
+from tests.campaign.stage import WINDOWS, Stage
 
 #: Seconds that a command takes, where nothing is known yet: with its imports, and without.
 FIRST_GUESS = {True: 1.5, False: 0.5}
@@ -24,11 +24,13 @@ class Killer:
         self._purges = False
 
     def purge_too(self) -> None:
-        """From now on purges are killed as well, and the own metric is no longer changed.
+        """From now on purges are killed as well; window and own metric are no longer changed.
 
-        Nobody can fill a metric for jobs that are purged, nor purge while one is half built.
+        Nobody can fill a metric for jobs that are purged, nor make smaller windows of what they
+        gave, nor purge while a metric is half built.
         """
         self._purges = True
+        self._stage.declare(window=max(WINDOWS))
         self._stage.commands.complete("rebuild", "--metric", "memory")
         self._stage.settle()
 
@@ -73,7 +75,8 @@ class Killer:
         if choice == 0:
             return ["record", *map(str, changed)]
         if choice == 1:
-            stage.other_window()
+            if not self._purges:
+                stage.other_window()
             return ["rebuild"]
         if choice == 2:
             return ["rebuild", "--from-oar"]

@@ -369,8 +369,8 @@ def test_a_pipe_that_closes_is_no_traceback(site: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_it_says_so_and_goes_on_next_time(tmp_path: Path) -> None:
-    directory = tmp_path / "demo"
+def interrupted_demo(directory: Path) -> Done:
+    """What a demo left that was interrupted soon after its first line."""
     process = subprocess.Popen(
         [sys.executable, "-m", "oar_accounting.cli", "demo", "--directory", str(directory)],
         stdout=subprocess.PIPE,
@@ -382,8 +382,20 @@ def test_interrupted_it_says_so_and_goes_on_next_time(tmp_path: Path) -> None:
     process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    stdout, stderr = process.communicate(timeout=60)
+    return Done(process.returncode, stdout, stderr)
+
+
+def test_interrupted_it_says_so_and_goes_on_next_time(tmp_path: Path) -> None:
+    # Python drops an interrupt that meets the end of an object, and on a loaded machine the demo
+    # may be over before the signal.
+    for attempt in range(5):
+        directory = tmp_path / f"demo-{attempt}"
+        done = interrupted_demo(directory)
+        if done.returncode != 0:
+            break
+    stderr = done.stderr
+    assert done.returncode == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert run("--url", f"sqlite:///{directory}/oar.db", "verify").returncode in (0, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 
 from oar_accounting import (
@@ -308,13 +308,16 @@ class Accounting:
         Raises :class:`oar_accounting.UnknownName` and :class:`oar_accounting.BadSpan`.
         """
         with self._ledger.reading() as (connection, site):
-            return queries.usage(connection, self._known(site), by, metrics, start, stop)
+            return queries.usage(
+                connection, self._known(connection, site), by, metrics, start, stop
+            )
 
-    def _known(self, site: Site | None) -> Site:
+    def _known(self, connection: Connection, site: Site | None) -> Site:
         if site is None:
+            recorded = ", ".join(catalog.site_names(connection)) or "none"
             raise UnknownName(
-                f"site {self.settings.site!r} is not recorded here; record it with: "
-                "oar-accounting catch-up"
+                f"site {self.settings.site!r} is not recorded here, recorded are: {recorded}; a "
+                "new one is recorded by: oar-accounting catch-up"
             )
         return site
 
@@ -327,8 +330,8 @@ class Accounting:
         if new:
             self._site()
         else:
-            with self._ledger.reading() as (_, site):
-                self._known(site)
+            with self._ledger.reading() as (connection, site):
+                self._known(connection, site)
         began = int(time.time())
         with self._ledger.writing(wait=wait) as book:
             number = journal.begin(book.connection, book.site.site_id, verb, began)

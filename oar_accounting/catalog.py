@@ -94,6 +94,11 @@ def change_site(connection: Connection, site: Site, **values: int | str) -> None
     )
 
 
+def site_names(connection: Connection) -> list[str]:
+    """The names of the sites that are recorded, sorted."""
+    return sorted(connection.execute(select(schema.sites.c.name)).scalars())
+
+
 def _columns_of(terms: Terms) -> dict[str, int | str]:
     return {
         "window_seconds": terms.window,

@@ -3,20 +3,17 @@
 import csv
 import io
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from oar_accounting import dialects, errors, formats, passwords, schema
+from oar_accounting import dialects, errors, formats, schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.demo import write_demo
 from oar_accounting.display import (
@@ -29,119 +26,10 @@ from oar_accounting.display import (
     usage_objects,
     usage_table,
 )
+from oar_accounting.exits import EXIT_CODES, Commands, fail
 from oar_accounting.openmetrics import openmetrics
-from oar_accounting.records import Status
+from oar_accounting.options import Options
 from oar_accounting.screen import show_status
-
-EXIT_CODES = """\b
-Exit codes:
-  0  done (also where another catch-up is at work)
-  1  verify found differences, record could not record every job, or doctor found something
-     that needs attention
-  2  the command line, a setting or a name is wrong
-  3  a database cannot be used, or our tables are not there
-  130, 143  interrupted or told to end; the next run goes on
-"""
-
-WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan, errors.Purged)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options before the command."""
-
-    oar_conf: str | None
-    config: str | None
-    url: str | None
-    site: str | None
-    debug: bool
-
-    @contextmanager
-    def accounting(self) -> Iterator[Accounting]:
-        """The accounting they name."""
-        opened = Accounting.open(
-            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
-        )
-        with opened as accounting:
-            seen = passwords.seen_in_processes(self.url)
-            for warning in filter(None, (seen, *accounting.settings.warnings)):
-                click.echo(f"note: {formats.printable(warning)}", err=True)
-            yield accounting
-
-    def examined(self, *, verify: bool) -> Status:
-        """What the doctor says of it, its commands with the options that were given here."""
-        status = Accounting.examine(
-            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site, verify=verify
-        )
-        findings = tuple(
-            replace(each, mend=self.repeated_in(each.mend)) for each in status.findings
-        )
-        return replace(status, findings=findings)
-
-    def repeated_in(self, line: str) -> str:
-        """A command of ours with the options that were given here, but for a password."""
-        ours = "oar-accounting "
-        if not line.startswith(ours):
-            return line
-        url = None
-        with suppress(errors.SettingsError):
-            url = None if self.url is None else dialects.shown(dialects.parse_url(self.url))
-        given = {
-            "--oar-conf": self.oar_conf,
-            "--config": self.config,
-            "--url": url,
-            "--site": self.site,
-        }
-        options = (
-            f"{key} {quote(word)} "
-            for key, word in given.items()
-            if word is not None and key not in line
-        )
-        return ours + "".join(options) + line.removeprefix(ours)
-
-
-@contextmanager
-def told(debug: bool) -> Iterator[None]:
-    """Errors that a user can mend as one line on standard error; the traceback with --debug."""
-    try:
-        yield
-    except errors.AccountingError as error:
-        if debug:
-            raise
-        fail(str(error), 2 if isinstance(error, WRONG_INPUT) else 3)
-    except OSError as error:
-        if debug or isinstance(error, BrokenPipeError):
-            raise
-        fail(f"cannot write: {error.strerror}", 3)
-    except KeyboardInterrupt:
-        fail("interrupted; what was recorded stays, and the next run goes on from there", 130)
-    except Terminated:
-        fail("told to end; what was recorded stays, and the next run goes on from there", 143)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say why, and leave."""
-    click.echo(f"oar-accounting: {message}", err=True)
-    raise SystemExit(code)
-
-
-class Terminated(BaseException):
-    """SIGTERM: a time limit, or the system that goes down."""
-
-
-def terminate(_: int, __: FrameType | None) -> NoReturn:
-    """End as an error does: transactions are undone, and the reason is told."""
-    raise Terminated
-
-
-class Commands(click.Group):
-    """Commands whose errors become one line and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        signal.signal(signal.SIGTERM, terminate)
-        with told(ctx.params["debug"]):
-            return super().invoke(ctx)
 
 
 @click.group(

@@ -37,7 +37,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     python_requires=">=3.11",
-    packages=["oar_accounting"],
+    packages=["oar_accounting", "oar_accounting.commands"],
     package_data={"oar_accounting": ["py.typed", "accounting.example.toml"]},
     data_files=[
         (

@@ -1,7 +1,7 @@
 """How the command leaves: what went wrong in one line, and an exit code that says of what kind."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -55,6 +55,11 @@ class Terminated(BaseException):
 def terminate(_: int, __: FrameType | None) -> NoReturn:
     """End as an error does: transactions are undone, and the reason is told."""
     raise Terminated
+
+
+def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command whose help ends with the exit codes."""
+    return click.command(name, epilog=EXIT_CODES)
 
 
 class Commands(click.Group):

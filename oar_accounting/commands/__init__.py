@@ -1,0 +1,1 @@
+"""The commands of the command line, each beside its like; they hold no SQL."""

@@ -1,0 +1,68 @@
+"""Commands for what is old or must go: purge, forget a user, retire job ids."""
+
+import click
+
+from oar_accounting import formats
+from oar_accounting.display import progress_bar
+from oar_accounting.exits import command
+from oar_accounting.options import Options
+
+
+@command("purge")
+@click.option(
+    "--before", "before", required=True, metavar="TIME", help="A date (UTC) or epoch seconds."
+)
+@click.pass_obj
+def purge(options: Options, before: str) -> None:
+    """Drop the details of jobs that ended long ago; every total stays.
+
+    Such jobs can no longer be corrected, nor counted in metrics that are added later or in smaller
+    windows.
+
+    \b
+    Example: oar-accounting purge --before 2024-01-01
+    """
+    instant = formats.instant(before)
+    with options.accounting() as accounting, progress_bar("looked at") as progress:
+        bound, count = accounting.purge(instant, progress=progress)
+    click.echo(f"{count} jobs that ended before {formats.date(bound)} were purged")
+
+
+@command("forget-user")
+@click.argument("user")
+@click.pass_obj
+def forget_user(options: Options, user: str) -> None:
+    """Put a pseudonym in the place of a user's name; what was used stays.
+
+    A project of the same name gets it too. Jobs that OAR still has, or will have, of this user are
+    recorded under the pseudonym.
+
+    \b
+    Example: oar-accounting forget-user alice
+    """
+    with options.accounting() as accounting:
+        pseudonym = accounting.forget_user(user)
+    click.echo(f"{formats.printable(user)} is {pseudonym} from now on")
+
+
+@command("retire")
+@click.option(
+    "--from",
+    "first",
+    required=True,
+    metavar="JOB",
+    type=click.IntRange(1, 2**62),
+    help="The first job id that OAR gives, or may give, to another job.",
+)
+@click.pass_obj
+def retire(options: Options, first: int) -> None:
+    """Give job ids free that OAR uses again: restored from a dump, or installed anew.
+
+    What the recorded jobs used stays. Jobs that OAR still has keep their ids.
+
+    \b
+    Example: oar-accounting retire --from 1
+    """
+    with options.accounting() as accounting:
+        count = accounting.retire(first)
+    click.echo(f"{count} jobs keep what they used, and gave their ids free")

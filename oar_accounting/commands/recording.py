@@ -1,0 +1,156 @@
+"""Commands that record: tables, passes, single jobs, and the law."""
+
+import click
+
+from oar_accounting import dialects, errors, formats, schema
+from oar_accounting.display import (
+    add_row,
+    new_table,
+    progress_bar,
+    show,
+    speak_to_syslog,
+    tell_report,
+)
+from oar_accounting.exits import command, fail
+from oar_accounting.options import Options
+
+
+@command("init")
+@click.pass_obj
+def init(options: Options) -> None:
+    """Create the accounting tables, bring them to this version, or check that they are there.
+
+    Where the role may not create tables, the SQL to run as one that may is printed.
+
+    \b
+    Example: oar-accounting --oar-conf /etc/oar/oar.conf init
+    """
+    with options.accounting() as accounting:
+        created = accounting.init()
+        place = dialects.shown(accounting.engine.url)
+    click.echo(
+        f"{place}: the accounting tables {'were created or upgraded' if created else 'are there'}"
+    )
+
+
+@command("catch-up")
+@click.option("--full", is_flag=True, help="Compare every job, not only new and recent ones.")
+@click.option("--wait", is_flag=True, help="Wait for a writer that is at work; else leave, with 0.")
+@click.option(
+    "--syslog",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _, __, wanted: speak_to_syslog() if wanted else None,
+    help="Tell the system's log what would be printed.",
+)
+@click.pass_obj
+def catch_up(options: Options, full: bool, wait: bool) -> None:
+    """Record what is new or has changed in OAR. Run it every few minutes.
+
+    \b
+    Example: oar-accounting catch-up
+    """
+    with options.accounting() as accounting, progress_bar("jobs") as progress:
+        try:
+            report = accounting.catch_up(full=full, wait=wait, progress=progress)
+        except errors.WriterBusy as error:
+            click.echo(f"{error}: nothing to do here")
+            return
+    tell_report(report)
+
+
+@command("record")
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True, type=click.IntRange(1, 2**62))
+@click.pass_obj
+def record(options: Options, jobs: tuple[int, ...]) -> None:
+    """Record single jobs as OAR has them now.
+
+    \b
+    Example: oar-accounting record 4711 4712
+    """
+    with options.accounting() as accounting:
+        report = accounting.record(jobs)
+    tell_report(report)
+    if report.problems:
+        raise SystemExit(1)
+
+
+@command("verify")
+@click.option(
+    "--most",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="How many differences to show.",
+)
+@click.pass_obj
+def verify(options: Options, most: int) -> None:
+    """Check that every total is what the recorded spans and rates give.
+
+    \b
+    Example: oar-accounting verify
+    """
+    with options.accounting() as accounting:
+        found = accounting.verify(most=most)
+    if not found:
+        click.echo("every total is what spans and rates give")
+        return
+    table = new_table("window", "user", "project", "queue", "property", "metric")
+    for name in ("asked", "should be", "used", "should be"):
+        table.add_column(name, justify="right")
+    for each in found:
+        names = (each.user, each.project, each.queue, each.property, each.metric)
+        amounts = (each.asked, each.expected_asked, each.used, each.expected_used)
+        add_row(table, formats.date(each.window_start), *names, *map(str, amounts))
+    show(table)
+    fail(
+        f"{len(found)} differences{' or more' if len(found) == most else ''}; "
+        "mend them with: oar-accounting rebuild",
+        1,
+    )
+
+
+@command("rebuild")
+@click.option("--metric", metavar="NAME", help="Only this metric, as it is declared now.")
+@click.option("--from-oar", is_flag=True, help="Read the jobs that OAR still has again.")
+@click.pass_obj
+def rebuild(options: Options, metric: str | None, from_oar: bool) -> None:
+    """Recompute what is derived, or fill a metric that was declared or changed.
+
+    Without an option: the totals, from the recorded spans and rates.
+
+    \b
+    Example: oar-accounting rebuild --metric gpu
+    """
+    with options.accounting() as accounting, progress_bar("rebuilt") as progress:
+        report = accounting.rebuild(metric=metric, from_oar=from_oar, progress=progress)
+    tell_report(report)
+
+
+@command("schema")
+@click.argument("database", required=False, type=click.Choice(dialects.DATABASES))
+@click.option(
+    "--upgrade-to",
+    "version",
+    type=click.IntRange(2, schema.VERSION),
+    help="The SQL that brings the tables of the version before to this one.",
+)
+@click.option("--drop", is_flag=True, help="The SQL that removes the tables and all in them.")
+@click.pass_obj
+def print_schema(options: Options, database: str | None, version: int | None, drop: bool) -> None:
+    """Print the SQL that creates, upgrades or removes the accounting tables.
+
+    Without DATABASE: for the database that the settings name.
+
+    \b
+    Example: oar-accounting schema postgresql | psql accounting
+    """
+    if database is None:
+        with options.accounting() as accounting:
+            database = dialects.database_name(accounting.engine)
+    if drop:
+        text = schema.drop_ddl()
+    else:
+        text = schema.ddl(database) if version is None else schema.upgrade_ddl(database, version)
+    click.echo(text, nl=False)

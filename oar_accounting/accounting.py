@@ -138,7 +138,8 @@ class Accounting:
             version = schema.version_of(connection)
         if version is None:
             return schema.ddl(database)
-        return schema.upgrade_ddl(database, version + 1)
+        missing = range(version + 1, schema.VERSION + 1)
+        return "\n".join(schema.upgrade_ddl(database, each) for each in missing)
 
     def _checked(self) -> bool:
         """True where our tables are there, in this version. Raises :class:`SchemaError`."""

@@ -29,7 +29,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oar_accounting import dialects
 from oar_accounting.dialects import Name, Words
 
-VERSION = 2
+VERSION = 3
 
 #: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
 ACTIVE, BUILDING = "active", "building"
@@ -206,8 +206,75 @@ forgotten = Table(
     **dialects.TABLE,
 )
 
+openings = Table(
+    "accounting_openings",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("window_start", BigInteger, primary_key=True, autoincrement=False),
+    # Half-open, as everywhere but in OAR.
+    Column("window_stop", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    # In resource·s, as OAR counted.
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    # What jobs that turned up later account for: so much less is open.
+    Column("covered_asked", BigInteger, nullable=False),
+    Column("covered_used", BigInteger, nullable=False),
+    **dialects.BULK,
+)
+
+adjustments = Table(
+    "accounting_adjustments",
+    metadata,
+    Column("adjustment_id", Integer, primary_key=True),
+    Column("site_id", Integer, ForeignKey("accounting_sites.site_id"), nullable=False),
+    Column("posted", BigInteger, nullable=False),
+    Column("author", Name, nullable=False),
+    Column("reason", Words, nullable=False),
+    # The adjustment whose amounts this one takes back; every one is taken back once at most.
+    Column("counters", Integer),
+    UniqueConstraint("counters", name="accounting_adjustments_counters"),
+    # An id stands in letters to users: it is never given twice.
+    sqlite_autoincrement=True,
+    **dialects.TABLE,
+)
+
+adjusted = Table(
+    "accounting_adjusted",
+    metadata,
+    Column("adjustment_id", Integer, primary_key=True, autoincrement=False),
+    Column("line", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, nullable=False),
+    # By name: a metric that is rebuilt keeps its adjustments.
+    Column("metric", String(63), nullable=False),
+    # NULL where no job is adjusted but an account.
+    Column("job_id", BigInteger),
+    # The span over which the amounts lie evenly.
+    Column("start_time", BigInteger, nullable=False),
+    Column("stop_time", BigInteger, nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    **dialects.BULK,
+)
+
+attributes = Table(
+    "accounting_attributes",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("attribute", String(63), primary_key=True),
+    # Of a user or of a project.
+    Column("name", Name, primary_key=True),
+    # The lowest of all numbers where it always was so, NULL where it goes on.
+    Column("valid_from", BigInteger, primary_key=True, autoincrement=False),
+    Column("valid_to", BigInteger),
+    Column("kind", String(8), nullable=False),
+    Column("value", Name, nullable=False),
+    CheckConstraint("kind IN ('user', 'project')", name="accounting_attributes_kind"),
+    **dialects.BULK,
+)
+
 #: The tables that each version added to the one before.
-ADDED = {2: (passes, forgotten)}
+ADDED = {2: (passes, forgotten), 3: (openings, adjustments, adjusted, attributes)}
 
 
 def ddl(database: str) -> str:

@@ -34,8 +34,14 @@ from tests.small_oar import (
 from tests.test_cli import run, said
 from tests.test_schema import ROOT, client, reflected
 
-FIRST = 1
-ADDED = [table.name for table in schema.ADDED[2]]
+#: The versions from which an upgrade is tested.
+OLD = tuple(range(1, schema.VERSION))
+
+
+def added_since(version: int) -> list[str]:
+    """The tables that later versions than *version* have."""
+    later = (schema.ADDED[each] for each in range(version + 1, schema.VERSION + 1))
+    return [table.name for tables in later for table in tables]
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +51,27 @@ def clock() -> Iterator[Clock]:
         yield stopped
 
 
+@pytest.fixture(params=OLD, ids="from version {}".format)
+def version(request: pytest.FixtureRequest) -> int:
+    """The version from which is upgraded."""
+    return int(request.param)
+
+
 @pytest.fixture
-def old(engine: Engine, database: Database) -> Engine:
-    """The engine, on an OAR and on tables as version 1 made and filled them."""
+def old(engine: Engine, database: Database, version: int) -> Engine:
+    """The engine, on an OAR and on tables as that version made and filled them."""
     oar = SmallOar(engine)
     oar.add_job(user="alice", cores=5, start=T0 - 40 * DAY, stop=T0 - 38 * DAY)
     oar.add_job(user="Zoé", cores=8, pauses=[(T0 + 10, T0 + 20)])
     oar.add_job(user="bob", cores=3, state="Running")
     oar.add_job(user="bob", cores=3, state="Waiting", start=T0, moldable=False)
     recorded(engine, CORE)
-    rows = rows_of_first_version(engine)
+    rows = rows_of(engine, version)
     for name in reversed([table.name for table in schema.metadata.sorted_tables]):
         execute(engine, f"DROP TABLE {name}")
-    for statement in statements_of(ROOT / "tests" / "data" / f"schema-1-{database.kind}.sql"):
+    for statement in statements_of(
+        ROOT / "tests" / "data" / f"schema-{version}-{database.kind}.sql"
+    ):
         execute(engine, statement)
     fill(engine, rows)
     return engine
@@ -74,13 +88,13 @@ def statements_of(file: Path) -> list[str]:
     return [each for each in file.read_text(encoding="utf-8").split(";\n") if each.strip()]
 
 
-def rows_of_first_version(engine: Engine) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the tables that version 1 had, the tables referred to first."""
+def rows_of(engine: Engine, version: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the tables that *version* had, the tables referred to first."""
     with engine.connect() as connection:
         return {
             table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
             for table in schema.metadata.sorted_tables
-            if table.name not in ADDED and table is not schema.schema_version
+            if table.name not in added_since(version) and table is not schema.schema_version
         }
 
 
@@ -93,7 +107,10 @@ def fill(engine: Engine, rows: dict[str, list[dict[str, Any]]]) -> None:
             if some:
                 connection.execute(insert(metadata.tables[name]), some)
         if engine.dialect.name == "postgresql":
-            for sequence in ("sites_site_id", "accounts_account_id", "metrics_metric_id"):
+            sequences = ("sites_site_id", "accounts_account_id", "metrics_metric_id")
+            if "accounting_passes" in rows:
+                sequences += ("passes_pass_id",)
+            for sequence in sequences:
                 connection.execute(text(f"SELECT setval('accounting_{sequence}_seq', 100)"))
 
 
@@ -108,8 +125,10 @@ def figures(engine: Engine) -> Any:
 # -- by init ----------------------------------------------------------------------------------
 
 
-def test_init_makes_the_tables_of_this_version(database: Database, old: Engine) -> None:
-    with pytest.raises(SchemaError, match="version 1"):
+def test_init_makes_the_tables_of_this_version(
+    database: Database, old: Engine, version: int
+) -> None:
+    with pytest.raises(SchemaError, match=f"version {version}"):
         Accounting.open(engine=old).usage()
     assert Accounting.open(engine=old).init()
     fresh = create_engine(database.other())
@@ -120,10 +139,10 @@ def test_init_makes_the_tables_of_this_version(database: Database, old: Engine) 
         assert schema.version_of(connection) == schema.VERSION
 
 
-def test_an_upgrade_changes_no_row_and_no_figure(old: Engine) -> None:
-    before = rows_of_first_version(old)
+def test_an_upgrade_changes_no_row_and_no_figure(old: Engine, version: int) -> None:
+    before = rows_of(old, version)
     assert Accounting.open(engine=old).init()
-    assert rows_of_first_version(old) == before
+    assert rows_of(old, version) == before
     found = figures(old)
     scratch = recorded(old, CORE, site="scratch")
     assert found[1] == scratch.everything()
@@ -144,20 +163,23 @@ def test_passes_go_on_after_an_upgrade(old: Engine) -> None:
     assert Recorded(accounting).used() == 5 * 2 * DAY + 8 * (HOUR - 10) + 3 * HOUR
 
 
-def test_an_upgrade_twice_changes_nothing(old: Engine) -> None:
+def test_an_upgrade_twice_changes_nothing(old: Engine, version: int) -> None:
     accounting = Accounting.open(engine=old)
     assert accounting.init()
-    before = reflected(old), rows_of_first_version(old)
+    before = reflected(old), rows_of(old, version)
     assert not accounting.init()
-    assert (reflected(old), rows_of_first_version(old)) == before
+    assert (reflected(old), rows_of(old, version)) == before
 
 
-@pytest.mark.parametrize("there", ADDED)
-def test_an_interrupted_upgrade_is_finished(database: Database, old: Engine, there: str) -> None:
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_an_interrupted_upgrade_is_finished(
+    database: Database, old: Engine, version: int, which: int
+) -> None:
     """One of the new tables is there, and the version is still the old one."""
+    there = added_since(version)[which]
     with old.begin() as connection:
         schema.metadata.tables[there].create(connection)
-    with pytest.raises(SchemaError, match="version 1"):
+    with pytest.raises(SchemaError, match=f"version {version}"):
         Accounting.open(engine=old).catch_up()
     assert Accounting.open(engine=old).init()
     fresh = create_engine(database.other())
@@ -180,14 +202,14 @@ def test_upgrade_files_are_up_to_date(name: str, version: int) -> None:
 
 
 def test_every_version_has_its_upgrade() -> None:
-    assert sorted(schema.ADDED) == list(range(FIRST + 1, schema.VERSION + 1))
+    assert sorted(schema.ADDED) == list(range(2, schema.VERSION + 1))
     for name in dialects.DATABASES:
         files = sorted(file.name for file in (ROOT / "sql" / name).glob("upgrade-*"))
         assert files == [f"upgrade-to-{version}.sql" for version in sorted(schema.ADDED)]
 
 
 def test_the_files_make_the_same_tables_as_init(
-    database: Database, old: Engine, monkeypatch: pytest.MonkeyPatch
+    database: Database, old: Engine, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = client(database.url)
     if found is None:
@@ -195,20 +217,23 @@ def test_the_files_make_the_same_tables_as_init(
     command, environment = found
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    before = rows_of_first_version(old)
+    before = rows_of(old, version)
     old.dispose()
-    file = ROOT / "sql" / database.kind / "upgrade-to-2.sql"
-    subprocess.run(command, input=file.read_bytes(), check=True)
+    directory = ROOT / "sql" / database.kind
+    files = [directory / f"upgrade-to-{each}.sql" for each in (*OLD, schema.VERSION)[version:]]
+    for file in files:
+        subprocess.run(command, input=file.read_bytes(), check=True)
     fresh = create_engine(database.other())
     Accounting.open(engine=fresh).init()
     assert reflected(old) == reflected(fresh)
     fresh.dispose()
     assert not Accounting.open(engine=old).init()
-    assert rows_of_first_version(old) == before
+    assert rows_of(old, version) == before
     assert figures(old)
-    again = subprocess.run(command, input=file.read_bytes(), check=False, capture_output=True)
-    assert again.returncode != 0
-    assert rows_of_first_version(old) == before
+    for file in files:
+        again = subprocess.run(command, input=file.read_bytes(), check=False, capture_output=True)
+        assert again.returncode != 0
+    assert rows_of(old, version) == before
     with old.connect() as connection:
         assert schema.version_of(connection) == schema.VERSION
 
@@ -232,15 +257,16 @@ def test_the_files_make_the_same_tables_as_init(
 )
 @pytest.mark.databases("sqlite")
 def test_before_the_upgrade_every_command_names_it(
-    database: Database, old: Engine, command: list[str]
+    database: Database, old: Engine, version: int, command: list[str]
 ) -> None:
-    before = rows_of_first_version(old)
+    before = rows_of(old, version)
     done = run("--url", database.url, *command)
-    assert "the accounting tables are of version 1; bring them to version 2 with" in said(done)
+    told = f"are of version {version}; bring them to version {schema.VERSION} with"
+    assert told in said(done)
     assert "oar-accounting init" in said(done)
     assert done.returncode == 3
-    assert rows_of_first_version(old) == before
-    assert not set(ADDED) & set(inspect(old).get_table_names())
+    assert rows_of(old, version) == before
+    assert not set(added_since(version)) & set(inspect(old).get_table_names())
 
 
 def test_the_command_upgrades(database: Database, old: Engine) -> None:
@@ -255,7 +281,7 @@ def test_the_command_upgrades(database: Database, old: Engine) -> None:
 
 @pytest.mark.databases("postgresql")
 def test_a_role_that_may_not_upgrade_gets_the_sql(
-    database: Database, old: Engine, monkeypatch: pytest.MonkeyPatch
+    database: Database, old: Engine, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Clock, "sleep", lambda *_: None, raising=False)
     execute(old, "CREATE ROLE accounting_writer LOGIN PASSWORD 'writer'")
@@ -270,11 +296,13 @@ def test_a_role_that_may_not_upgrade_gets_the_sql(
         writer.dispose()
         execute(old, "DROP OWNED BY accounting_writer")
         execute(old, "DROP ROLE accounting_writer")
-    assert str(caught.value).endswith(schema.upgrade_ddl("postgresql", 2))
+    later = range(version + 1, schema.VERSION + 1)
+    told = "\n".join(schema.upgrade_ddl("postgresql", each) for each in later)
+    assert str(caught.value).endswith(told)
 
 
 @pytest.mark.databases("sqlite")
-def test_a_version_that_is_newer_is_not_brought_back(old: Engine) -> None:
+def test_a_version_that_is_newer_is_not_brought_back(old: Engine, version: int) -> None:
     Accounting.open(engine=old).init()
     execute(old, f"UPDATE accounting_schema SET version = {schema.VERSION + 1}")  # noqa: S608
     with pytest.raises(SchemaError, match="install the newer one"):

@@ -38,10 +38,14 @@ BEGIN NOT ATOMIC
         WITH listed (name) AS (
             VALUES
                 ('accounting_accounts'),
+                ('accounting_adjusted'),
+                ('accounting_adjustments'),
+                ('accounting_attributes'),
                 ('accounting_entries'),
                 ('accounting_forgotten'),
                 ('accounting_jobs'),
                 ('accounting_metrics'),
+                ('accounting_openings'),
                 ('accounting_passes'),
                 ('accounting_rates'),
                 ('accounting_schema'),

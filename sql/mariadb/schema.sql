@@ -1,3 +1,28 @@
+CREATE TABLE accounting_adjusted (
+    adjustment_id INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    account_id INTEGER NOT NULL,
+    metric VARCHAR(63) NOT NULL,
+    job_id BIGINT,
+    start_time BIGINT NOT NULL,
+    stop_time BIGINT NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (adjustment_id, line)
+)ENGINE=InnoDB;
+
+CREATE TABLE accounting_attributes (
+    site_id INTEGER NOT NULL,
+    attribute VARCHAR(63) NOT NULL,
+    name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    valid_from BIGINT NOT NULL,
+    valid_to BIGINT,
+    kind VARCHAR(8) NOT NULL,
+    value VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    PRIMARY KEY (site_id, attribute, name, valid_from),
+    CONSTRAINT accounting_attributes_kind CHECK (kind IN ('user', 'project'))
+)ENGINE=InnoDB;
+
 CREATE TABLE accounting_entries (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -25,6 +50,18 @@ CREATE TABLE accounting_jobs (
 )ENGINE=InnoDB;
 
 CREATE INDEX accounting_jobs_unsettled ON accounting_jobs (site_id, unsettled);
+
+CREATE TABLE accounting_openings (
+    site_id INTEGER NOT NULL,
+    window_start BIGINT NOT NULL,
+    window_stop BIGINT NOT NULL,
+    account_id INTEGER NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    covered_asked BIGINT NOT NULL,
+    covered_used BIGINT NOT NULL,
+    PRIMARY KEY (site_id, window_start, window_stop, account_id)
+)ENGINE=InnoDB;
 
 CREATE TABLE accounting_rates (
     site_id INTEGER NOT NULL,
@@ -87,6 +124,18 @@ CREATE TABLE accounting_accounts (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 )ENGINE=InnoDB;
 
+CREATE TABLE accounting_adjustments (
+    adjustment_id INTEGER NOT NULL AUTO_INCREMENT,
+    site_id INTEGER NOT NULL,
+    posted BIGINT NOT NULL,
+    author VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    reason TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
+    counters INTEGER,
+    PRIMARY KEY (adjustment_id),
+    CONSTRAINT accounting_adjustments_counters UNIQUE (counters),
+    FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
+)ENGINE=InnoDB;
+
 CREATE TABLE accounting_forgotten (
     site_id INTEGER NOT NULL,
     digest VARCHAR(64) NOT NULL,
@@ -127,4 +176,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 )ENGINE=InnoDB;
 
-INSERT INTO accounting_schema (version) VALUES (2);
+INSERT INTO accounting_schema (version) VALUES (3);

@@ -1,3 +1,30 @@
+CREATE TABLE accounting_adjusted (
+    adjustment_id INTEGER NOT NULL,
+    line INTEGER NOT NULL,
+    account_id INTEGER NOT NULL,
+    metric VARCHAR(63) NOT NULL,
+    job_id BIGINT,
+    start_time BIGINT NOT NULL,
+    stop_time BIGINT NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (adjustment_id, line)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE accounting_attributes (
+    site_id INTEGER NOT NULL,
+    attribute VARCHAR(63) NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    valid_from BIGINT NOT NULL,
+    valid_to BIGINT,
+    kind VARCHAR(8) NOT NULL,
+    value VARCHAR(255) NOT NULL,
+    PRIMARY KEY (site_id, attribute, name, valid_from),
+    CONSTRAINT accounting_attributes_kind CHECK (kind IN ('user', 'project'))
+)
+ WITHOUT ROWID;
+
 CREATE TABLE accounting_entries (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -27,6 +54,19 @@ CREATE TABLE accounting_jobs (
  WITHOUT ROWID;
 
 CREATE INDEX accounting_jobs_unsettled ON accounting_jobs (site_id, unsettled) WHERE unsettled = 1;
+
+CREATE TABLE accounting_openings (
+    site_id INTEGER NOT NULL,
+    window_start BIGINT NOT NULL,
+    window_stop BIGINT NOT NULL,
+    account_id INTEGER NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    covered_asked BIGINT NOT NULL,
+    covered_used BIGINT NOT NULL,
+    PRIMARY KEY (site_id, window_start, window_stop, account_id)
+)
+ WITHOUT ROWID;
 
 CREATE TABLE accounting_rates (
     site_id INTEGER NOT NULL,
@@ -94,6 +134,17 @@ CREATE TABLE accounting_accounts (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
+CREATE TABLE accounting_adjustments (
+    adjustment_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    site_id INTEGER NOT NULL,
+    posted BIGINT NOT NULL,
+    author VARCHAR(255) NOT NULL,
+    reason TEXT NOT NULL,
+    counters INTEGER,
+    CONSTRAINT accounting_adjustments_counters UNIQUE (counters),
+    FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
+);
+
 CREATE TABLE accounting_forgotten (
     site_id INTEGER NOT NULL,
     digest VARCHAR(64) NOT NULL,
@@ -132,4 +183,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
-INSERT INTO accounting_schema (version) VALUES (2);
+INSERT INTO accounting_schema (version) VALUES (3);

@@ -1,11 +1,15 @@
 DROP TABLE accounting_passes;
 DROP TABLE accounting_metrics;
 DROP TABLE accounting_forgotten;
+DROP TABLE accounting_adjustments;
 DROP TABLE accounting_accounts;
 DROP TABLE accounting_totals;
 DROP TABLE accounting_spans;
 DROP TABLE accounting_sites;
 DROP TABLE accounting_schema;
 DROP TABLE accounting_rates;
+DROP TABLE accounting_openings;
 DROP TABLE accounting_jobs;
 DROP TABLE accounting_entries;
+DROP TABLE accounting_attributes;
+DROP TABLE accounting_adjusted;

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     python_requires=">=3.11",
-    packages=["oar_accounting", "oar_accounting.commands"],
+    packages=find_packages(include=["oar_accounting", "oar_accounting.*"]),
     package_data={"oar_accounting": ["py.typed", "accounting.example.toml"]},
     data_files=[
         (

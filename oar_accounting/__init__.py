@@ -9,9 +9,13 @@ with Accounting.open(oar_conf="/etc/oar/oar.conf") as accounting:
 """
 
 from oar_accounting.accounting import Accounting
+from oar_accounting.adjustments.jobs import JobFilter
 from oar_accounting.errors import (
     AccountingError,
+    Adjusted,
     AmountOverflow,
+    BadAdjustment,
+    BadFile,
     BadSpan,
     DatabaseError,
     OarSchemaError,
@@ -24,11 +28,19 @@ from oar_accounting.errors import (
 )
 from oar_accounting.metrics import Metric
 from oar_accounting.records import (
+    AdjustedAccount,
+    AdjustedMetric,
+    Adjustment,
+    AdjustmentLine,
+    AdjustmentReport,
+    Attribute,
+    AttributesReport,
     Difference,
     Finding,
     PassReport,
     Problem,
     Status,
+    StockReport,
     Usage,
     UsageReport,
 )
@@ -37,11 +49,22 @@ from oar_accounting.settings import Settings
 __all__ = [
     "Accounting",
     "AccountingError",
+    "Adjusted",
+    "AdjustedAccount",
+    "AdjustedMetric",
+    "Adjustment",
+    "AdjustmentLine",
+    "AdjustmentReport",
     "AmountOverflow",
+    "Attribute",
+    "AttributesReport",
+    "BadAdjustment",
+    "BadFile",
     "BadSpan",
     "DatabaseError",
     "Difference",
     "Finding",
+    "JobFilter",
     "Metric",
     "OarSchemaError",
     "OtherOar",
@@ -52,6 +75,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Status",
+    "StockReport",
     "UnknownName",
     "Usage",
     "UsageReport",

@@ -1,7 +1,7 @@
 """The verbs. This is the only module that reads the clock."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,13 @@ from oar_accounting import (
     queries,
     schema,
     settings,
+    stock_accounting,
 )
+from oar_accounting.adjustments.given import check_words
+from oar_accounting.adjustments.jobs import JobFilter, adjust_jobs
+from oar_accounting.adjustments.posting import Amount, Note, adjust_account, counter
+from oar_accounting.adjustments.standing import read_all, read_lines
+from oar_accounting.attributes import files, stored
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
@@ -36,15 +42,29 @@ from oar_accounting.errors import (
 from oar_accounting.forgotten import forget
 from oar_accounting.identity import check_identity
 from oar_accounting.journal import Entry
-from oar_accounting.ledger import Ledger, check_version
+from oar_accounting.ledger import Book, Ledger, check_version
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Progress, Tally
 from oar_accounting.purges import purge
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
-from oar_accounting.records import Difference, PassReport, Problem, Status, UsageReport
+from oar_accounting.records import (
+    Adjustment,
+    AdjustmentLine,
+    AdjustmentReport,
+    Attribute,
+    AttributesReport,
+    Difference,
+    OpeningReport,
+    PassReport,
+    Problem,
+    Status,
+    StockReport,
+    UsageReport,
+)
 from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
+from oar_accounting.taken_over import take_over
 
 DAY = 86_400
 
@@ -69,8 +89,6 @@ class Accounting:
         self.oar_engine = oar_engine or (
             self.engine if same else dialects.open_engine(given.oar_url)
         )
-        for each in (self.engine, self.oar_engine):
-            dialects.prepare(each)
         self._ledger = Ledger(self.engine, given.site)
         self._oar = OarJobs(self.oar_engine)
 
@@ -239,6 +257,49 @@ class Accounting:
             entry.report = PassReport(done=count)
         return bound, count
 
+    def import_accounting(self, *, dry_run: bool = False) -> OpeningReport:
+        """Take over what OAR's own accounting has of times of which no jobs are left.
+
+        In resource·s. Twice is once. A job that turns up later accounts for its share itself. With
+        *dry_run* nothing is written. Raises :class:`oar_accounting.OarSchemaError` where OAR's
+        accounting cannot be read.
+        """
+        if dry_run:
+            with self._ledger.reading() as (connection, site):
+                self._known(connection, site)
+            with self._ledger.writing() as book:
+                return take_over(book, self._oar, dry_run=True)
+        with self._noted("import") as entry:
+            with self._ledger.writing() as book:
+                told = take_over(book, self._oar, dry_run=False)
+            entry.report = PassReport(done=told.new, changed=told.changed)
+        return told
+
+    def oaraccounting(
+        self,
+        *,
+        reinitialize: bool = False,
+        delete_before: int | None = None,
+        delete_older: int | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> StockReport:
+        """Fill OAR's own accounting as ``oaraccounting`` of OAR 2.5.9 does; ours is not touched.
+
+        The only verb that writes OAR's tables. *reinitialize* counts every job anew;
+        *delete_before*, an instant, or *delete_older*, an age in seconds, only removes windows
+        that ended by then. With *dry_run* nothing is written. Raises
+        :class:`oar_accounting.OarSchemaError`, :class:`oar_accounting.WriterBusy` and
+        :class:`oar_accounting.AmountOverflow`, and nothing has been written then.
+        """
+        if delete_older is not None:
+            delete_before = int(time.time()) - delete_older
+        if delete_before is not None:
+            return stock_accounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
+        count = stock_accounting.reinitialize if reinitialize else stock_accounting.account
+        window = settings.oar_window(self.settings)
+        return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
+
     def forget_user(self, user: str) -> str:
         """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.
 
@@ -261,6 +322,134 @@ class Accounting:
                 count = retire(book, self._oar, first, entry.began)
             entry.report = PassReport(done=count)
         return count
+
+    def import_attributes(
+        self, given: str | bytes | Iterable[str], *, source: str = "the file", dry_run: bool = False
+    ) -> AttributesReport:
+        """Record who belongs where, as a file of comma-separated values says.
+
+        *given* is its text, its bytes or its lines; *source* names it in errors. Of the attributes
+        in its first line it is the truth: all that was recorded of them before goes. With *dry_run*
+        nothing is written. Raises :class:`oar_accounting.BadFile`, whose text names every mistake,
+        and :class:`oar_accounting.UnknownName` where the site is not recorded.
+        """
+        file = files.read(given, source)
+        if dry_run:
+            with self._ledger.reading() as (connection, site):
+                planned = stored.prepare(connection, self._known(connection, site), file)
+            return planned.report(dry_run=True)
+        with self._noted("attributes", new=False) as entry:
+            entry.secret = True
+            with self._ledger.writing() as book:
+                planned = stored.prepare(book.connection, book.site, file)
+                stored.store(book.connection, book.site.site_id, planned)
+            report = planned.report(dry_run=False)
+            changed = report.added + report.removed + report.changed
+            entry.report = PassReport(done=report.entries, changed=changed)
+        return report
+
+    def attributes(self, name: str | None = None) -> list[Attribute]:
+        """Who belongs where by one attribute, or by all, sorted by attribute, name and time.
+
+        Raises :class:`oar_accounting.UnknownName`.
+        """
+        with self._ledger.reading() as (connection, site):
+            site_id = self._known(connection, site).site_id
+            return stored.entries(connection, site_id, name)
+
+    def remove_attribute(self, name: str) -> int:
+        """Delete all that is recorded of an attribute; how many entries it had.
+
+        Raises :class:`oar_accounting.UnknownName`.
+        """
+        with self._noted("attributes", new=False) as entry:
+            with self._ledger.writing() as book:
+                count = stored.remove(book.connection, book.site.site_id, name)
+            entry.report = PassReport(changed=count)
+        return count
+
+    def adjust(  # noqa: PLR0913 - one line of an adjustment, and who posts it
+        self,
+        *,
+        user: str,
+        project: str,
+        queue: str,
+        metric: str,
+        start: int,
+        stop: int,
+        reason: str,
+        author: str,
+        property: str = "",
+        asked: int | str = 0,
+        used: int | str = 0,
+        dry_run: bool = False,
+    ) -> AdjustmentReport:
+        """Add signed amounts to an account, evenly over ``[start, stop)``.
+
+        They are whole numbers in the metric's unit and scale, or hours as usage shows them, like
+        ``"-1.5h"``. With *dry_run* nothing is written. Raises :class:`oar_accounting.UnknownName`,
+        :class:`oar_accounting.BadSpan` and :class:`oar_accounting.BadAdjustment`.
+        """
+        names = (user, project, queue, property)
+        given = Amount(names=names, metric=metric, start=start, stop=stop, asked=asked, used=used)
+        return self._adjusting(
+            author, reason, dry_run, lambda book, note: adjust_account(book, given, note)
+        )
+
+    def adjust_jobs(
+        self, wanted: JobFilter, *, reason: str, author: str, dry_run: bool = False
+    ) -> AdjustmentReport:
+        """Take back what the jobs that match were counted, in whole or in part.
+
+        Left out, and told of, are jobs that still run, that were purged, that held nothing, or
+        that are adjusted already. With *dry_run* nothing is written. Raises
+        :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
+        :class:`oar_accounting.BadAdjustment`.
+        """
+        return self._adjusting(
+            author, reason, dry_run, lambda book, note: adjust_jobs(book, self._oar, wanted, note)
+        )
+
+    def counter(
+        self, adjustment_id: int, *, reason: str, author: str, dry_run: bool = False
+    ) -> AdjustmentReport:
+        """Post the amounts of an adjustment with the opposite sign; each is countered once.
+
+        With *dry_run* nothing is written. Raises :class:`oar_accounting.UnknownName` and
+        :class:`oar_accounting.BadAdjustment`.
+        """
+        return self._adjusting(
+            author, reason, dry_run, lambda book, note: counter(book, adjustment_id, note)
+        )
+
+    def _adjusting(
+        self,
+        author: str,
+        reason: str,
+        dry_run: bool,
+        work: Callable[[Book, Note | None], AdjustmentReport],
+    ) -> AdjustmentReport:
+        check_words(author, reason)
+        if dry_run:
+            with self._ledger.reading() as (connection, site):
+                known = self._known(connection, site)
+                return work(Book(connection, known, self._ledger.accounts(connection, known)), None)
+        with self._noted("adjust", new=False) as entry:
+            entry.secret = True
+            with self._ledger.writing() as book:
+                report = work(book, Note(posted=entry.began, author=author, reason=reason))
+            entry.report = PassReport(done=report.jobs)
+        return report
+
+    def adjustments(self) -> list[Adjustment]:
+        """All adjustments, in the order they were posted."""
+        with self._ledger.reading() as (connection, site):
+            return read_all(connection, self._known(connection, site).site_id)
+
+    def adjustment_lines(self, adjustment_id: int) -> list[AdjustmentLine]:
+        """What an adjustment added to whom, when. Raises :class:`oar_accounting.UnknownName`."""
+        with self._ledger.reading() as (connection, site):
+            return read_lines(connection, self._known(connection, site), adjustment_id)
 
     def verify(self, *, most: int = 10) -> list[Difference]:
         """The first totals that are not what spans, rates and entries give; none is good."""
@@ -302,15 +491,24 @@ class Accounting:
         metrics: Sequence[str] | None = None,
         start: int | None = None,
         stop: int | None = None,
+        *,
+        without_adjustments: bool = False,
     ) -> UsageReport:
         """What closed jobs asked for and used within ``[start, stop)``, on bounds of windows.
 
-        *by* names user, project, queue or the dimension property; no *metrics* are all of them.
+        *by* names user, project, queue, the dimension property or attributes; no *metrics* are all
+        of them. Opening amounts and adjustments are within the amounts, and told apart.
         Raises :class:`oar_accounting.UnknownName` and :class:`oar_accounting.BadSpan`.
         """
         with self._ledger.reading() as (connection, site):
             return queries.usage(
-                connection, self._known(connection, site), by, metrics, start, stop
+                connection,
+                self._known(connection, site),
+                by,
+                metrics,
+                start,
+                stop,
+                adjusted=not without_adjustments,
             )
 
     def _known(self, connection: Connection, site: Site | None) -> Site:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import (
     BigInteger,
+    Column,
     ColumnElement,
     Select,
     SmallInteger,
+    String,
     Table,
     Text,
     bindparam,
@@ -173,7 +175,7 @@ def delete_rows(connection: Connection, table: Table, keys: Mapping[str, Ints]) 
     _many(connection, table.delete().where(*matches), names, _lists(keys))
 
 
-def add_columns(connection: Connection, table: Table, columns: Mapping[str, Ints]) -> None:
+def add_columns(connection: Connection, table: Table, columns: Mapping[str, Any]) -> None:
     """Add amounts to the rows with the same primary key, making the rows that are missing.
 
     Rows must come sorted by key: two writers then never wait for each other in a circle.
@@ -202,21 +204,31 @@ def _unnested(  # noqa: PLR0913 - the parts of one statement
     connection: Connection,
     table: Table,
     names: Sequence[str],
-    lists: Sequence[list[int]],
+    lists: Sequence[list[Any]],
     keys: Sequence[str],
     amounts: Sequence[str],
 ) -> None:
     from sqlalchemy.dialects import postgresql
 
-    # An array travels as one text: thousands of bound values cost more than the insert.
-    arrays = [
-        cast(literal("{" + ",".join(map(str, values)) + "}", Text), postgresql.ARRAY(BigInteger))
-        for values in lists
-    ]
+    arrays = [_array(table.c[name], values) for name, values in zip(names, lists, strict=True)]
     rows = func.unnest(*arrays).table_valued(*names, name="added").render_derived()
     new = postgresql.insert(table).from_select(list(names), select(*(rows.c[n] for n in names)))
     change = {name: table.c[name] + new.excluded[name] for name in amounts}
     connection.execute(new.on_conflict_do_update(index_elements=list(keys), set_=change))
+
+
+def _array(column: Column[Any], values: list[Any]) -> ColumnElement[Any]:
+    """An array as one text: thousands of bound values cost more than the insert."""
+    from sqlalchemy.dialects import postgresql
+
+    kind: type[Any] = Text if isinstance(column.type, String) else BigInteger
+    if kind is Text:
+        quoted = {value: f'"{value.translate(_ARRAY_ESCAPES)}"' for value in set(values)}
+        values = [quoted[value] for value in values]
+    return cast(literal("{" + ",".join(map(str, values)) + "}", Text), postgresql.ARRAY(kind))
+
+
+_ARRAY_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\""})
 
 
 def analyze(connection: Connection, tables: Sequence[Table]) -> None:

@@ -131,6 +131,8 @@ def row_order(keys: Sequence[Ints]) -> Ints:
 
 def rows_among(rows: Sequence[Ints], others: Sequence[Ints]) -> Bools:
     """Which *rows*, given by their keys, are among the *others*; neither has a row twice."""
+    if not len(rows[0]):
+        return np.zeros(0, np.bool_)
     keys = [np.concatenate(pair) for pair in zip(others, rows, strict=True)]
     order = row_order(keys)
     keys = [key[order] for key in keys]

@@ -36,7 +36,7 @@ def declared_terms(given: Settings, oar: OarJobs) -> Terms:
 def check_properties(given: Settings, oar: OarJobs, metrics: Iterable[Metric]) -> None:
     """Raise :class:`SettingsError` where a metric needs a property that OAR does not have."""
     properties = oar.properties()
-    for metric in metrics:
+    for metric in (part for each in metrics for part in (each, *each.parts)):
         for key, name in (
             ("sum" if metric.form == "sum" else "distinct", metric.of),
             ("per", metric.per),

@@ -15,6 +15,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
 from oar_accounting import bulk, dialects, oar_tables
 from oar_accounting import demo_site as site
 from oar_accounting.demo_jobs import History, Job, as_of
+from oar_accounting.demo_past import LABORATORIES, accounting_rows
 from oar_accounting.errors import SettingsError
 
 #: The settings that go with the demonstration.
@@ -52,7 +53,7 @@ MOST_JOBS_A_DAY = 2_000
 def _tables() -> MetaData:
     """OAR's tables, with the properties that the site has added to its resources."""
     tables = MetaData()
-    for table in oar_tables.metadata.sorted_tables:
+    for table in (*oar_tables.metadata.sorted_tables, oar_tables.accounting):
         table.to_metadata(tables)
     resources = tables.tables["resources"]
     resources.append_column(Column("cluster", String(255)))
@@ -77,6 +78,8 @@ def create_oar(engine: Engine) -> None:
 def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed: int = 2) -> None:
     """Fill OAR's empty tables with the *days* that end at *now* (epoch seconds UTC).
 
+    Of the months before, only OAR's own accounting is left.
+
     All kinds of jobs are among the *jobs*; where there are few days, those that would come too
     late are left out. Raises :class:`ValueError` for fewer than `FEWEST_JOBS` jobs, and for more
     than `MOST_JOBS_A_DAY`.
@@ -90,6 +93,7 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
     happened = History(rng, now, days).live(jobs)
     with dialects.writing(engine) as connection:
         _insert(connection, "resources", site.resource_rows())
+        _insert(connection, "accounting", accounting_rows(seed, now - days * site.DAY))
         _write(connection, rng, happened, now)
 
 
@@ -190,7 +194,9 @@ def _check_own(database: Path, config: Path) -> None:
 
 
 def write_demo(directory: Path) -> tuple[str, Path]:
-    """Write database and settings into *directory*, in the place of those of an earlier run.
+    """Write a database, settings and a list of laboratories into *directory*.
+
+    They take the place of those of an earlier run.
 
     Returns the URL of the database and the settings file. Raises :class:`SettingsError` where
     the directory cannot be written.
@@ -204,6 +210,7 @@ def write_demo(directory: Path) -> tuple[str, Path]:
         for ending in ("", "-wal", "-shm"):
             Path(f"{database}{ending}").unlink(missing_ok=True)
         config.write_text(DEMO_TOML, encoding="utf-8")
+        (directory / "laboratories.csv").write_text(LABORATORIES, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{directory}: cannot be written: {error.strerror}") from None
     url = dialects.file_url(database)

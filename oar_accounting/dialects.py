@@ -191,7 +191,6 @@ def open_engine(url: str | URL) -> Engine:
         ) from None
     if parsed.get_backend_name() in ("mysql", "mariadb") and "read_timeout" not in parsed.query:
         event.listen(engine, "connect", _let_queries_last)
-    prepare(engine)
     return engine
 
 
@@ -255,6 +254,7 @@ def file_url(file: Path) -> str:
 
 
 def _connected(engine: Engine) -> Connection:
+    prepare(engine)
     try:
         connection = engine.connect()
     except (TypeError, ValueError) as error:
@@ -286,16 +286,77 @@ def writing(engine: Engine, *, wait: bool = True) -> Iterator[Connection]:
 
     Raises :class:`WriterBusy` where *wait* is false and another process writes (SQLite).
     """
-    with _told_clearly(engine, waited=wait), _connected(engine) as connection:
-        if engine.dialect.name == "sqlite":
-            connection = connection.execution_options(oar_writes=True, oar_waits=wait)
-        else:
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin():
-            if engine.dialect.name == "postgresql":
-                waiting = func.set_config("lock_timeout", f"{LOCK_WAIT}s", True)
-                connection.execute(select(waiting))
-            yield connection
+    with (
+        _told_clearly(engine, waited=wait),
+        _connected(engine) as connection,
+        _transaction(connection, wait),
+    ):
+        yield connection
+
+
+@contextmanager
+def _transaction(connection: Connection, wait: bool) -> Iterator[None]:
+    if connection.dialect.name == "sqlite":
+        connection.execution_options(oar_writes=True, oar_waits=wait)
+    else:
+        connection.execution_options(isolation_level="READ COMMITTED")
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            waiting = func.set_config("lock_timeout", f"{LOCK_WAIT}s", True)
+            connection.execute(select(waiting))
+        yield
+
+
+@contextmanager
+def writing_alone(engine: Engine, mutex: str, seconds: int) -> Iterator[Connection]:
+    """`writing` on a connection that is closed afterwards, with all that is temporary in it.
+
+    On MariaDB and MySQL the server's lock *mutex* is held until then; elsewhere `lock_table` is
+    there for that. Raises :class:`WriterBusy` where *seconds* pass before it is free.
+    """
+    with _told_clearly(engine), _connected(engine) as connection:
+        try:
+            if connection.dialect.name in ("mysql", "mariadb"):
+                taken = connection.execute(select(func.get_lock(mutex, seconds))).scalar_one()
+                connection.rollback()
+                if taken != 1:
+                    raise _held_too_long(engine, seconds)
+            with _transaction(connection, wait=True):
+                yield connection
+        finally:
+            connection.invalidate()
+
+
+def lock_table(connection: Connection, table: str, seconds: int) -> None:
+    """Keep other writers away from a *table* until the transaction ends, where there is SQL for it.
+
+    Raises :class:`WriterBusy` where *seconds* pass before they have left it.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    try:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{seconds:d}s'")
+        connection.exec_driver_sql(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+    except DBAPIError as error:
+        if _is_busy(error):
+            raise _held_too_long(connection.engine, seconds) from error
+        raise
+
+
+def _held_too_long(engine: Engine, seconds: int) -> WriterBusy:
+    return WriterBusy(f"{shown(engine.url)}: another process has been writing for {seconds} s")
+
+
+def without_transactions(connection: Connection, names: Sequence[str]) -> dict[str, str]:
+    """The tables of which an interrupted writer leaves a half, with their storage engines."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return {}
+    found = connection.exec_driver_sql(
+        "SELECT t.table_name, t.engine FROM information_schema.tables t"
+        " JOIN information_schema.engines e ON e.engine = t.engine"
+        " WHERE t.table_schema = DATABASE() AND e.transactions = 'NO'"
+    )
+    return {table: engine for table, engine in found if table in names}
 
 
 def let_readers_in(engine: Engine) -> None:
@@ -334,12 +395,13 @@ def _is_silent(error: DBAPIError) -> bool:
     )
 
 
-def _is_overflow(error: DBAPIError) -> bool:
+def is_overflow(error: DBAPIError) -> bool:
+    """True where a number does not fit in its column."""
     said = str(error.orig)
     return (
         getattr(error.orig, "pgcode", None) == "22003"
         or "typeof(" in said
-        or "out of range" in said
+        or "out of range" in said.lower()
         or "integer overflow" in said
     )
 
@@ -350,7 +412,7 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if _is_overflow(error):
+        if is_overflow(error):
             raise AmountOverflow(
                 "a total does not fit in 63 bits; declare the metric in a larger unit"
             ) from error

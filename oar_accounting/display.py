@@ -4,6 +4,7 @@ import sys
 import syslog
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from io import TextIOBase
 from typing import Any
 
@@ -15,7 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from oar_accounting import formats
-from oar_accounting.records import PassReport, UsageReport
+from oar_accounting.records import Amounts, PassReport, UsageReport
+
+AMOUNTS = tuple(field.name for field in fields(Amounts))
+TITLES = {
+    "opening_asked": "asked, opening",
+    "opening_used": "used, opening",
+    "adjusted_asked": "asked, adjusted",
+    "adjusted_used": "used, adjusted",
+}
 
 
 class SyslogLines(TextIOBase):
@@ -76,25 +85,40 @@ def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
             **dict(zip(report.by, row.group, strict=True)),
             "metric": row.metric,
             "unit": formats.exact_unit(row.unit, row.scale),
-            "asked": row.asked,
-            "used": row.used,
+            **{name: getattr(row, name) for name in AMOUNTS},
         }
 
 
 def usage_table(report: UsageReport) -> Table:
-    """The same as people read it: a line per group, two columns per metric, in hours."""
+    """The same as people read it: a line per group, in hours.
+
+    Two columns per metric, and one more for each part of them that no recorded job accounts for.
+    """
     table = new_table(*report.by)
-    columns = list(dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows))
-    for metric, unit, _ in columns:
-        for amount in ("asked", "used"):
-            header = Text(f"{metric} {amount}\n{formats.hour_unit(unit)}")
-            table.add_column(header, justify="right")
-    for group, amounts in report.by_group():
-        cells = []
-        for metric, unit, scale in columns:
-            pair = amounts.get(metric, (0, 0))
-            cells += [formats.in_hours(amount, unit, scale) for amount in pair]
-        add_row(table, *group, *cells)
+    metrics = dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows)
+    columns = [
+        (*metric, name)
+        for metric in metrics
+        for name in AMOUNTS
+        if name in ("asked", "used")
+        or any(row.metric == metric[0] and getattr(row, name) for row in report.rows)
+    ]
+    for metric, unit, _, name in columns:
+        header = Text(f"{metric} {TITLES.get(name, name)}\n{formats.hour_unit(unit)}")
+        table.add_column(header, justify="right")
+    groups = report.by_group()
+    lines = [
+        ([value or f"(no {key})" for key, value in zip(report.by, group, strict=True)], amounts)
+        for group, amounts in groups.items()
+    ]
+    if len(groups) > 1:
+        lines.append((["total", *("" for _ in report.by[1:])], report.total()))
+    for names, amounts in lines:
+        cells = [
+            formats.in_hours(getattr(amounts.get(metric, Amounts()), name), unit, scale)
+            for metric, unit, scale, name in columns
+        ]
+        add_row(table, *names, *cells)
     return table
 
 

@@ -7,6 +7,9 @@
     ├── SchemaError          our own tables are missing, of another version, or may not be made
     ├── UnknownName          a metric, grouping key or site that does not exist
     ├── BadSpan              a span of time that cannot be answered
+    ├── BadFile              a file that was given to be imported is not as expected
+    ├── BadAdjustment        an adjustment that cannot be posted as it was given
+    ├── Adjusted             adjustments stand in the way of what is asked for
     ├── OtherOar             OAR's jobs are not those that are recorded under their ids
     ├── Purged               what is asked for was purged
     ├── AmountOverflow       an amount does not fit in 63 bits
@@ -43,6 +46,18 @@ class UnknownName(AccountingError):
 
 class BadSpan(AccountingError):
     """A span of time that is empty, reversed or not on the bounds of windows."""
+
+
+class BadFile(AccountingError):
+    """A file that was given to be imported cannot be read, or says what cannot be."""
+
+
+class BadAdjustment(AccountingError):
+    """An adjustment whose amounts, author or reason cannot be, or that is countered already."""
+
+
+class Adjusted(AccountingError):
+    """Adjustments were posted in what would no longer be the unit of their metric."""
 
 
 class OtherOar(AccountingError):

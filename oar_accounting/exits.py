@@ -20,7 +20,15 @@ Exit codes:
   130, 143  interrupted or told to end; the next run goes on
 """
 
-WRONG_INPUT = (errors.SettingsError, errors.UnknownName, errors.BadSpan, errors.Purged)
+WRONG_INPUT = (
+    errors.SettingsError,
+    errors.UnknownName,
+    errors.BadSpan,
+    errors.BadFile,
+    errors.BadAdjustment,
+    errors.Adjusted,
+    errors.Purged,
+)
 
 
 @contextmanager

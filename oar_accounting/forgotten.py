@@ -1,6 +1,7 @@
 """Users who are forgotten: everywhere a pseudonym stands for them, and what they used stays.
 
-Also a project that has the user's name, as where everybody has one, gets the pseudonym.
+Also a project that has the user's name, as where everybody has one, gets the pseudonym, and so
+does what is imported of who belongs where, and who wrote or is named in an adjustment.
 
 OAR may still have the name, and a pass reads it again: so that it stays forgotten, a salted digest
 of the name leads to the pseudonym. Whoever guesses a name can check the guess against it.
@@ -16,6 +17,7 @@ import numpy as np
 from sqlalchemy import Connection, insert, select
 
 from oar_accounting import journal, schema
+from oar_accounting.adjustments.standing import authors, forget_name
 from oar_accounting.catalog import digest
 from oar_accounting.columns import JobRows
 from oar_accounting.errors import UnknownName
@@ -65,7 +67,8 @@ def forget(book: Book, user: str) -> str:
     connection, site_id = book.connection, book.site.site_id
     table = schema.accounts.c
     accounts = {key: names for key, names in book.accounts.names().items() if user in names[:2]}
-    if not accounts:
+    others = _attributed(connection, site_id) | authors(connection, site_id)
+    if not accounts and user not in others:
         raise UnknownName(f"nothing is recorded of a user {user!r} on site {book.site.name!r}")
     if user in Forgotten.of(connection, site_id).pseudonyms():
         raise UnknownName(f"{user!r} is a pseudonym: that user is forgotten already")
@@ -78,13 +81,26 @@ def forget(book: Book, user: str) -> str:
             .where(table.account_id == account_id)
             .values(user_name=owner, project=project, digest=digest(names))
         )
+    of_site = schema.attributes.c.site_id == site_id
+    for column in (schema.attributes.c.name, schema.attributes.c.value):
+        connection.execute(
+            schema.attributes.update().where(of_site, column == user).values({column: pseudonym})
+        )
     connection.execute(
         insert(schema.forgotten).values(
             site_id=site_id, digest=_mark(salt, user), salt=salt, pseudonym=pseudonym
         )
     )
+    forget_name(connection, site_id, user, pseudonym)
     journal.forget_messages(connection, site_id, user)
     return pseudonym
+
+
+def _attributed(connection: Connection, site_id: int) -> set[str]:
+    """The names and values of all that is imported of who belongs where."""
+    table = schema.attributes.c
+    query = select(table.name, table.value).where(table.site_id == site_id)
+    return set(chain.from_iterable(connection.execute(query)))
 
 
 def _mark(salt: str, user: str) -> str:

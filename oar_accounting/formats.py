@@ -16,17 +16,23 @@ def in_hours(amount: int, unit: str, scale: int) -> str:
 
     Rounded half to even, exact below that.
     """
-    whole = HOUR * scale * LARGER.get(unit.removesuffix("·s"), ("", 1))[1]
-    tenths, rest = divmod(amount * 10, whole)
+    whole = one_hour(unit, scale)
+    tenths, rest = divmod(abs(amount) * 10, whole)
     if 2 * rest > whole or (2 * rest == whole and tenths % 2):
         tenths += 1
-    return f"{tenths // 10:,}.{tenths % 10}"
+    sign = "-" if amount < 0 < tenths else ""
+    return f"{sign}{tenths // 10:,}.{tenths % 10}"
 
 
 def hour_unit(unit: str) -> str:
     """The unit of `in_hours`: ``core·h`` for ``core·s``, ``GiB·h`` for ``MiB·s``."""
     held = unit.removesuffix("·s")
     return f"{LARGER.get(held, (held, 1))[0]}·h"
+
+
+def one_hour(unit: str, scale: int) -> int:
+    """How much of ``unit / scale`` one of `hour_unit` is."""
+    return HOUR * scale * LARGER.get(unit.removesuffix("·s"), ("", 1))[1]
 
 
 def exact_unit(unit: str, scale: int) -> str:

@@ -1,6 +1,6 @@
 """What jobs hold: from the resources OAR assigned to rates per account and metric."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -8,12 +8,15 @@ import numpy as np
 
 from oar_accounting.catalog import Names, StoredMetric
 from oar_accounting.columns import Bools, Ints, JobRows, Rates, ints, numbered
+from oar_accounting.composed import Amounts, facts_of
+from oar_accounting.formulas.values import Fact
 from oar_accounting.ledger import Book
-from oar_accounting.metrics import Held, Metric, Resources, held_rates
+from oar_accounting.metrics import Held, Metric, Resources
 from oar_accounting.oar_jobs import Assigned, Snapshot
 from oar_accounting.readings import Terms
 
 V = TypeVar("V")
+Types = Mapping[int, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,23 @@ class Holder:
         self._properties: tuple[str, ...] = ()
 
     def holdings(
-        self, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
+        self,
+        snapshot: Snapshot,
+        book: Book,
+        rows: JobRows,
+        metrics: Sequence[StoredMetric],
+        types: Types | None = None,
     ) -> Holdings:
-        """What the jobs hold per second in these metrics."""
+        """What the jobs hold per second in these metrics.
+
+        Without the jobs' *types* these are read where a metric depends on them.
+        """
         terms = book.site.terms
-        self._ask_for(snapshot, [stored.metric for stored in metrics], terms)
+        wanted = [stored.metric for stored in metrics]
+        self._ask_for(snapshot, wanted, terms)
+        if types is None:
+            needed = len(rows) and "type" in facts_of(wanted)
+            types = snapshot.types(rows.job_id) if needed else {}
         parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
         for portion, pairs in snapshot.assigned(rows):
             held = self._located_resources(snapshot, portion, pairs)
@@ -56,7 +71,7 @@ class Holder:
             if terms.profile == "classic":
                 held = held.take(np.isin(held.part, _with_default(held, self._table)))
             counting.append(portion.job_id[np.unique(held.part)])
-            parts.append(rates_of(book, portion, held, self._table, metrics))
+            parts.append(self._rates(book, portion, held, metrics, types))
         short = np.setdiff1d(rows.job_id, np.concatenate(whole))
         return Holdings(Rates.concat(parts), rows.job_id, np.concatenate(counting), short)
 
@@ -72,6 +87,45 @@ class Holder:
         if self._resources is None or not wanted <= set(self._properties):
             self._properties = tuple(sorted(wanted))
             self._resources = snapshot.resources(self._properties)
+
+    def _rates(
+        self,
+        book: Book,
+        rows: JobRows,
+        held: Held,
+        metrics: Sequence[StoredMetric],
+        types: Types,
+    ) -> Rates:
+        """Per job, account and metric, the amount per second; amounts of zero are left out."""
+        codes, values = self._table.values_of(book.site.terms.dimension)
+        width = len(values)
+        keys, part = numbered(held.part * width + codes[held.row], len(rows) * width)
+        job, value = keys // width, keys % width
+        owners, owner = distinct(rows.names())
+        pairs, account = numbered(owner[job] * width + value, len(owners) * width)
+        names: list[Names] = [(*owners[p // width], values[p % width]) for p in pairs.tolist()]
+        book.accounts.add(book.connection, names)
+        accounts = ints(book.accounts.ids(names))[account]
+        kinds, kind = distinct([tuple(types.get(number, ())) for number in rows.job_id.tolist()])
+        facts = {
+            "queue": Fact(owner[job], [(queue,) for _, _, queue in owners]),
+            "cluster": Fact(value, [(each,) for each in values]),
+            "type": Fact(kind[job], kinds),
+        }
+        amounts = Amounts(Held(part, held.row), self._table, len(keys), facts)
+        parts = [
+            _above_zero(rows.job_id[job], accounts, each.metric_id, amounts.rates(each.metric))
+            for each in metrics
+        ]
+        for name, below in amounts.below_zero:
+            self._less_than_zero(name, rows.job_id[job[below]])
+        return Rates.concat(parts)
+
+    def _less_than_zero(self, metric: str, jobs: Ints) -> None:
+        """Tell it of the jobs of which nothing else is told."""
+        reason = f"metric {metric}: its formula gives less than zero; counted as zero"
+        for job in jobs.tolist():
+            self._problems.setdefault(job, reason)
 
     def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
         """The pairs with the row of the resource; a resource that OAR removed is reported."""
@@ -93,28 +147,10 @@ def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
     return list(number), numbers
 
 
-def rates_of(
-    book: Book, rows: JobRows, held: Held, resources: Resources, metrics: Sequence[StoredMetric]
-) -> Rates:
-    """Per job, account and metric, the amount per second; amounts of zero are left out."""
-    codes, values = resources.values_of(book.site.terms.dimension)
-    width = len(values)
-    keys, part = numbered(held.part * width + codes[held.row], len(rows) * width)
-    job, value = keys // width, keys % width
-    owners, owner = distinct(rows.names())
-    pairs, account = numbered(owner[job] * width + value, len(owners) * width)
-    names: list[Names] = [(*owners[p // width], values[p % width]) for p in pairs.tolist()]
-    book.accounts.add(book.connection, names)
-    accounts = ints(book.accounts.ids(names))[account]
-    parts = [Rates.concat([])]
-    for stored in metrics:
-        rate = held_rates(stored.metric, Held(part, held.row), resources, len(keys))
-        some = np.flatnonzero(rate)
-        metric_id = np.full(len(some), stored.metric_id)
-        parts.append(
-            Rates(rows.job_id[job[some]], accounts[some], metric_id, rate[some], rate[some])
-        )
-    return Rates.concat(parts)
+def _above_zero(job_id: Ints, accounts: Ints, metric_id: int, rate: Ints) -> Rates:
+    some = np.flatnonzero(rate)
+    numbers = np.full(len(some), metric_id)
+    return Rates(job_id[some], accounts[some], numbers, rate[some], rate[some])
 
 
 def _whole(pairs: Assigned, held: Held) -> Ints:

@@ -32,6 +32,7 @@ from oar_accounting.columns import (
 )
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.metrics import RESOURCE, Metric
+from oar_accounting.openings import Cover
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import (
     Entries,
@@ -134,6 +135,8 @@ class Book:
         self.connection = connection
         self.site = site
         self.accounts = accounts
+        #: Jobs that were written as told, and what is odd about them.
+        self.problems: dict[int, str] = {}
 
     def metrics(self) -> list[StoredMetric]:
         """The metrics that every job is recorded in."""
@@ -162,16 +165,28 @@ class Book:
         Spans and rates are those of these jobs; only closed jobs count in the totals. Measured
         entries that a job has stay with it.
         """
-        before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
-        self.insert(schema.jobs, jobs.as_dict())
-        ended = spans.stop_time != OPEN
-        self.insert(schema.spans, spans.take(ended).as_dict())
-        running = spans.take(~ended).as_dict()
-        self.insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
-        self.insert(schema.rates, rates.as_dict())
+        with self._covering(jobs.job_id):
+            before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
+            self.insert(schema.jobs, jobs.as_dict())
+            ended = spans.stop_time != OPEN
+            self.insert(schema.spans, spans.take(ended).as_dict())
+            running = spans.take(~ended).as_dict()
+            self.insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
+            self.insert(schema.rates, rates.as_dict())
         closed = jobs.job_id[jobs.closed != 0]
         after = amounts_of(closed, spans, rates, entries, self.site.terms.window)
         self.move(difference(after, before))
+
+    @contextmanager
+    def _covering(self, ids: Ints) -> Iterator[None]:
+        """What the jobs account for of opening amounts follows what the block does to them."""
+        cover = Cover.of(self.connection, self.site.site_id)
+        if cover is None:
+            yield
+            return
+        before = cover.shares(ids)
+        yield
+        self.problems |= cover.move(before, cover.shares(ids))
 
     def close_vanished(self, jobs: JobRecords, last_seen: int | None) -> None:
         """Close jobs that OAR deleted: what ran is used up to *last_seen*, or not at all."""
@@ -205,7 +220,8 @@ class Book:
     def forget(self, ids: Ints) -> None:
         """Take the jobs and all they did out of the ledger; ids ascending."""
         everything = [schema.jobs, schema.spans, schema.rates, schema.entries]
-        before, _ = self._withdraw(ids, everything)
+        with self._covering(ids):
+            before, _ = self._withdraw(ids, everything)
         self.move(difference(Totals.concat([]), before))
 
     def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:

@@ -1,4 +1,4 @@
-"""Held metrics: from the resources a job holds to whole amounts per second. Pure arithmetic.
+"""Metrics: how they are declared and stored, and how the held ones come from resources.
 
 A held metric is one of three forms over the rows of OAR's ``resources`` that a job was assigned,
 restricted to one resource type (``*`` for all):
@@ -7,6 +7,8 @@ restricted to one resource type (``*`` for all):
 * *distinct P*: how many different values of property P (NULL and the empty text are none);
 * *sum P*, or *sum P per Q*: the sum of the numeric property P over the rows, or over the
   different values of Q among them; the P of a value of Q is the largest that any of its rows has.
+
+A composed metric is a formula of other metrics; `oar_accounting.composed` computes it.
 
 A job over several values of the dimension property (clusters) has a part for each, and every
 form is evaluated per part. A rate is ``sum × scale``, rounded once per part, half to even.
@@ -17,25 +19,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
-from oar_accounting.columns import (
-    LARGEST,
-    Columns,
-    Ints,
-    exact_product,
-    exact_sums,
-    group_starts,
-    ints,
-    numbered,
-)
+from oar_accounting import exact
+from oar_accounting.columns import LARGEST, Columns, Ints, exact_sums, group_starts, ints, numbered
 from oar_accounting.errors import AmountOverflow, SettingsError
+from oar_accounting.exact import Exact
 
 ANY_TYPE = "*"
-KEYS = ("count", "distinct", "per", "scale", "sum", "type", "unit")
+FORMS = ("count", "distinct", "sum", "formula")
+KEYS = ("count", "distinct", "formula", "per", "scale", "sum", "type", "unit")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 UNIT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,29})[·.*]s")
 
@@ -46,29 +43,36 @@ class Metric:
 
     name: str
     unit: str  #: amounts are whole numbers of this divided by ``scale``: ``core·s``
-    form: str  #: ``count``, ``distinct`` or ``sum``
+    form: str  #: ``count``, ``distinct``, ``sum`` or ``formula``
     of: str = ""  #: the property counted or summed; empty for ``count``
     per: str = ""  #: sum: once per different value of this property; empty: per row
     type: str = "default"  #: resource type; ``*`` for all
     scale: int = 1
+    formula: str = ""  #: of other metrics, which are among the ``parts``
+    parts: tuple["Metric", ...] = ()  #: formula: every metric that it comes from, sorted by name
+
+    @property
+    def held_unit(self) -> str:
+        """The unit of what is held each second: ``core``."""
+        return self.unit.removesuffix("·s")
 
     @property
     def properties(self) -> tuple[str, ...]:
         """The properties of OAR's resources that are read for it."""
-        return tuple(p for p in (self.of, self.per) if p)
+        named = [(each.of, each.per) for each in (self, *self.parts)]
+        return tuple(dict.fromkeys(p for pair in named for p in pair if p))
 
     @property
     def definition(self) -> str:
         """All that makes its amounts, as text that is stored with them."""
-        values = {
-            "form": self.form,
-            "of": self.of,
-            "per": self.per,
-            "scale": self.scale,
-            "type": self.type,
-            "unit": self.unit,
-        }
-        return json.dumps(values, ensure_ascii=False, sort_keys=True)
+        return json.dumps(self._values(), ensure_ascii=False, sort_keys=True)
+
+    def _values(self) -> dict[str, Any]:
+        common = {"form": self.form, "scale": self.scale, "unit": self.unit}
+        if self.form != "formula":
+            return {**common, "of": self.of, "per": self.per, "type": self.type}
+        parts = {each.name: each._values() for each in self.parts}
+        return {**common, "formula": self.formula, "parts": parts}
 
     @property
     def digest(self) -> str:
@@ -78,7 +82,12 @@ class Metric:
     @classmethod
     def from_definition(cls, name: str, definition: str) -> "Metric":
         """The metric whose `definition` was stored under *name*."""
-        return cls(name=name, **json.loads(definition))
+        return cls._of_values(name, json.loads(definition))
+
+    @classmethod
+    def _of_values(cls, name: str, values: dict[str, Any]) -> "Metric":
+        parts = values.pop("parts", {}).items()
+        return cls(name=name, parts=tuple(cls._of_values(*part) for part in parts), **values)
 
 
 RESOURCE = Metric(name="resource", unit="resource·s", form="count")
@@ -89,6 +98,7 @@ BUILT_IN = (RESOURCE, NODE)
 def parse_metric(name: str, table: Mapping[str, Any], file: str) -> Metric:
     """The metric that a ``[metrics.NAME]`` table of the settings *file* declares.
 
+    A formula is left as it stands there; `oar_accounting.composed.compose` reads it.
     Raises :class:`SettingsError` naming file, key and what was expected.
     """
     where = f"{file}: [metrics.{name}]"
@@ -101,25 +111,28 @@ def parse_metric(name: str, table: Mapping[str, Any], file: str) -> Metric:
     for key in table:
         if key not in KEYS:
             raise SettingsError(f"{where}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
-    forms = [key for key in ("count", "distinct", "sum") if key in table]
+    forms = [key for key in FORMS if key in table]
     if len(forms) != 1:
         raise SettingsError(
-            f"{where}: exactly one of count = true, distinct = PROPERTY, sum = PROPERTY is needed"
-            f", found {', '.join(forms) or 'none'}"
+            f"{where}: exactly one of count = true, distinct = PROPERTY, sum = PROPERTY, "
+            f"formula = TEXT is needed, found {', '.join(forms) or 'none'}"
         )
     form = forms[0]
     if form == "count" and table["count"] is not True:
         raise SettingsError(f"{where}: count must be true, not {table['count']!r}")
     if "per" in table and form != "sum":
         raise SettingsError(f"{where}: per goes with sum, not with {form}")
+    if "type" in table and form == "formula":
+        raise SettingsError(f"{where}: type goes with count, distinct and sum, not with formula")
     return Metric(
         name=name,
         unit=_unit(table, where),
         form=form,
-        of="" if form == "count" else _text(table, form, where),
+        of=_text(table, form, where) if form in ("distinct", "sum") else "",
         per=_text(table, "per", where) if "per" in table else "",
         type=_text(table, "type", where) if "type" in table else "default",
         scale=_scale(table, where),
+        formula=_text(table, "formula", where) if form == "formula" else "",
     )
 
 
@@ -188,19 +201,18 @@ class Held(Columns):
     row: Ints
 
 
-def held_rates(metric: Metric, held: Held, resources: Resources, parts: int) -> Ints:
-    """The amount per second of each of the *parts*, numbered from 0, in unit / scale.
+def held_amounts(metric: Metric, held: Held, resources: Resources, parts: int) -> Exact:
+    """What each of the *parts*, numbered from 0, holds of a held metric, in its unit.
 
     Raises :class:`SettingsError` where a property that must be numeric is not, and
-    :class:`AmountOverflow` where a rate does not fit in 63 bits.
+    :class:`AmountOverflow` where a sum does not fit in 63 bits.
     """
     held = held.take(resources.of_type(metric.type)[held.row] != 0)
     if metric.form == "count":
-        amounts = _per_part(held.part, np.ones(len(held), np.int64), parts)
-        return _scaled(amounts, metric.scale, 1)
+        return Exact(_per_part(held.part, np.ones(len(held), np.int64), parts))
     if metric.form == "distinct":
         part, _ = _different(held, resources.codes(metric.of), parts)
-        return _scaled(_per_part(part, np.ones(len(part), np.int64), parts), metric.scale, 1)
+        return Exact(_per_part(part, np.ones(len(part), np.int64), parts))
     numbers, unit = _whole(metric, resources)
     if metric.per:
         codes = resources.codes(metric.per)
@@ -208,7 +220,21 @@ def held_rates(metric: Metric, held: Held, resources: Resources, parts: int) -> 
         amounts = _per_part(part, _largest(numbers, codes)[code], parts)
     else:
         amounts = _per_part(held.part, numbers[held.row], parts)
-    return _scaled(amounts, metric.scale, unit)
+    return Exact(amounts, Fraction(1, unit))
+
+
+def rates_of(metric: Metric, amounts: Exact) -> Ints:
+    """The amounts per second in unit / scale, rounded once, half to even.
+
+    Raises :class:`AmountOverflow` where a rate does not fit in 63 bits.
+    """
+    rates = exact.rounded(exact.times(amounts, Fraction(metric.scale)))
+    if len(rates) and int(rates.max()) > LARGEST:
+        raise AmountOverflow(
+            f"metric {metric.name}: what a job holds each second does not fit in 63 bits; declare "
+            "it in a larger unit"
+        )
+    return ints(rates)
 
 
 def _per_part(part: Ints, amounts: Ints, parts: int) -> Ints:
@@ -240,7 +266,7 @@ def _whole(metric: Metric, resources: Resources) -> tuple[Ints, int]:
     places = max((-int(v.as_tuple().exponent) for v in values), default=0)
     unit = 10 ** max(places, 0)
     scaled = [int(value * unit) for value in values]
-    if max(scaled, default=0) > LARGEST // max(metric.scale, 1):
+    if max(scaled, default=0) > LARGEST:
         raise AmountOverflow(f"metric {metric.name}: a value of {metric.of} exceeds 63 bits")
     return ints(scaled), unit
 
@@ -265,12 +291,3 @@ def _largest(numbers: Ints, codes: Ints) -> Ints:
     largest = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
     np.maximum.at(largest, codes[codes >= 0], numbers[codes >= 0])
     return largest
-
-
-def _scaled(amounts: Ints, scale: int, unit: int) -> Ints:
-    """``amounts × scale / unit``, rounded half to even, without a float."""
-    scaled = exact_product(amounts, np.full(len(amounts), scale))
-    whole, rest = np.divmod(scaled, unit)
-    doubled = 2 * rest
-    up: Ints = ((doubled > unit) | ((doubled == unit) & (whole % 2 == 1))).astype(np.int64)
-    return np.add(whole, up)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Engine,
     Select,
     Table,
+    case,
     column,
     false,
     func,
@@ -27,12 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from oar_accounting import bulk, dialects, oar_tables
-from oar_accounting.blocks import among, id_blocks
+from oar_accounting.blocks import among, id_blocks, short_lists
 from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics import Resources
-from oar_accounting.readings import ENDED, PAUSED
+from oar_accounting.readings import ENDED, PAUSED, RUNNING
 
+#: Rows of OAR's own accounting held in memory at once.
+ROWS_AT_ONCE = 20_000
+#: Jobs looked through at once.
+JOBS_AT_ONCE = 100_000
 #: Assigned resources held in memory at once.
 PAIRS_AT_ONCE = 1_000_000
 
@@ -80,16 +85,25 @@ def _checked(connection: Connection) -> frozenset[str]:
     """The columns of ``resources``, after a look at every table and column that is read."""
     present: frozenset[str] = frozenset()
     for table in oar_tables.metadata.sorted_tables:
-        present = _columns_of(connection, table)
-        missing = sorted(set(table.columns.keys()) - present)
-        if missing:
-            raise OarSchemaError(
-                f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} has no "
-                f"column {missing[0]!r}; is this the database of an OAR 2.5.9 or later?"
-            )
+        present = check_columns(connection, table)
         if table is oar_tables.resources:
             properties = present
     return properties
+
+
+def check_columns(connection: Connection, table: Table) -> frozenset[str]:
+    """The columns that a table of OAR has.
+
+    Raises :class:`OarSchemaError` where it cannot be read, or lacks a column of *table*.
+    """
+    present = _columns_of(connection, table)
+    missing = sorted(set(table.columns.keys()) - present)
+    if missing:
+        raise OarSchemaError(
+            f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} has no "
+            f"column {missing[0]!r}; is this the database of an OAR 2.5.9 or later?"
+        )
+    return present
 
 
 def _columns_of(connection: Connection, table: Table) -> frozenset[str]:
@@ -216,6 +230,80 @@ class Snapshot:
         job = np.minimum(np.searchsorted(rows.moldable, moldable), len(rows) - 1)
         ours = rows.moldable[job] == moldable
         yield rows, Assigned(job[ours], resource_id[ours])
+
+    def times_held(self, last: int, most: int) -> tuple[int, Ints, Ints]:
+        """When the next *most* jobs above id *last* asked for or held resources; the last id.
+
+        Start and stop, half-open, the walltime within; a job that has not ended stops at `OPEN`.
+        Jobs that never started are left out; the last id is 0 where there is none above.
+        """
+        jobs, moldables = oar_tables.jobs, oar_tables.moldables
+        joined = jobs.outerjoin(moldables, moldables.c.moldable_id == jobs.c.assigned_moldable_job)
+        columns = jobs.c
+        walltime = func.coalesce(moldables.c.moldable_walltime, 0)
+        phase = case((columns.state.in_(RUNNING), 1), (columns.state.in_(ENDED), 2), else_=0)
+        start, stop = (func.coalesce(each, 0) for each in (columns.start_time, columns.stop_time))
+        query: Select[Any] = (
+            select(columns.job_id, start, stop, start + walltime, phase)
+            .select_from(joined)
+            .where(columns.job_id > last)
+            .order_by(columns.job_id)
+            .limit(most)
+        )
+        job, begin, ended, asked, where = bulk.read_ints(self._connection, query)
+        end = np.where(where == 1, OPEN, np.maximum(ended, asked))
+        started = (where > 0) & (begin > 1) & (ended >= begin) | (where == 1)
+        return int(job[-1]) if len(job) else 0, begin[started], end[started]
+
+    def counted(self) -> Iterator[list[tuple[int, int, str, str, str, str, int]]]:
+        """The rows of OAR's own accounting, some at a time, in no order.
+
+        Window with its last second, user, project, queue, ASKED or USED, seconds x resources.
+        Raises :class:`OarSchemaError` where they cannot be read.
+        """
+        table = oar_tables.accounting
+        check_columns(self._connection, table)
+        query = select(*table.columns).execution_options(yield_per=ROWS_AT_ONCE)
+        for rows in self._connection.execute(query).partitions():
+            yield [(r[0], r[1], r[2], r[3], r[4], r[5], int(r[6])) for r in rows]
+
+    def addresses(self) -> dict[str, list[int]]:
+        """The resources of every network address."""
+        table = oar_tables.resources.c
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for number, address in self._connection.execute(
+            select(table.resource_id, table.network_address)
+        ):
+            if address:
+                found[address].append(int(number))
+        return found
+
+    def jobs_on(self, resource_ids: Ints) -> tuple[Ints, Ints]:
+        """The jobs that were assigned any of the resources, ascending, and when each was submitted.
+
+        OAR may have no index from a resource or a moldable to a job: each table is read once.
+        """
+        assigned, jobs = oar_tables.assigned.c, oar_tables.jobs.c
+        moldables = [ints([])]
+        for some in short_lists(resource_ids):
+            query = select(assigned.moldable_job_id).where(assigned.resource_id.in_(some))
+            moldables.append(bulk.read_ints(self._connection, query.distinct())[0])
+        wanted = np.unique(np.concatenate(moldables))
+        found, last = [np.zeros((2, 0), np.int64)], 0
+        columns = (
+            jobs.job_id,
+            func.coalesce(jobs.submission_time, 0),
+            func.coalesce(jobs.assigned_moldable_job, 0),
+        )
+        while True:
+            query = select(*columns).where(jobs.job_id > last).order_by(jobs.job_id)
+            page = bulk.read_ints(self._connection, query.limit(JOBS_AT_ONCE))
+            if not len(page[0]):
+                break
+            last = int(page[0][-1])
+            found.append(np.stack(page[:2])[:, np.isin(page[2], wanted)])
+        job_id, submission_time = np.concatenate(found, axis=1)
+        return job_id, submission_time
 
     def resources(self, properties: tuple[str, ...]) -> Resources:
         """All resources with the *properties*; ids ascending.

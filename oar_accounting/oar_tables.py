@@ -72,3 +72,19 @@ state_logs = Table(
     # 0 or NULL while the state lasts.
     Column("date_stop", BigInteger),
 )
+
+#: OAR's own accounting, which is read only where its past is taken over; not every role may.
+accounting = Table(
+    "accounting",
+    MetaData(),
+    Column("window_start", BigInteger, nullable=False),
+    # The last second of the window.
+    Column("window_stop", BigInteger, nullable=False),
+    Column("accounting_user", String(255), nullable=False),
+    Column("accounting_project", String(255), nullable=False),
+    Column("queue_name", String(100), nullable=False),
+    # ASKED or USED.
+    Column("consumption_type", String(5), nullable=False),
+    # Seconds times resources.
+    Column("consumption", BigInteger, nullable=False),
+)

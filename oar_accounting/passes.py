@@ -97,6 +97,7 @@ class Pass:
                 self._count(rows, phases(rows, book.site.terms).closed, known, changed)
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
+            self.tally.problems |= book.problems
         return found
 
     def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:
@@ -214,7 +215,7 @@ class Pass:
         inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
         entitled = (where.holding | where.closed) & (rows.moldable > 0)
         holders = rows.take(entitled & ~np.array(inner, np.bool_))
-        held = self._holder.holdings(snapshot, book, holders, book.metrics())
+        held = self._holder.holdings(snapshot, book, holders, book.metrics(), types)
         lowered = self._lowered(book, held) if len(known) else ints([])
         if len(lowered):
             held = held.with_kept(lowered, book.rates(lowered))

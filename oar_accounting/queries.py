@@ -1,29 +1,25 @@
 """Answers about what is recorded: who used how much of what, when.
 
-SQL groups by account and metric and sums whole numbers; names are put to them here, so that two
-names are one only where every byte is equal, on every database.
+SQL sums by account and metric; names are put to them here, so that two names are one only where
+every byte is equal, on every database.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from oar_accounting import bulk, formats, schema
+from oar_accounting import formats, schema
+from oar_accounting.amounts import ALWAYS, Group, Question, amounts_of_groups
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.groupings import find_key, stays
 from oar_accounting.metrics import Metric
 from oar_accounting.recorded import open_jobs
-from oar_accounting.records import Usage, UsageReport
-
-DIMENSIONS = ("user", "project", "queue")
+from oar_accounting.records import Amounts, Usage, UsageReport
 
 #: Shown for an account that somebody has deleted by hand.
-NAMELESS = ("?", "?", "?", "?")
-
-
-def grouping_keys(site: Site) -> tuple[str, ...]:
-    """What usage can be grouped by: the last is the site's dimension property."""
-    return (*DIMENSIONS, site.terms.dimension or "cluster")
+NAMELESS = "?"
 
 
 def usage(  # noqa: PLR0913 - one question
@@ -33,12 +29,16 @@ def usage(  # noqa: PLR0913 - one question
     metrics: Sequence[str] | None,
     start: int | None,
     stop: int | None,
+    *,
+    adjusted: bool,
 ) -> UsageReport:
     """What closed jobs asked for and used within ``[start, stop)``, on bounds of windows.
 
-    No metrics are all that are complete. Raises :class:`UnknownName` and :class:`BadSpan`.
+    No metrics are all that are complete; where not *adjusted*, adjustments are left out. Raises
+    :class:`UnknownName` and :class:`BadSpan`.
     """
-    columns = _columns(by, grouping_keys(site))
+    by = tuple(dict.fromkeys(by))
+    keys = [find_key(connection, site, name) for name in by]
     _check_span(start, stop, site.terms.window)
     shown = {
         stored.metric_id: stored.metric
@@ -46,41 +46,33 @@ def usage(  # noqa: PLR0913 - one question
         if stored.state == schema.ACTIVE
     }
     wanted = _wanted(metrics, {metric.name: key for key, metric in shown.items()})
-    table = schema.totals.c
-    sums = [bulk.exact_sum(connection, column) for column in (table.asked, table.used)]
-    query = select(table.account_id, table.metric_id, *sums[0], *sums[1]).where(
-        table.metric_id.in_(wanted)
-    )
-    if start is not None:
-        query = query.where(table.window_start >= start)
-    if stop is not None:
-        query = query.where(table.window_start < stop)
+    begin, end = (ALWAYS[0] if start is None else start, ALWAYS[1] if stop is None else stop)
     accounts = Accounts(site.site_id)
     accounts.refresh(connection)
-    names = accounts.names()
-    amounts: dict[tuple[tuple[str, ...], int], tuple[int, int]] = {}
-    for account_id, metric_id, *parts in connection.execute(
-        query.group_by(table.account_id, table.metric_id)
-    ):
-        half = len(parts) // 2
-        group = tuple(names.get(account_id, NAMELESS)[column] for column in columns)
-        asked, used = amounts.get((group, metric_id), (0, 0))
-        amounts[group, metric_id] = (
-            asked + bulk.whole_sum(parts[:half]),
-            used + bulk.whole_sum(parts[half:]),
-        )
+    question = Question(
+        site=site,
+        metrics=wanted,
+        start=begin,
+        stop=end,
+        stays={
+            account_id: stays(keys, names, begin, end)
+            for account_id, names in accounts.names().items()
+        },
+        nameless=tuple(NAMELESS for _ in by),
+        adjusted=adjusted,
+    )
     order = {metric_id: place for place, metric_id in enumerate(wanted)}
     return UsageReport(
-        by=tuple(by),
+        by=by,
         start=start,
         stop=stop,
-        rows=_rows(amounts, shown, order),
+        rows=_rows(amounts_of_groups(connection, question), shown, order),
         open_jobs=open_jobs(connection, site.site_id),
     )
 
 
 def _rows(
-    amounts: Mapping[tuple[tuple[str, ...], int], tuple[int, int]],
+    amounts: Mapping[tuple[Group, int], Amounts],
     shown: Mapping[int, Metric],
     order: Mapping[int, int],
 ) -> tuple[Usage, ...]:
@@ -92,18 +84,10 @@ def _rows(
             metric=shown[metric_id].name,
             unit=shown[metric_id].unit,
             scale=shown[metric_id].scale,
-            asked=asked,
-            used=used,
+            **asdict(each),
         )
-        for (group, metric_id), (asked, used) in rows
+        for (group, metric_id), each in rows
     )
-
-
-def _columns(by: Sequence[str], known: tuple[str, ...]) -> list[int]:
-    for key in by:
-        if key not in known:
-            raise UnknownName(f"unknown grouping key {key!r}; known keys are {', '.join(known)}")
-    return [known.index(key) for key in by]
 
 
 def _wanted(metrics: Sequence[str] | None, known: dict[str, int]) -> list[int]:

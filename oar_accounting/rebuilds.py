@@ -6,6 +6,7 @@ The law holds at every commit.
 from dataclasses import replace
 
 from oar_accounting import catalog, law, schema
+from oar_accounting.adjustments.standing import check_unit
 from oar_accounting.blocks import id_blocks
 from oar_accounting.carried import carried_in, carried_window, carry_on
 from oar_accounting.catalog import Site
@@ -83,6 +84,8 @@ def build_metric(work: Pass, site: Site, metric: Metric, progress: Progress | No
         active = [m for m in book.metrics() if m.state == schema.ACTIVE]
         standing = [m for m in active if m.metric == metric]
         for each in active:
+            if each.metric.name == metric.name:
+                check_unit(book.connection, site.site_id, each.metric, metric)
             if each.metric.name == metric.name and not standing and len(carried_in(book, each)):
                 raise Purged(
                     f"metric {metric.name} is recorded under another definition, and a part of it "

@@ -117,15 +117,39 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Amounts:
+    """What was asked for and used, in a metric's unit divided by its scale.
+
+    Within *asked* and *used* are the parts that no recorded job accounts for: opening amounts,
+    taken over from OAR's own accounting, and adjustments, which may be negative.
+    """
+
+    asked: int = 0
+    used: int = 0
+    opening_asked: int = 0
+    opening_used: int = 0
+    adjusted_asked: int = 0
+    adjusted_used: int = 0
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            asked=self.asked + other.asked,
+            used=self.used + other.used,
+            opening_asked=self.opening_asked + other.opening_asked,
+            opening_used=self.opening_used + other.opening_used,
+            adjusted_asked=self.adjusted_asked + other.adjusted_asked,
+            adjusted_used=self.adjusted_used + other.adjusted_used,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Amounts):
     """What one group asked for and used of one metric within a span of time."""
 
-    group: tuple[str, ...]  #: a value per grouping key, in the order asked for
+    group: tuple[str, ...]  #: a value per grouping key, in the order asked for; "" for none
     metric: str
     unit: str  #: ``core·s``; amounts are in this divided by ``scale``
     scale: int
-    asked: int
-    used: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +162,128 @@ class UsageReport:
     rows: tuple[Usage, ...]
     open_jobs: int  #: jobs that run now and are in no row
 
-    def by_group(self) -> list[tuple[tuple[str, ...], dict[str, tuple[int, int]]]]:
-        """Per group, asked and used by metric; with several groups a last one for their total."""
-        groups: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
-        total: dict[str, tuple[int, int]] = {}
+    def by_group(self) -> dict[tuple[str, ...], dict[str, Amounts]]:
+        """The amounts per group and metric."""
+        groups: dict[tuple[str, ...], dict[str, Amounts]] = {}
         for row in self.rows:
-            groups.setdefault(row.group, {})[row.metric] = (row.asked, row.used)
-            asked, used = total.get(row.metric, (0, 0))
-            total[row.metric] = (asked + row.asked, used + row.used)
-        named = list(groups.items())
-        if len(named) > 1:
-            named.append((("total", *("" for _ in self.by[1:])), total))
-        return named
+            groups.setdefault(row.group, {})[row.metric] = row
+        return groups
+
+    def total(self) -> dict[str, Amounts]:
+        """The amounts of all groups together, per metric."""
+        total: dict[str, Amounts] = {}
+        for row in self.rows:
+            total[row.metric] = total.get(row.metric, Amounts()) + row
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """Where a user or project belongs for a time. Times are epoch seconds UTC, half-open."""
+
+    attribute: str  #: laboratory, team, parent ...
+    kind: str  #: user or project: whose name it is
+    name: str
+    valid_from: int | None  #: None: it always was so
+    valid_to: int | None  #: None: it goes on
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningReport:
+    """What was taken over of OAR's own accounting. Amounts are in resource·s."""
+
+    rows: int  #: for a window, user, project and queue each; also those that stood already
+    new: int
+    changed: int  #: those that OAR counts otherwise than when they were taken over
+    start: int | None  #: epoch seconds UTC: when the first window begins; None without any
+    stop: int | None  #: exclusive: when the last one ends
+    asked: int
+    used: int
+    left_out: int  #: rows of windows in which there still are jobs
+    left_out_asked: int
+    left_out_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockReport:
+    """What was done, or would be, to OAR's own table accounting; amounts in resource·s."""
+
+    jobs: int = 0  #: jobs that were counted
+    rows: int = 0  #: rows that they count in
+    removed: int = 0  #: rows that were removed
+    lost: int = 0  #: those of them in which there was more than what was counted anew
+    asked: int = 0  #: how much more
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributesReport:
+    """What an import of attributes changed, or with *dry_run* would change."""
+
+    kind: str  #: user or project: whose attributes they are
+    attributes: tuple[str, ...]
+    names: int  #: users, or projects, that have an entry now
+    entries: int
+    added: int
+    removed: int
+    changed: int
+    notes: tuple[str, ...]  #: what an administrator should know, one line each
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedMetric:
+    """Signed amounts of one metric, in its unit divided by its scale."""
+
+    metric: str
+    unit: str
+    scale: int
+    asked: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedAccount(AdjustedMetric):
+    """What is added to whom."""
+
+    user: str
+    project: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustmentLine(AdjustedAccount):
+    """A line of an adjustment: its amounts lie evenly over ``[start, stop)``."""
+
+    line: int
+    property: str  #: value of the site's dimension property; empty where there is none
+    job_id: int | None  #: None: no job is adjusted but an account
+    start: int  #: epoch seconds UTC
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """An adjustment that was posted. It is never edited, only countered by another."""
+
+    adjustment_id: int
+    posted: int  #: epoch seconds UTC
+    author: str
+    reason: str
+    counters: int | None  #: the adjustment whose amounts it takes back
+    countered_by: int | None
+    lines: int
+    jobs: int
+    amounts: tuple[AdjustedMetric, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustmentReport:
+    """What was posted, or would be."""
+
+    adjustment_id: int | None  #: None: a dry run, or nothing was left to adjust
+    jobs: int
+    lines: int
+    rows: tuple[AdjustedAccount, ...]  #: sorted by user, project, queue and metric
+    notices: tuple[str, ...]  #: what was left out and why, one line each

@@ -4,6 +4,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from oar_accounting import schema
+from oar_accounting.adjustments.standing import follow
 from oar_accounting.blocks import short_lists
 from oar_accounting.catalog import change_site
 from oar_accounting.identity import same_jobs
@@ -47,6 +48,7 @@ def retire(book: Book, oar: OarJobs, first: int, now: int) -> int:
                 .where(each.c.site_id == site_id, each.c.job_id.in_(ids))
                 .values(job_id=base - each.c.job_id)
             )
+    follow(connection, site_id, leaving.job_id, base)
     if book.site.high_water_mark >= first:
         change_site(connection, book.site, high_water_mark=first - 1)
     return len(leaving)

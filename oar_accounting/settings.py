@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
 from oar_accounting.catalog import LONGEST_NAME
+from oar_accounting.composed import compose
 from oar_accounting.dialects import parse_url
 from oar_accounting.errors import SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
@@ -101,6 +102,14 @@ def load(
         oar_conf=str(oar_conf_file(oar_conf, environ)),
         warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
     )
+
+
+def oar_window(given: Settings) -> int:
+    """ACCOUNTING_WINDOW of ``oar.conf`` in seconds, whatever window is ours; a day without it.
+
+    Raises :class:`SettingsError`.
+    """
+    return _oar_conf(None, {"OARCONFFILE": given.oar_conf}, needed=False).window()
 
 
 def oar_conf_file(named: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -232,7 +241,7 @@ class _Toml:
                     f"{self._file}: metrics.{name} must be a table, [metrics.{name}], not {table!r}"
                 )
             metrics.append(parse_metric(name, table, self._file))
-        return tuple(metrics)
+        return compose(metrics, self._file)
 
 
 # -- oar.conf ---------------------------------------------------------------------------------

@@ -55,6 +55,21 @@ def without(start: int, stop: int, holes: Iterable[tuple[int, int]]) -> list[tup
     return left
 
 
+def evenly(amount: int, start: int, stop: int, begin: int, end: int) -> int:
+    """The part of an *amount* that lies evenly over ``[start, stop)`` in ``[begin, end)``.
+
+    Whole; however a span is cut, the parts add up to the amount, and the parts of an amount and of
+    its opposite to zero.
+    """
+    size = abs(amount)
+
+    def before(instant: int) -> int:
+        return size * (min(max(instant, start), stop) - start) // (stop - start)
+
+    part = before(end) - before(begin)
+    return part if amount >= 0 else -part
+
+
 def windows_filled(start: Ints, stop: Ints, window: int) -> Ints:
     """How many windows of *window* seconds each span touches; an empty span touches none."""
     return np.where(stop > start, (stop - 1) // window - start // window + 1, 0)
@@ -96,6 +111,16 @@ def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
         if len(parts) > 8:
             parts = [add_up(Totals.concat(parts))]
     return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
+
+
+def in_portions(spans: Spans, window: int) -> Iterator[Spans]:
+    """The spans in their order, in portions that fill about PIECES_AT_ONCE windows.
+
+    A span that fills more of them is cut.
+    """
+    spans = _in_lengths(spans, window * PIECES_AT_ONCE)
+    for part in _portions(windows_filled(spans.start_time, spans.stop_time, window)):
+        yield spans.take(part)
 
 
 def _in_lengths(spans: Spans, length: int) -> Spans:

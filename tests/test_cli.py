@@ -27,8 +27,21 @@ from tests.servers import Database
 
 ROOT = Path(oar_accounting.__file__).parents[1]
 COMMANDS = (
-    *("catch-up", "demo", "doctor", "forget-user", "init", "purge", "rebuild", "record"),
-    *("retire", "schema", "usage", "verify"),
+    *(
+        "adjust",
+        "adjustments",
+        "attributes",
+        "catch-up",
+        "demo",
+        "doctor",
+        "forget-user",
+        "import-accounting",
+        "init",
+        "oaraccounting",
+        "purge",
+        "rebuild",
+    ),
+    *("record", "retire", "schema", "usage", "verify"),
 )
 DAY = 86_400
 
@@ -139,6 +152,7 @@ def test_usage_for_machines_is_exact(site: str) -> None:
         "unit": "resource·s",
         "asked": 14400,
         "used": 7200,
+        **dict.fromkeys(("opening_asked", "opening_used", "adjusted_asked", "adjusted_used"), 0),
     }
     alice = {**bob, "user": "alice", "asked": 7200, "used": 3600}
     assert json.loads(shown.stdout) == [alice, bob]

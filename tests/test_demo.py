@@ -275,7 +275,8 @@ def test_the_example_shows_the_defaults_and_metrics_to_switch_on(tmp_path: Path)
         assert getattr(shown, key) == getattr(default, key), key
     assert shown.dimension == "cluster"
     assert [metric.name for metric in shown.metrics] == [
-        *("resource", "node", "core", "gpu", "memory")
+        *("resource", "node", "core", "gpu", "memory", "licence"),
+        *("billing", "billing_max_tres", "billing_max_tres_gres", "lumi", "cost"),
     ]
 
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from oar_accounting import SettingsError
 from oar_accounting.columns import ints
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.metrics import BUILT_IN, Held, Metric, Resources, held_rates, parse_metric
+from oar_accounting.metrics import (
+    BUILT_IN,
+    Held,
+    Metric,
+    Resources,
+    held_amounts,
+    parse_metric,
+    rates_of,
+)
 
 NODES = ["a", "a", "b", "b", "", None]
 MEMORY = ["64", "64", "1.5", "1.25", "7", None]
@@ -26,8 +34,11 @@ def rates(metric: Metric, *parts: list[int]) -> list[int]:
     """The rates of parts that hold the resources of these ids."""
     part = [number for number, ids in enumerate(parts) for _ in ids]
     row = [resource - 1 for ids in parts for resource in ids]
-    found = held_rates(metric, Held(ints(part), ints(row)), RESOURCES, len(parts))
-    return [int(rate) for rate in found]
+    return rates_in(RESOURCES, metric, Held(ints(part), ints(row)), len(parts))
+
+
+def rates_in(table: Resources, metric: Metric, held: Held, parts: int = 1) -> list[int]:
+    return [int(rate) for rate in rates_of(metric, held_amounts(metric, held, table, parts))]
 
 
 def declared(**table: Any) -> Metric:
@@ -64,7 +75,7 @@ def test_a_rate_is_rounded_once_half_to_even() -> None:
         resource_id=ints([1, 2]), type=["default"] * 2, properties={"mem": ["0.5", "2.5"]}
     )
     held = Held(ints([0, 1]), ints([0, 1]))
-    assert held_rates(declared(sum="mem"), held, halves, 2).tolist() == [0, 2]
+    assert rates_in(halves, declared(sum="mem"), held, 2) == [0, 2]
 
 
 @given(
@@ -81,7 +92,7 @@ def test_sums_are_exact_before_they_are_rounded(values: Any, scale: int, data: A
     )
     held = Held(np.zeros(len(rows), np.int64), ints(rows))
     exact = sum((Fraction(values[row]) for row in rows), Fraction(0)) * scale
-    assert held_rates(declared(sum="p", scale=scale), held, table, 1).tolist() == [round(exact)]
+    assert rates_in(table, declared(sum="p", scale=scale), held) == [round(exact)]
 
 
 @pytest.mark.parametrize("value", ["much", "-1", "nan", "inf", "1e30"])
@@ -89,7 +100,7 @@ def test_a_property_that_is_no_number_is_named(value: str) -> None:
     table = Resources(resource_id=ints([7]), type=["default"], properties={"mem": [value]})
     held = Held(ints([0]), ints([0]))
     with pytest.raises((SettingsError, AmountOverflow), match="mem"):
-        held_rates(declared(sum="mem"), held, table, 1)
+        rates_in(table, declared(sum="mem"), held)
 
 
 def test_rates_beyond_63_bits_are_refused() -> None:
@@ -98,8 +109,8 @@ def test_rates_beyond_63_bits_are_refused() -> None:
     )
     held = Held(ints([0, 0]), ints([0, 1]))
     with pytest.raises(AmountOverflow):
-        held_rates(declared(sum="mem"), held, table, 1)
-    assert held_rates(declared(sum="mem"), held.take(slice(0, 1)), table, 1).tolist() == [2**62]
+        rates_in(table, declared(sum="mem"), held)
+    assert rates_in(table, declared(sum="mem"), held.take(slice(0, 1))) == [2**62]
 
 
 def test_a_definition_is_read_back_as_it_was_stored() -> None:

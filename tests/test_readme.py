@@ -1,6 +1,7 @@
 """What the README says is true: its output, its commands, its settings, its Python."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 import oar_accounting
 from oar_accounting import Accounting, cli
 from oar_accounting.demo import write_demo
+from oar_accounting.demo_past import LABORATORIES
 from oar_accounting.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +54,29 @@ def test_the_demo_can_be_run_again(
     assert run_demo() == demo_output
 
 
+def test_what_the_readme_shows_on_the_demonstration_is_what_is_printed(
+    demo_output: str, demo_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, as a newcomer would; the options of the demonstration are left out."""
+    assert demo_output
+    monkeypatch.chdir(demo_directory)
+    options = ["--url", "sqlite:///oar-accounting-demo/oar.db"]
+    options += ["--config", "oar-accounting-demo/accounting.toml"]
+    for command, shown in re.findall(
+        r"^\$ oar-accounting (.*)\n((?:[^$].*\n)*)", "".join(blocks("console")), re.M
+    ):
+        done = CliRunner().invoke(cli.main, [*options, *shlex.split(command)])
+        assert done.exit_code == 0, done.output
+        printed = [line.rstrip() for line in done.output.splitlines()]
+        wanted = [line for line in shown.splitlines() if line.strip() != "..."]
+        assert wanted, command
+        assert [line for line in wanted if line not in printed] == [], command
+
+
+def test_the_demonstration_has_the_laboratories_of_the_readme() -> None:
+    assert blocks("csv") == [LABORATORIES]
+
+
 def test_every_command_and_option_is_in_the_readme() -> None:
     for name, command in cli.main.commands.items():
         assert f"`{name}" in README
@@ -83,7 +108,9 @@ def test_the_python_of_the_readme_runs(
 
 
 def test_every_module_has_its_place_in_the_readme() -> None:
-    modules = {p.stem for p in Path(oar_accounting.__file__).parent.glob("*.py")}
+    package = Path(oar_accounting.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")}
+    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
     table = README[README.index("| module |") :]
-    inner = {"__init__", "demo_jobs", "demo_site"}
+    inner = {"__init__", "demo_jobs", "demo_past", "demo_site"}
     assert {module for module in modules - inner if f"`{module}`" not in table} == set()

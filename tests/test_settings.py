@@ -237,6 +237,7 @@ def test_metrics_are_declared_beside_the_built_in(tmp_path: Path) -> None:
         ("metrics = 3", "metrics must be tables"),
         ("[metrics]\ncore = 3", r"metrics.core must be a table"),
         ("[metrics.core]\nunit = 'core.s'", "exactly one of"),
+        ("[metrics.m]\nunit = 'x.s'\nformula = 'nodes'", "column 1: there is no metric 'nodes'"),
         ("[metrics.core]\n[metrics.core]", "not TOML"),
         ("window = ", "not TOML"),
     ],

@@ -16,6 +16,9 @@ COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 
 PURE = {
     *("columns", "errors", "formats", "metrics", "openmetrics", "readings", "records", "windows"),
+    *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
+    *("composed", "exact"),
+    *(f"formulas.{each}" for each in ("checking", "reading", "tree", "units", "values", "writing")),
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
@@ -99,7 +102,17 @@ def test_the_command_line_holds_no_sql(module: str) -> None:
 
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
-    assert {m for m in MODULES if "oar_tables" in ours(m)} <= {"demo", "demo_site", "oar_jobs"}
+    known = {"demo", "demo_site", "oar_jobs", "stock_accounting"}
+    assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
+
+
+def test_only_the_command_in_the_place_of_oars_can_write_oars_tables() -> None:
+    """All that it writes is a column that no other module names, and a table made for it."""
+    assert {m for m in MODULES if "stock_tables" in ours(m)} == {"stock_accounting"}
+    assert {m for m in MODULES if "stock_accounting" in ours(m)} == {"accounting"}
+    for module in set(MODULES) - {"stock_tables", "stock_accounting"}:
+        texts = without_docstrings(tree_of(module))
+        assert not [n for n in texts if isinstance(n, ast.Constant) and n.value == "accounted"]
 
 
 def test_imports_go_one_way() -> None:

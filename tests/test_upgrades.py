@@ -107,9 +107,9 @@ def fill(engine: Engine, rows: dict[str, list[dict[str, Any]]]) -> None:
             if some:
                 connection.execute(insert(metadata.tables[name]), some)
         if engine.dialect.name == "postgresql":
-            sequences = ("sites_site_id", "accounts_account_id", "metrics_metric_id")
+            sequences = ["sites_site_id", "accounts_account_id", "metrics_metric_id"]
             if "accounting_passes" in rows:
-                sequences += ("passes_pass_id",)
+                sequences.append("passes_pass_id")
             for sequence in sequences:
                 connection.execute(text(f"SELECT setval('accounting_{sequence}_seq', 100)"))
 

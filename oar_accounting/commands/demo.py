@@ -38,6 +38,9 @@ def demo(directory: Path) -> None:
     click.echo(
         f"\nThe database:   {url}\nThe settings:   {config}\n\n"
         f"More of it:     {again} usage --by project,cluster\n"
+        f"Laboratories:   {again} attributes import {quote(str(directory / 'laboratories.csv'))}\n"
+        f"                {again} usage --by laboratory\n"
+        f"Last year:      {again} import-accounting\n"
         f"Your own OAR:   oar-accounting --oar-conf /etc/oar/oar.conf init\n"
         f"                oar-accounting --oar-conf /etc/oar/oar.conf catch-up"
     )

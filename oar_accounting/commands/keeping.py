@@ -5,6 +5,7 @@ import click
 from oar_accounting import formats
 from oar_accounting.display import progress_bar
 from oar_accounting.exits import command
+from oar_accounting.metrics import RESOURCE
 from oar_accounting.options import Options
 
 
@@ -66,3 +67,37 @@ def retire(options: Options, first: int) -> None:
     with options.accounting() as accounting:
         count = accounting.retire(first)
     click.echo(f"{count} jobs keep what they used, and gave their ids free")
+
+
+@command("import-accounting")
+@click.option("--dry-run", is_flag=True, help="Say what would be taken over, and write nothing.")
+@click.pass_obj
+def import_accounting(options: Options, dry_run: bool) -> None:
+    """Take over what OAR's own accounting has of times of which no jobs are left.
+
+    It counts as opening amounts in the metric resource, and usage shows them apart. Run again, it
+    takes over only what is new. A job that turns up later takes the place of its share.
+
+    \b
+    Example: oar-accounting import-accounting --dry-run
+    """
+    with options.accounting() as accounting:
+        told = accounting.import_accounting(dry_run=dry_run)
+    verb = "would be taken over" if dry_run else "taken over"
+    if told.start is None or told.stop is None:
+        click.echo("OAR's accounting has nothing of times of which no jobs are left")
+    else:
+        click.echo(
+            f"{told.rows} amounts of OAR's accounting {verb}, {told.new} of them new and "
+            f"{told.changed} changed, from {formats.date(told.start)} to "
+            f"{formats.date(told.stop)} UTC: {_hours(told.asked)} asked, {_hours(told.used)} used"
+        )
+    if told.left_out:
+        click.echo(
+            f"{told.left_out} amounts are left to the jobs that there still are in their windows: "
+            f"{_hours(told.left_out_asked)} asked, {_hours(told.left_out_used)} used by OAR's count"
+        )
+
+
+def _hours(amount: int) -> str:
+    return f"{formats.in_hours(amount, RESOURCE.unit, 1)} {formats.hour_unit(RESOURCE.unit)}"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from oar_accounting import formats
-from oar_accounting.display import show, usage_objects, usage_table
+from oar_accounting.display import AMOUNTS, show, usage_objects, usage_table
 from oar_accounting.exits import command
 from oar_accounting.options import Options
 
@@ -25,7 +25,8 @@ def names_of(_: click.Context, __: click.Parameter, said: str | None) -> tuple[s
     show_default=True,
     callback=names_of,
     metavar="KEY,...",
-    help="user, project, queue, cluster (or the site's dimension), in any order.",
+    help="user, project, queue, cluster (or the site's dimension), or an attribute such as "
+    "laboratory, in any order.",
 )
 @click.option(
     "--metric", "metrics", callback=names_of, metavar="NAME,...", help="Default: every metric."
@@ -37,6 +38,11 @@ def names_of(_: click.Context, __: click.Parameter, said: str | None) -> tuple[s
     help="First instant: a date (UTC) or epoch seconds, on a bound of a window.",
 )
 @click.option("--to", "stop", metavar="TIME", help="First instant that no longer counts.")
+@click.option(
+    "--without-adjustments",
+    is_flag=True,
+    help="Leave out what was corrected by hand: see oar-accounting adjustments.",
+)
 @click.option("--json", "form", flag_value="json", help="A list of objects, amounts exact.")
 @click.option("--csv", "form", flag_value="csv", help="The same as comma-separated values.")
 @click.pass_obj
@@ -54,7 +60,7 @@ def usage(options: Options, /, by: tuple[str, ...], form: str | None, **given: A
     if form == "json":
         click.echo(json.dumps(list(usage_objects(report)), ensure_ascii=False, indent=1))
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, [*by, "metric", "unit", "asked", "used"])
+        writer = csv.DictWriter(sys.stdout, [*report.by, "metric", "unit", *AMOUNTS])
         writer.writeheader()
         writer.writerows(usage_objects(report))
     else:

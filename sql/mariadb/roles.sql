@@ -84,7 +84,7 @@ BEGIN NOT ATOMIC
         SELECT table_name AS name
         FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN (
-            'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
+            'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
             'moldable_job_descriptions', 'resources'
         )
     ) DO

@@ -90,8 +90,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'assigned_resources', 'job_state_logs', 'job_types', 'jobs', 'moldable_job_descriptions',
-        'resources'
+        'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
+        'moldable_job_descriptions', 'resources'
     ] LOOP
         IF to_regclass('public.' || name) IS NOT NULL THEN
             EXECUTE format('GRANT SELECT ON public.%I TO oar_accounting_writer', name);

@@ -1,9 +1,10 @@
-"""``python -m tests.bench engine`` and ``python -m tests.bench hook``."""
+"""``python -m tests.bench engine``, ``hook`` and ``stock``."""
 
 import click
 
 from tests.bench.engine import engine
 from tests.bench.hook import hook
+from tests.bench.stock import stock
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -13,6 +14,7 @@ def main() -> None:
 
 main.add_command(engine)
 main.add_command(hook)
+main.add_command(stock)
 
 if __name__ == "__main__":
     main(prog_name="python -m tests.bench")

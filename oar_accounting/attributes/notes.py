@@ -1,0 +1,86 @@
+"""What an administrator should know of a file of attributes that is right in itself. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from oar_accounting.attributes.files import PARENT, shown, time_text
+from oar_accounting.attributes.memberships import LOWEST, Span, gaps
+from oar_accounting.columns import OPEN
+
+#: So many names of each kind are told.
+MOST_TOLD = 5
+
+Attributed = Mapping[str, Mapping[str, Sequence[Span]]]  # by attribute and name
+
+
+def notes(kind: str, said: Attributed, recorded: Collection[str], window: int) -> list[str]:
+    """One line for each thing that may be meant otherwise.
+
+    *recorded* are the users or projects of which there are jobs; windows are of *window* seconds.
+    """
+    found: list[str] = []
+    for attribute, spans in said.items():
+        found += _notes_of(kind, attribute, spans, recorded, window)
+    names = {name for spans in said.values() for name in spans}
+    # What is above others need not have jobs of its own.
+    above = {value for spans in said.get(PARENT, {}).values() for _, _, value in spans}
+    if unknown := names - set(recorded) - above:
+        found.append(
+            f"{len(unknown)} of {counted(len(names), kind)} of the file without a recorded job, or "
+            f"mistyped: {listed(map(shown, sorted(unknown)))}"
+        )
+    return found
+
+
+def _notes_of(
+    kind: str,
+    attribute: str,
+    spans: Mapping[str, Sequence[Span]],
+    recorded: Collection[str],
+    window: int,
+) -> Iterator[str]:
+    if holes := [f"{shown(name)} {when(start, stop)}" for name, start, stop in gaps(spans)]:
+        yield f"{attribute}: {counted(len(holes), 'gap')} between entries: {listed(holes)}"
+    missing = sorted(set(recorded) - spans.keys())
+    # A project without a parent is the top of its tree.
+    if missing and attribute != PARENT:
+        yield (
+            f"{attribute}: {len(missing)} of {counted(len(recorded), f'recorded {kind}')} without "
+            f"an entry: {listed(map(shown, missing))}"
+        )
+    if within := [
+        f"{shown(name)} {time_text(bound)}"
+        for name, some in sorted(spans.items())
+        for bound in sorted({bound for start, stop, _ in some for bound in (start, stop)})
+        if bound not in (LOWEST, OPEN) and bound % window
+    ]:
+        yield (
+            f"{attribute}: {counted(len(within), 'change')} within a window of {window} s, where "
+            f"usage cannot be split: {listed(within)}"
+        )
+    words = {*spans, *(value for some in spans.values() for _, _, value in some)}
+    if blank := sorted(word for word in words if word != word.strip()):
+        yield (
+            f"{attribute}: {counted(len(blank), 'name')} with a blank at the beginning or end, "
+            f"which is a part of it: {listed(map(shown, blank))}"
+        )
+
+
+def when(start: int, stop: int) -> str:
+    """A span of time in words, UTC."""
+    begins = "" if start == LOWEST else f"from {time_text(start)}"
+    ends = "" if stop == OPEN else f"until {time_text(stop)}"
+    return f"{begins} {ends}".strip() or "at all times"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(told: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
+    left = iter(told)
+    first = ", ".join(islice(left, MOST_TOLD))
+    more = sum(1 for _ in left)
+    return f"{first} and {more} more" if more else first

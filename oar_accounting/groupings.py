@@ -1,0 +1,71 @@
+"""Grouping keys: in which group an account is, and when.
+
+A key is a name of the account itself (user, project, queue, value of the dimension property) or an
+attribute that its user or project has for a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from oar_accounting.amounts import Stay
+from oar_accounting.attributes import stored
+from oar_accounting.attributes.memberships import Memberships
+from oar_accounting.catalog import Names, Site
+from oar_accounting.errors import UnknownName
+
+DIMENSIONS = ("user", "project", "queue")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One of the keys that usage is grouped by."""
+
+    place: int  #: among the names of an account
+    members: Memberships | None = None  #: of the attribute; None: the name itself
+
+    def values(self, names: Names, start: int, stop: int) -> list[tuple[int, int, str]]:
+        """The values of an account within ``[start, stop)``, and when, without gaps."""
+        name = names[self.place]
+        if self.members is None:
+            return [(start, stop, name)]
+        return list(self.members.within(name, start, stop))
+
+
+def names_of(site: Site) -> tuple[str, ...]:
+    """What an account has names for: the last is the site's dimension property."""
+    return (*DIMENSIONS, site.terms.dimension or "cluster")
+
+
+def find_key(connection: Connection, site: Site, name: str) -> Key:
+    """The key of this name. Raises :class:`UnknownName`."""
+    own = names_of(site)
+    if name in own:
+        return Key(place=own.index(name))
+    known = stored.known(connection, site.site_id)
+    if name not in known and name != "root":
+        raise UnknownName(
+            f"unknown grouping key {name!r}; known keys are {', '.join((*own, *sorted(known)))}; "
+            "an attribute such as laboratory is brought in with: oar-accounting attributes import"
+        )
+    members = stored.load(connection, site.site_id, name)
+    return Key(place=own.index(members.kind), members=members)
+
+
+def stays(keys: Sequence[Key], names: Names, start: int, stop: int) -> list[Stay]:
+    """In which groups an account is within ``[start, stop)``, and when; without gaps."""
+    values = [key.values(names, start, stop) for key in keys]
+    begins = sorted({start}.union(*({begin for begin, _, _ in each} for each in values)))
+    found: list[Stay] = []
+    for begin, end in zip(begins, [*begins[1:], stop], strict=True):
+        group = tuple(_at(each, begin) for each in values)
+        if found and found[-1][2] == group:
+            found[-1] = (found[-1][0], end, group)
+        else:
+            found.append((begin, end, group))
+    return found
+
+
+def _at(values: Sequence[tuple[int, int, str]], instant: int) -> str:
+    return next(value for begin, end, value in values if begin <= instant < end)

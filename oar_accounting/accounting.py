@@ -44,7 +44,7 @@ from oar_accounting.identity import check_identity
 from oar_accounting.journal import Entry
 from oar_accounting.ledger import Book, Ledger, check_version
 from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.passes import Pass, Progress, Tally
+from oar_accounting.passes import Pass, Tally
 from oar_accounting.purges import purge
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
@@ -58,6 +58,7 @@ from oar_accounting.records import (
     OpeningReport,
     PassReport,
     Problem,
+    Progress,
     Status,
     StockReport,
     UsageReport,
@@ -266,10 +267,10 @@ class Accounting:
         """
         if dry_run:
             with self._ledger.reading() as (connection, site):
-                self._known(connection, site)
-            with self._ledger.writing() as book:
+                known = self._known(connection, site)
+                book = Book(connection, known, self._ledger.accounts(connection, known))
                 return take_over(book, self._oar, dry_run=True)
-        with self._noted("import") as entry:
+        with self._noted("import", new=False) as entry:
             with self._ledger.writing() as book:
                 told = take_over(book, self._oar, dry_run=False)
             entry.report = PassReport(done=told.new, changed=told.changed)
@@ -296,7 +297,7 @@ class Accounting:
             delete_before = int(time.time()) - delete_older
         if delete_before is not None:
             return stock_accounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
-        count = stock_accounting.reinitialize if reinitialize else stock_accounting.account
+        count = stock_accounting.recount if reinitialize else stock_accounting.account
         window = settings.oar_window(self.settings)
         return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
 
@@ -572,7 +573,7 @@ class Accounting:
             changed=tally.changed,
             open=still_open,
             problems=tuple(Problem(job_id=j, reason=r) for j, r in sorted(tally.problems.items())),
-            notices=tuple(found),
+            notices=(*found, *tally.told()),
         )
 
     def _rebuild_metric(

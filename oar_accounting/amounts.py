@@ -7,15 +7,16 @@ a change of group cuts is looked at row by row, and shared out by the second.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, select
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, func, select
 
 from oar_accounting import bulk, formats, schema
 from oar_accounting.catalog import Site
-from oar_accounting.columns import OPEN
+from oar_accounting.columns import OPEN, Bools, Ints, ints
 from oar_accounting.errors import BadSpan
 from oar_accounting.metrics import RESOURCE
 from oar_accounting.records import Amounts
@@ -28,8 +29,8 @@ Stay = tuple[int, int, Group]
 #: The span of an answer without bounds.
 ALWAYS = (-OPEN, OPEN)
 
-#: Accounts that change their group whose rows are held in memory at once.
-MOVING_AT_ONCE = 50
+#: Rows of accounts that change their group that are held in memory at once, about.
+ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,9 @@ class Question:
         """When the account is in which group."""
         return self.stays.get(account_id) or [(self.start, self.stop, self.nameless)]
 
-    def moving(self) -> Iterator[list[int]]:
-        """The accounts that change their group, some at a time."""
-        moving = sorted(account for account, stays in self.stays.items() if len(stays) > 1)
-        for at in range(0, len(moving), MOVING_AT_ONCE):
-            yield moving[at : at + MOVING_AT_ONCE]
+    def moving(self) -> Ints:
+        """The accounts that change their group."""
+        return ints([account for account, stays in self.stays.items() if len(stays) > 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +73,25 @@ class _Source:
         return select(*columns).select_from(self.rows).where(*self.chosen)
 
 
-Sums = defaultdict[tuple[Group, int], Amounts]
+#: Asked and used by group and metric id.
+Sums = defaultdict[tuple[Group, int], list[int]]
+
+#: The parts of `Amounts` that each source gives beside the whole.
+PARTS = ("", "opening_", "adjusted_")
 
 
 def amounts_of_groups(
     connection: Connection, asked: Question
 ) -> Mapping[tuple[Group, int], Amounts]:
-    """The amounts of every group and metric id; those of which nothing is known are left out."""
-    sums: Sums = defaultdict(Amounts)
-    _add(connection, asked, _totals(asked), sums, "")
-    _add(connection, asked, _openings(asked), sums, "opening_")
-    if asked.adjusted:
-        _add(connection, asked, _adjustments(asked), sums, "adjusted_")
-    return sums
+    """The amounts of every group and metric id; those that are zero in every part are left out."""
+    sources = [_totals(asked), _openings(asked), _adjustments(asked)]
+    amounts: defaultdict[tuple[Group, int], Amounts] = defaultdict(Amounts)
+    for part, source in zip(PARTS, sources if asked.adjusted else sources[:2], strict=False):
+        sums: Sums = defaultdict(lambda: [0, 0])
+        _add(connection, asked, source, sums)
+        for key, (of_asked, of_used) in sums.items():
+            amounts[key] += _amounts(part, of_asked, of_used)
+    return {key: each for key, each in amounts.items() if each != Amounts()}
 
 
 def _totals(asked: Question) -> _Source:
@@ -144,23 +149,25 @@ def _adjustments(asked: Question) -> _Source:
     )
 
 
-def _add(
-    connection: Connection, question: Question, source: _Source, sums: Sums, part: str
-) -> None:
+def _add(connection: Connection, question: Question, source: _Source, sums: Sums) -> None:
     for account_id, metric_id, asked, used in _summed(connection, question, source):
         stays = question.stays_of(account_id)
         if len(stays) == 1:
-            sums[stays[0][2], metric_id] += _amounts(part, asked, used)
+            _count(sums[stays[0][2], metric_id], asked, used)
     for account_id, metric_id, start, stop, asked, used in _cut(connection, question, source):
         for begin, end, group in question.stays_of(account_id):
-            if source.in_windows and (start < begin < stop):
-                raise _within_a_window(question, begin, group)
-            if begin < stop and start < end:
-                sums[group, metric_id] += _amounts(
-                    part,
-                    evenly(asked, start, stop, begin, end),
-                    evenly(used, start, stop, begin, end),
-                )
+            if begin <= start and stop <= end:
+                _count(sums[group, metric_id], asked, used)
+            elif begin < stop and start < end:
+                if source.in_windows and start < begin:
+                    raise _within_a_window(question, begin, group)
+                parts = (evenly(amount, start, stop, begin, end) for amount in (asked, used))
+                _count(sums[group, metric_id], *parts)
+
+
+def _count(amounts: list[int], asked: int, used: int) -> None:
+    amounts[0] += asked
+    amounts[1] += used
 
 
 def _within_a_window(question: Question, instant: int, group: Group) -> BadSpan:
@@ -197,17 +204,36 @@ def _cut(connection: Connection, question: Question, source: _Source) -> Iterato
     query = source.query(*columns, source.asked, source.used).where(
         source.start < question.stop, source.stop > question.start
     )
-    moving: set[int] = set()
-    for accounts in question.moving():
-        moving.update(accounts)
-        yield from _rows(connection, query.where(source.account_id.in_(accounts)))
+    moving = question.moving()
+    if len(moving):
+        for start, stop in _pages(connection, question, source):
+            page = query.where(source.start >= start, source.start < stop)
+            yield from _rows(connection, page, lambda account: np.isin(account, moving))
     if not source.in_windows:
         bounds = (source.start < question.start) | (source.stop > question.stop)
-        for row in _rows(connection, query.where(bounds)):
-            if row[0] not in moving:
-                yield row
+        cut = query.where(bounds)
+        yield from _rows(connection, cut, lambda account: ~np.isin(account, moving))
 
 
-def _rows(connection: Connection, query: Select[Any]) -> Iterator[tuple[int, ...]]:
+def _pages(
+    connection: Connection, question: Question, source: _Source
+) -> Iterator[tuple[int, int]]:
+    """Times of which each has about so many rows as fit in memory; together all of the span."""
+    query = source.query(func.count(), func.min(source.start), func.max(source.start)).where(
+        source.start < question.stop, source.stop > question.start
+    )
+    rows, first, last = connection.execute(query).one()
+    if not rows:
+        return
+    step = (int(last) - int(first)) // (rows // ROWS_AT_ONCE + 1) + 1
+    for start in range(int(first), int(last) + 1, step):
+        yield start, start + step
+
+
+def _rows(
+    connection: Connection, query: Select[Any], chosen: Callable[[Ints], Bools]
+) -> Iterator[tuple[int, ...]]:
+    """The rows of those accounts, the first column, that are *chosen*."""
     columns = bulk.read_ints(connection, query)
-    return zip(*(column.tolist() for column in columns), strict=True)
+    some = chosen(columns[0])
+    return zip(*(column[some].tolist() for column in columns), strict=True)

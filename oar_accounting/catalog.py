@@ -19,8 +19,6 @@ from oar_accounting.readings import Terms
 
 Names = tuple[str, str, str, str]  # user, project, queue, value of the dimension property
 
-LONGEST_NAME = 255
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:

@@ -44,6 +44,8 @@ from oar_accounting.errors import (
 
 DATABASES = ("mariadb", "postgresql", "sqlite")
 
+#: Characters of a user, project, queue, site ...
+LONGEST_NAME = 255
 #: How long a writer waits for another one of the same site, in seconds.
 LOCK_WAIT = 600
 #: How long a server may take to accept a connection, in seconds.
@@ -76,7 +78,7 @@ _PASSWORDS = frozenset(("passwd", "password"))
 class Name(TypeDecorator[str]):
     """Up to 255 characters, equal only where every byte is, a trailing blank too."""
 
-    impl = String(255)
+    impl = String(LONGEST_NAME)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
@@ -84,8 +86,10 @@ class Name(TypeDecorator[str]):
         if dialect.name in ("mysql", "mariadb"):
             from sqlalchemy.dialects import mysql
 
-            return mysql.VARCHAR(255, charset="utf8mb4", collation=_exact_collation(dialect))
-        return String(255)
+            return mysql.VARCHAR(
+                LONGEST_NAME, charset="utf8mb4", collation=_exact_collation(dialect)
+            )
+        return String(LONGEST_NAME)
 
 
 class Words(TypeDecorator[str]):

@@ -136,5 +136,8 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table; a pipe gets every column in full."""
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+    """Print a table, every column in full: a line that is too long is the terminal's to wrap."""
+    console = Console(highlight=False)
+    natural = Console(width=10_000).measure(table).maximum
+    console.width = max(console.width, natural) if sys.stdout.isatty() else 10_000
+    console.print(table, soft_wrap=True)

@@ -1,8 +1,9 @@
 """How the command leaves: what went wrong in one line, and an exit code that says of what kind."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -71,7 +72,24 @@ def command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 class Commands(click.Group):
-    """Commands whose errors become one line and an exit code."""
+    """Commands that are imported when they are run, and whose errors become one line."""
+
+    def __init__(self, *, places: Mapping[str, str], **given: Any) -> None:
+        """*places*: module and attribute of each command, within `oar_accounting.commands`."""
+        super().__init__(**given)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, sorted."""
+        return sorted(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        if cmd_name not in self._places:
+            return None
+        module, _, name = self._places[cmd_name].partition(".")
+        found: click.Command = getattr(import_module(f"oar_accounting.commands.{module}"), name)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

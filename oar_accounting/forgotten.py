@@ -30,6 +30,7 @@ class Forgotten:
     def __init__(self, marks: list[tuple[str, str, str]]) -> None:
         """With salt, digest and pseudonym of each."""
         self._marks = marks
+        self._known: dict[str, str] = {}
 
     @classmethod
     def of(cls, connection: Connection, site_id: int) -> Self:
@@ -44,10 +45,10 @@ class Forgotten:
 
     def name(self, user: str) -> str:
         """The pseudonym of a user who is forgotten, the name of any other."""
-        for salt, mark, pseudonym in self._marks:
-            if _mark(salt, user) == mark:
-                return pseudonym
-        return user
+        if user not in self._known:
+            found = (p for salt, mark, p in self._marks if _mark(salt, user) == mark)
+            self._known[user] = next(found, user)
+        return self._known[user]
 
     def rows(self, rows: JobRows) -> JobRows:
         """The same jobs, those of forgotten users under their pseudonyms."""

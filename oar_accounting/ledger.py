@@ -32,7 +32,7 @@ from oar_accounting.columns import (
 )
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.metrics import RESOURCE, Metric
-from oar_accounting.openings import Cover
+from oar_accounting.openings import KEPT_OPEN, Cover
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import (
     Entries,
@@ -135,8 +135,8 @@ class Book:
         self.connection = connection
         self.site = site
         self.accounts = accounts
-        #: Jobs that were written as told, and what is odd about them.
-        self.problems: dict[int, str] = {}
+        #: Jobs that turned up at a time that was taken over, by what could not be done about it.
+        self.late: dict[str, set[int]] = {}
 
     def metrics(self) -> list[StoredMetric]:
         """The metrics that every job is recorded in."""
@@ -186,7 +186,9 @@ class Book:
             return
         before = cover.shares(ids)
         yield
-        self.problems |= cover.move(before, cover.shares(ids))
+        late = {**cover.move(before, cover.shares(ids)), KEPT_OPEN: cover.without_share(ids)}
+        for what, jobs in late.items():
+            self.late[what] = self.late.get(what, set()) | jobs
 
     def close_vanished(self, jobs: JobRecords, last_seen: int | None) -> None:
         """Close jobs that OAR deleted: what ran is used up to *last_seen*, or not at all."""
@@ -288,10 +290,15 @@ class Book:
     def finish_metric(self, built: StoredMetric) -> None:
         """Show a metric that is complete, in the place of what was recorded under its name."""
         self.check_building(built)
-        for each in self.metrics():
-            if each.metric.name == built.metric.name and each.state == schema.ACTIVE:
-                catalog.remove_metric(self.connection, self.site.site_id, each.metric_id)
-        catalog.activate_metric(self.connection, built.metric_id)
+        cover = Cover.of(self.connection, self.site.site_id)
+        covering = ints([])
+        if cover is not None and built.metric == RESOURCE:
+            covering = cover.jobs()
+        with self._covering(covering):
+            for each in self.metrics():
+                if each.metric.name == built.metric.name and each.state == schema.ACTIVE:
+                    catalog.remove_metric(self.connection, self.site.site_id, each.metric_id)
+            catalog.activate_metric(self.connection, built.metric_id)
 
     def move(self, change: Totals) -> None:
         """Add amounts, which may be negative, to the totals; rows that become zero go."""

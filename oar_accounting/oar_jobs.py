@@ -33,6 +33,7 @@ from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics import Resources
 from oar_accounting.readings import ENDED, PAUSED, RUNNING
+from oar_accounting.windows import after
 
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000
@@ -244,15 +245,15 @@ class Snapshot:
         phase = case((columns.state.in_(RUNNING), 1), (columns.state.in_(ENDED), 2), else_=0)
         start, stop = (func.coalesce(each, 0) for each in (columns.start_time, columns.stop_time))
         query: Select[Any] = (
-            select(columns.job_id, start, stop, start + walltime, phase)
+            select(columns.job_id, start, stop, walltime, phase)
             .select_from(joined)
             .where(columns.job_id > last)
             .order_by(columns.job_id)
             .limit(most)
         )
-        job, begin, ended, asked, where = bulk.read_ints(self._connection, query)
-        end = np.where(where == 1, OPEN, np.maximum(ended, asked))
-        started = (where > 0) & (begin > 1) & (ended >= begin) | (where == 1)
+        job, begin, ended, length, where = bulk.read_ints(self._connection, query)
+        started = (begin > 1) & ((where == 1) | ((where == 2) & (ended >= begin)))
+        end = np.where(where == 1, OPEN, np.maximum(ended, after(begin, length)))
         return int(job[-1]) if len(job) else 0, begin[started], end[started]
 
     def counted(self) -> Iterator[list[tuple[int, int, str, str, str, str, int]]]:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import id_blocks
 from oar_accounting.columns import (
+    Bools,
     Columns,
     Ints,
     Rates,
@@ -25,12 +26,17 @@ from oar_accounting.columns import (
     difference,
 )
 from oar_accounting.metrics import RESOURCE
+from oar_accounting.readings import ENDED
 from oar_accounting.recorded import JobRecords, known_jobs, read_rates
-from oar_accounting.windows import totals_of
+from oar_accounting.windows import after, totals_of
 
 TOO_LITTLE = (
-    "ran at a time that was taken over from OAR's accounting, where OAR counted less for its user, "
-    "project and queue: it is counted in full"
+    "jobs of a time that was taken over from OAR's accounting, where OAR counted less for their "
+    "user, project and queue, count in full"
+)
+KEPT_OPEN = (
+    "jobs of a time that was taken over from OAR's accounting hold nothing as they are read here; "
+    "what OAR counted for them stands on as an opening amount"
 )
 
 
@@ -88,16 +94,17 @@ class Cover:
         """What those of the jobs give that are closed and recorded in every detail."""
         parts = [Shares.concat([])]
         for block in id_blocks(ids):
-            jobs = known_jobs(self._connection, self._site_id, block)
-            ended = np.maximum(jobs.stop_time, jobs.start_time + jobs.walltime)
-            jobs = jobs.take(
-                (jobs.closed == schema.CLOSED_JOB)
-                & (jobs.start_time < self._stop)
-                & (ended > self._start)
-            )
+            jobs = self._touching(block)
             if len(jobs):
                 parts += self._of_jobs(jobs)
         return Shares.concat(parts)
+
+    def _touching(self, block: Ints) -> JobRecords:
+        """The closed jobs of the block that may have opening amounts in their time."""
+        jobs = known_jobs(self._connection, self._site_id, block)
+        ended = np.maximum(jobs.stop_time, after(jobs.start_time, jobs.walltime))
+        there = (jobs.closed == schema.CLOSED_JOB) & (jobs.job_id != schema.CARRIED)
+        return jobs.take(there & (jobs.start_time < self._stop) & (ended > self._start))
 
     def _of_jobs(self, jobs: JobRecords) -> Iterator[Shares]:
         rates = self._rates(jobs)
@@ -133,7 +140,7 @@ class Cover:
         """When OAR counts the jobs, pauses and all, within the time of the opening amounts."""
         start = np.maximum(jobs.start_time, self._start)
         parts = []
-        for asked, stop in ((1, jobs.start_time + jobs.walltime), (0, jobs.stop_time)):
+        for asked, stop in ((1, after(jobs.start_time, jobs.walltime)), (0, jobs.stop_time)):
             kind = np.full(len(jobs), asked)
             parts.append(Spans(jobs.job_id, kind, start, np.minimum(stop, self._stop)))
         spans = Spans.concat(parts)
@@ -151,18 +158,51 @@ class Cover:
         for length in np.unique(stops - starts).tolist():
             yield length, starts[stops - starts == length]
 
-    def move(self, before: Shares, after: Shares) -> dict[int, str]:
-        """Cover what changed jobs give *after* instead of *before*; those with too little left."""
-        troubled: dict[int, str] = {}
-        for length in np.union1d(_lengths(before), _lengths(after)).tolist():
-            old, new = (each.take(_lengths(each) == length) for each in (before, after))
+    def jobs(self) -> Ints:
+        """The jobs that may account for something, ascending."""
+        job = schema.jobs.c
+        query = select(job.job_id).where(
+            job.site_id == self._site_id,
+            job.closed == schema.CLOSED_JOB,
+            job.job_id != schema.CARRIED,
+            job.start_time < self._stop,
+        )
+        return np.sort(bulk.read_ints(self._connection, query)[0])
+
+    def without_share(self, ids: Ints) -> set[int]:
+        """Those of the jobs that OAR counts in windows with opening amounts, and we do not."""
+        found: set[int] = set()
+        for block in id_blocks(ids):
+            jobs = self._touching(block)
+            counted = np.isin(jobs.state, ENDED) & (jobs.start_time > 1)
+            jobs = jobs.take(counted & (jobs.stop_time >= jobs.start_time))
+            held = np.unique(self._rates(jobs).job_id) if len(jobs) else jobs.job_id
+            idle = jobs.take(~np.isin(jobs.job_id, held))
+            found.update(idle.job_id[self._in_windows(idle)].tolist())
+        return found
+
+    def _in_windows(self, jobs: JobRecords) -> Bools:
+        """The jobs that ran, or asked for something, in windows with opening amounts."""
+        stop = np.maximum(jobs.stop_time, after(jobs.start_time, jobs.walltime))
+        inside = np.zeros(len(jobs), np.bool_)
+        for length, starts in self._windows():
+            at = np.searchsorted(np.sort(starts), jobs.start_time - length, "right")
+            first = np.append(np.sort(starts), self._stop)[at]
+            inside |= first < stop
+        return inside
+
+    def move(self, before: Shares, later: Shares) -> dict[str, set[int]]:
+        """Cover what changed jobs give *later* instead of *before*; those with too little left."""
+        short_of: set[int] = set()
+        for length in np.union1d(_lengths(before), _lengths(later)).tolist():
+            old, new = (each.take(_lengths(each) == length) for each in (before, later))
             change = difference(_by_account(new), _by_account(old))
             windows = np.concatenate([old.window_start, new.window_start])
             self._add(change, length, self._standing(length, windows))
             enough = self._standing(length, windows, enough=True)
             short = ~np.isin(_keys(new, length), _keys(enough, length))
-            troubled |= dict.fromkeys(new.job_id[short].tolist(), TOO_LITTLE)
-        return troubled
+            short_of.update(new.job_id[short].tolist())
+        return {TOO_LITTLE: short_of}
 
     def _standing(self, length: int, windows: Ints, *, enough: bool = False) -> Openings:
         """The opening amounts in the windows, or those that are *enough* for what is covered."""

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import dialects, errors, formats, passwords
-from oar_accounting.accounting import Accounting
+from oar_accounting import dialects, errors, formats, passwords, settings
 from oar_accounting.records import Status
+from oar_accounting.settings import Settings
+
+if TYPE_CHECKING:
+    from oar_accounting.accounting import Accounting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,19 +27,35 @@ class Options:
     debug: bool
 
     @contextmanager
-    def accounting(self) -> Iterator[Accounting]:
+    def accounting(self) -> "Iterator[Accounting]":
         """The accounting they name."""
+        # It brings most modules along, and not every command needs it.
+        from oar_accounting.accounting import Accounting
+
         opened = Accounting.open(
             oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
         )
         with opened as accounting:
-            seen = passwords.seen_in_processes(self.url)
-            for warning in filter(None, (seen, *accounting.settings.warnings)):
-                click.echo(f"note: {formats.printable(warning)}", err=True)
+            self._warn(accounting.settings)
             yield accounting
+
+    def settings(self) -> Settings:
+        """The settings alone, where nothing of ours is needed."""
+        given = settings.load(
+            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
+        )
+        self._warn(given)
+        return given
+
+    def _warn(self, given: Settings) -> None:
+        seen = passwords.seen_in_processes(self.url)
+        for warning in filter(None, (seen, *given.warnings)):
+            click.echo(f"note: {formats.printable(warning)}", err=True)
 
     def examined(self, *, verify: bool) -> Status:
         """What the doctor says of it, its commands with the options that were given here."""
+        from oar_accounting.accounting import Accounting
+
         status = Accounting.examine(
             oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site, verify=verify
         )

@@ -4,25 +4,28 @@ Every block of jobs is settled in one transaction that first takes the lock of t
 looks at OAR: what is written is never older than what another writer wrote before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting import schema
-from oar_accounting.catalog import LONGEST_NAME, Accounts, Site, StoredMetric
+from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder, Holdings, distinct, located
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
 from oar_accounting.recorded import JobRecords, known_jobs
+from oar_accounting.records import Progress
 from oar_accounting.windows import too_large
 
-#: Called now and then with how much is done, and of how much.
-Progress = Callable[[int, int], None]
+#: Late jobs that are named.
+MOST_NAMED = 5
 
 
 @dataclass(slots=True)
@@ -32,6 +35,23 @@ class Tally:
     done: int = 0
     changed: int = 0
     problems: dict[int, str] = field(default_factory=dict)
+    #: Jobs that turned up at a time that was taken over, by what could not be done about it.
+    late: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def add_late(self, jobs: Mapping[str, set[int]]) -> None:
+        """These, too."""
+        for what, ids in jobs.items():
+            self.late[what] |= ids
+
+    def told(self) -> list[str]:
+        """A line for each kind of late jobs."""
+        return [f"{what}: {_named(sorted(ids))}" for what, ids in self.late.items() if ids]
+
+
+def _named(ids: Sequence[int]) -> str:
+    more = len(ids) - MOST_NAMED
+    named = ", ".join(map(str, ids[:MOST_NAMED]))
+    return f"{named} and {more} more" if more > 0 else named
 
 
 class Shown:
@@ -97,7 +117,7 @@ class Pass:
                 self._count(rows, phases(rows, book.site.terms).closed, known, changed)
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
-            self.tally.problems |= book.problems
+            self.tally.add_late(book.late)
         return found
 
     def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:

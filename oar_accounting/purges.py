@@ -12,8 +12,9 @@ from oar_accounting.catalog import Site, change_site
 from oar_accounting.catch_up import ledger_pages
 from oar_accounting.errors import BadSpan
 from oar_accounting.ledger import Ledger
-from oar_accounting.passes import Progress, Shown
+from oar_accounting.passes import Shown
 from oar_accounting.recorded import LOWEST
+from oar_accounting.records import Progress
 
 
 def purge(

@@ -15,9 +15,10 @@ from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics import Metric
 from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.passes import Pass, Progress, Shown
+from oar_accounting.passes import Pass, Shown
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import LOWEST
+from oar_accounting.records import Progress
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
 

@@ -1,7 +1,11 @@
 """Small frozen records for the edges where people and tools look."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+#: Called now and then with how much is done, and of how much.
+Progress = Callable[[int, int], None]
 
 Level = Literal["good", "warning", "bad"]
 

@@ -15,9 +15,8 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
-from oar_accounting.catalog import LONGEST_NAME
 from oar_accounting.composed import compose
-from oar_accounting.dialects import parse_url
+from oar_accounting.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
 from oar_accounting.readings import CONTAINERS, PROFILES

@@ -46,9 +46,9 @@ from oar_accounting.columns import (
 from oar_accounting.errors import AmountOverflow, OarSchemaError
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_tables import assigned, moldables, resources
-from oar_accounting.passes import Progress
 from oar_accounting.readings import ENDED
-from oar_accounting.records import StockReport
+from oar_accounting.records import Progress, StockReport
+from oar_accounting.settings import Settings, oar_window
 from oar_accounting.stock_tables import accounting, due, jobs
 from oar_accounting.windows import in_portions, spread
 
@@ -90,6 +90,22 @@ class Counted(Columns):
     consumption: Ints
 
 
+def count(
+    given: Settings,
+    *,
+    reinitialize: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> StockReport:
+    """`account` or `recount` in the database and the windows of OAR's settings."""
+    engine = dialects.open_engine(given.oar_url)
+    try:
+        counted = recount if reinitialize else account
+        return counted(engine, oar_window(given), dry_run=dry_run, progress=progress)
+    finally:
+        engine.dispose()
+
+
 def account(
     engine: Engine, window: int, *, dry_run: bool = False, progress: Progress | None = None
 ) -> StockReport:
@@ -101,7 +117,7 @@ def account(
         return _count_due(connection, window, progress)
 
 
-def reinitialize(
+def recount(
     engine: Engine, window: int, *, dry_run: bool = False, progress: Progress | None = None
 ) -> StockReport:
     """Empty OAR's accounting and count every job that OAR still has; else as `account`.

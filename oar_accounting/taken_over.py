@@ -9,17 +9,20 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import case, select
 
 from oar_accounting import bulk, schema
-from oar_accounting.catalog import LONGEST_NAME, Names
-from oar_accounting.columns import Bools, Columns, Ints, Totals, add_up, ints, rows_among
+from oar_accounting.catalog import Names
+from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, add_up, ints, rows_among
+from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.ledger import Book
 from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.openings import Openings, read_openings
+from oar_accounting.readings import RUNNING
 from oar_accounting.records import OpeningReport
+from oar_accounting.windows import after
 
 JOBS_AT_ONCE = 100_000
 
@@ -36,7 +39,7 @@ class Counted(Columns):
 
 
 class Busy:
-    """When there was a job: times that do not touch each other, ascending."""
+    """When there was a job: times with a gap between each other, ascending."""
 
     def __init__(self) -> None:
         self._start = ints([])
@@ -53,7 +56,7 @@ class Busy:
         self._start = start[np.concatenate([[True], apart])[: len(start)]]
         self._stop = stop[np.concatenate([apart, [True]])[: len(stop)]]
 
-    def touches(self, start: Ints, stop: Ints) -> Bools:
+    def meets(self, start: Ints, stop: Ints) -> Bools:
         """The half-open times within which there was a job."""
         if not len(self._start):
             return np.zeros(len(start), np.bool_)
@@ -72,7 +75,7 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
         forgotten = Forgotten.of(book.connection, book.site.site_id)
         counted, names = _counted(snapshot, forgotten)
         busy = _busy(book, snapshot)
-    touched = busy.touches(counted.window_start, counted.window_stop)
+    touched = busy.meets(counted.window_start, counted.window_stop)
     free = counted.take(~touched)
     if not dry_run:
         book.accounts.add(book.connection, [names[number] for number in np.unique(free.name)])
@@ -144,15 +147,15 @@ def _busy(book: Book, snapshot: Snapshot) -> Busy:
         busy.add(start, stop)
         last, start, stop = snapshot.times_held(last, JOBS_AT_ONCE)
     job = schema.jobs.c
-    query = select(job.start_time, job.stop_time, job.start_time + job.walltime).where(
-        job.site_id == book.site.site_id,
-        job.job_id != schema.CARRIED,
-        job.closed != schema.OPEN_JOB,
-        job.start_time > 1,
-        job.stop_time >= job.start_time,
+    # Of a job that OAR has deleted, it is not known yet when it ended.
+    runs = case(((job.closed == schema.OPEN_JOB) & job.state.in_(RUNNING), 1), else_=0)
+    query = select(job.start_time, job.stop_time, job.walltime, runs).where(
+        job.site_id == book.site.site_id, job.job_id != schema.CARRIED, job.start_time > 1
     )
-    start, ended, asked = bulk.read_ints(book.connection, query)
-    busy.add(start, np.maximum(ended, asked))
+    start, ended, walltime, running = bulk.read_ints(book.connection, query)
+    ran = (running == 1) | (ended >= start)
+    stop = np.where(running == 1, OPEN, np.maximum(ended, after(start, walltime)))
+    busy.add(start[ran], stop[ran])
     return busy
 
 

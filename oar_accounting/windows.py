@@ -55,6 +55,12 @@ def without(start: int, stop: int, holes: Iterable[tuple[int, int]]) -> list[tup
     return left
 
 
+def after(start: Ints, seconds: Ints) -> Ints:
+    """The instants so many *seconds* after each start; at most `OPEN`, where that would wrap."""
+    stop: Ints = start + np.minimum(seconds, OPEN - np.maximum(start, 0))
+    return stop
+
+
 def evenly(amount: int, start: int, stop: int, begin: int, end: int) -> int:
     """The part of an *amount* that lies evenly over ``[start, stop)`` in ``[begin, end)``.
 

@@ -258,14 +258,86 @@ def test_a_job_of_which_oar_counted_less_is_reported(
     site.import_accounting()
     before = openings(site)
     other.add_to(SmallOar(engine, create=False, nodes=0), 7)
-    (problem,) = site.catch_up(full=True).problems
-    assert problem.job_id == 7
-    assert "where OAR counted less for its user, project and queue" in problem.reason
+    report = site.catch_up(full=True)
+    assert report.problems == ()
+    (notice,) = report.notices
+    assert "where OAR counted less for their user, project and queue, count in full: 7" in notice
     covered = other.user == "alice" and other.project == "p"
     assert openings(site)[1] == before[1] - (HOUR * 4 if covered else 0)
     (row,) = site.usage((), ("resource",)).rows
     assert row.used - row.opening_used == HOUR * 8 + other.used * other.cores
-    assert site.catch_up(full=True).problems == ()
+    assert site.catch_up(full=True).notices == ()
+
+
+@pytest.mark.parametrize(
+    ("late", "types"), [(Past(used=0), ()), (Past(), ("inner=100",))], ids=["no second", "inner"]
+)
+def test_a_job_that_counts_nothing_here_is_told_since_oar_counted_it(
+    site: Accounting, engine: Engine, late: Past, types: tuple[str, ...]
+) -> None:
+    site.import_accounting()
+    before = openings(site)
+    oar = SmallOar(engine, create=False, nodes=0)
+    late.add_to(oar, 7)
+    oar.add_types(7, *types)
+    (notice,) = site.catch_up(full=True).notices
+    assert "what OAR counted for them stands on as an opening amount: 7" in notice
+    assert openings(site) == before
+
+
+def test_what_a_job_covers_follows_a_rebuild_of_the_count_of_resources(
+    site: Accounting, engine: Engine
+) -> None:
+    site.import_accounting()
+    oar = SmallOar(engine, create=False, nodes=0)
+    oar.set_resource(4, type="licence")
+    LEFT[0].add_to(oar, 7)
+    site.catch_up(full=True)
+    assert openings(site)[1] == HOUR * (6 + 1)
+    oar.set_resource(4, type="default")
+    site.rebuild(metric="resource", from_oar=True)
+    assert openings(site)[1] == HOUR * 6
+    oar.update_job(7, project="q")
+    site.catch_up(full=True)
+    assert openings(site)[1] == HOUR * 10
+
+
+@pytest.mark.parametrize("state", ["Running", "Terminated"])
+def test_a_job_that_only_the_ledger_knows_keeps_its_window(
+    engine: Engine, clock: Clock, state: str
+) -> None:
+    """OAR deleted it: a running one is seen as vanished only by the next pass."""
+    oar = SmallOar(engine)
+    clock.now = OLD + 2 * HOUR
+    Past(start=OLD + HOUR).add_to(oar, 7)
+    oar.update_job(7, state=state, stop_time=0 if state == "Running" else OLD + 2 * HOUR)
+    accounting = opened(engine)
+    accounting.catch_up()
+    oar.remove_job(7)
+    write_counted(engine, counted([Past()]))
+    told = accounting.import_accounting()
+    assert (told.rows, told.left_out) == (0, 1)
+
+
+def test_a_job_that_runs_keeps_its_windows_until_now(site: Accounting, engine: Engine) -> None:
+    oar = SmallOar(engine, create=False, nodes=0)
+    oar.add_job(start=OLD + HOUR, state="Running", job_id=7)
+    assert site.import_accounting().rows == 0
+
+
+def test_what_was_asked_for_keeps_its_window_too(site: Accounting, engine: Engine) -> None:
+    oar = SmallOar(engine, create=False, nodes=0)
+    oar.add_job(start=OLD + DAY - HOUR, stop=OLD + DAY - 1, walltime=2 * HOUR, job_id=7)
+    assert site.import_accounting().rows == 0
+
+
+def test_a_walltime_beyond_any_calendar_hinders_nothing(
+    site: Accounting, engine: Engine, database: Database
+) -> None:
+    oar = SmallOar(engine, create=False, nodes=0)
+    oar.add_job(start=T0 - DAY, walltime=2**62, job_id=7)
+    site.catch_up()
+    assert site.import_accounting().rows == 4
 
 
 def test_it_survives_rebuilds_windows_purges_and_forgotten_users(
@@ -376,7 +448,7 @@ def test_busy_times_are_told_as_second_by_second(
     for some in (times[:cut], times[cut:]):
         busy.add(ints([s for s, _ in some]), ints([s + n for s, n in some]))
     seconds = {second for start, n in times for second in range(start, start + n)}
-    touched = busy.touches(ints([s for s, _ in asked]), ints([s + n for s, n in asked]))
+    touched = busy.meets(ints([s for s, _ in asked]), ints([s + n for s, n in asked]))
     expected = [not seconds.isdisjoint(range(start, start + n)) for start, n in asked]
     assert np.array_equal(touched, expected)
 

@@ -559,6 +559,8 @@ class YearsMachine(RuleBasedStateMachine):
         copy, model = data.draw(st.sampled_from(self.our_backups))
         self._put_back("ours", copy)
         self.model = deepcopy(model)
+        # The settings are put back as well: else the next rebuild would change the window.
+        self.toml["window"] = str(model.window)
         self._open()
 
     # -- what must hold -----------------------------------------------------------------------

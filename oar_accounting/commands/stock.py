@@ -10,6 +10,7 @@ from oar_accounting.exits import command
 from oar_accounting.metrics import RESOURCE
 from oar_accounting.options import Options
 from oar_accounting.records import StockReport
+from oar_accounting.stock_accounting import count
 
 
 @command("oaraccounting")
@@ -42,14 +43,16 @@ def oaraccounting(options: Options, bound: str | None, dry_run: bool, reinitiali
     """
     if reinitialize and bound is not None:
         raise click.UsageError("--reinitialize and --delete-before exclude each other")
-    with options.accounting() as accounting, progress_bar("jobs") as progress:
-        told = accounting.oaraccounting(
-            reinitialize=reinitialize, dry_run=dry_run, progress=progress, **_bound(bound)
-        )
     would = "would be " if dry_run else ""
     if bound is None:
+        with progress_bar("jobs") as progress:
+            told = count(
+                options.settings(), reinitialize=reinitialize, dry_run=dry_run, progress=progress
+            )
         _tell_counted(told, would, reinitialize)
     else:
+        with options.accounting() as accounting:
+            told = accounting.oaraccounting(dry_run=dry_run, **_bound(bound))
         click.echo(f"{told.removed} rows {would}removed from OAR's table accounting: {_held(told)}")
 
 

@@ -199,23 +199,25 @@ def _fitting(amount: int) -> None:
         )
 
 
-def add_up(rows: Totals) -> Totals:
-    """One row per window, account and metric, sorted by them; rows that are all zero are left out.
-
-    Raises :class:`AmountOverflow`.
-    """
+def sum_up(rows: Totals) -> Totals:
+    """One row per window, account and metric, sorted by them. Raises :class:`AmountOverflow`."""
     if not len(rows):
         return rows
     keys = (rows.window_start, rows.account_id, rows.metric_id)
     rows = rows.take(row_order(keys))
     starts = group_starts((rows.window_start, rows.account_id, rows.metric_id))
-    summed = Totals(
+    return Totals(
         rows.window_start[starts],
         rows.account_id[starts],
         rows.metric_id[starts],
         exact_sums(rows.asked, starts),
         exact_sums(rows.used, starts),
     )
+
+
+def add_up(rows: Totals) -> Totals:
+    """The same, without rows that are all zero. Raises :class:`AmountOverflow`."""
+    summed = sum_up(rows)
     return summed.take((summed.asked != 0) | (summed.used != 0))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import case, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.catalog import Names
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, add_up, ints, rows_among
+from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.forgotten import Forgotten
@@ -86,6 +86,9 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
     )
     standing = read_openings(book.connection, book.site.site_id)
     new = ~rows_among(_keys(wanted), _keys(standing)) | (account == 0)
+    # What stands may have become nothing since.
+    worth = ~new | (wanted.asked != 0) | (wanted.used != 0)
+    wanted, new = wanted.take(worth), new[worth]
     changed = _changed(wanted.take(~new), standing)
     if not dry_run:
         _insert(book, wanted.take(new))
@@ -120,7 +123,7 @@ def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[Counted, list[Na
             read["used"].append(consumption if kind == "USED" else 0)
         # The length of the window stands in the place of a metric: a row per start, name, length.
         keys = (ints(read[name]) for name in ("start", "name", "length", "asked", "used"))
-        parts = [add_up(Totals.concat([*parts, Totals.of(keys)]))]
+        parts = [sum_up(Totals.concat([*parts, Totals.of(keys)]))]
     found = parts[0]
     stop = found.window_start + found.metric_id
     columns = (found.window_start, stop, found.account_id, found.asked, found.used)

@@ -406,6 +406,8 @@ def _prepare_mariadb(stack: ExitStack, survives_kills: bool) -> PrivateServer:
     directory = _server_directory("mariadb", stack)
     options = [
         *("--no-defaults", f"--datadir={directory / 'data'}", "--skip-name-resolve"),
+        # A server that starts removes what another has in a shared one.
+        f"--tmpdir={directory}",
         *("--innodb-flush-method=nosync", "--sync-frm=0"),
         f"--innodb-flush-log-at-trx-commit={2 if survives_kills else 0}",
         f"--innodb-doublewrite={1 if survives_kills else 0}",

@@ -195,6 +195,16 @@ def test_what_oar_has_counted_since_is_followed(site: Accounting, engine: Engine
     assert openings(site)[1] == HOUR * (7 + 2 + 4 + 4)
 
 
+def test_what_has_become_nothing_in_oar_is_followed(site: Accounting, engine: Engine) -> None:
+    site.import_accounting()
+    nothing = {key: 0 if key[2] == "alice" else n for key, n in counted(LEFT).items()}
+    nothing |= {(OLD, OLD + DAY - 1, "eve", "p", "default", "USED"): 0}
+    write_counted(engine, nothing)
+    told = site.import_accounting()
+    assert (told.new, told.changed) == (0, 1)
+    assert openings(site) == (2 * HOUR * 6, HOUR * 6)
+
+
 def test_what_oar_has_deleted_since_is_kept(site: Accounting, engine: Engine) -> None:
     site.import_accounting()
     before = stored(engine)

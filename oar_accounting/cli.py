@@ -3,7 +3,6 @@
 import gc
 import io
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -56,7 +55,7 @@ PLACES = {
 @click.option("--url", metavar="URL", help="OAR's database, instead of the one in oar.conf.")
 @click.option("--site", metavar="NAME", help="Name of this OAR server in the accounting tables.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(version("oar-accounting"), prog_name="oar-accounting")
+@click.version_option(package_name="oar-accounting", prog_name="oar-accounting")
 @click.pass_context
 def main(context: click.Context, /, **given: Any) -> None:
     """Exact accounting of OAR jobs in any number of metrics.

@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
-from oar_accounting.composed import compose
 from oar_accounting.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
@@ -240,6 +239,11 @@ class _Toml:
                     f"{self._file}: metrics.{name} must be a table, [metrics.{name}], not {table!r}"
                 )
             metrics.append(parse_metric(name, table, self._file))
+        if all(metric.form != "formula" for metric in metrics):
+            return tuple(metrics)
+        # Few sites have formulas, and every command would wait for what reads them.
+        from oar_accounting.composed import compose
+
         return compose(metrics, self._file)
 
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ OAR_CONF = Path("/etc/oar/oar.conf")
 #: What `clear_away` puts back.
 SAVED_CONF = PLACE / "oar.conf.saved"
 NEW_USERS = PLACE / "new-users"
+#: What a test may make outside of `PLACE`; `clear_away` removes it.
+MADE_ELSEWHERE = PLACE / "made-elsewhere"
 
 #: The variable that every process of a run carries, so that none is lost, whoever its parent is.
 MARK = f"LIVE_TEST_OF_OAR_ACCOUNTING={PLACE}"
@@ -102,7 +104,23 @@ def clear_away() -> None:
     new = NEW_USERS.read_text(encoding="utf-8").split() if NEW_USERS.exists() else []
     for user in all_users().intersection(new):
         run("userdel", "--force", user)
+    made = MADE_ELSEWHERE.read_text(encoding="utf-8") if MADE_ELSEWHERE.exists() else ""
+    for path in map(Path, made.splitlines()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     shutil.rmtree(PLACE)
+
+
+def make_elsewhere(paths: Sequence[str]) -> None:
+    """Claim paths outside of `PLACE`, to be removed at the end, or by the next run.
+
+    Raises:
+        MachineError: somebody else's file or directory is there.
+    """
+    if standing := [path for path in paths if Path(path).exists()]:
+        raise MachineError(f"a test must not take the place of {', '.join(standing)}")
+    listed = MADE_ELSEWHERE.with_suffix(".new")
+    listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+    listed.rename(MADE_ELSEWHERE)
 
 
 # -- settings and users -----------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.installed import ROOT, SOURCE, copy_source
-from tests.live.machine import MachineError, place, run, wait_until
+from tests.live.machine import make_elsewhere, place, run, wait_until
 from tests.live.oar_server import ENDED, OarServer
 from tests.live.test_live import ASKED_FOR, needed
 
@@ -23,7 +22,7 @@ SECTIONS = {
 MADE = (
     *("/opt/oar-accounting", "/var/lib/oar-accounting", "/etc/cron.d/oar-accounting"),
     *("/etc/systemd/system/oar-accounting.service", "/etc/systemd/system/oar-accounting.timer"),
-    "/var/lib/prometheus/node-exporter",
+    *("/var/lib/prometheus/node-exporter", "/etc/oar/accounting.toml"),
 )
 SYSTEMD = Path("/run/systemd/system")
 
@@ -40,18 +39,12 @@ pytestmark = [
 def oar(request: pytest.FixtureRequest) -> Iterator[OarServer]:
     """An OAR server on which nothing of ours is installed yet."""
     needed(request)
-    standing = [path for path in (*MADE, "/etc/oar/accounting.toml") if Path(path).exists()]
-    if standing:
-        raise MachineError(f"a test must not take the place of {', '.join(standing)}")
     with place():
+        make_elsewhere(MADE)
         copy_source()
         server = OarServer()
         server.start()
-        try:
-            yield server
-        finally:
-            for path in map(Path, MADE):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        yield server
 
 
 def follow(oar: OarServer, section: str) -> str:

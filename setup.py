@@ -23,6 +23,7 @@ SHARED = {
         "server_epilogue",
         "oar-accounting.cron",
         "oar-accounting.service",
+        "oar-accounting.sudoers",
         "oar-accounting.timer",
         "README.md",
     ],
@@ -57,7 +58,12 @@ setup(
         "test": TEST,
         "dev": [*TEST, "mypy>=1.13", "ruff>=0.8"],
     },
-    entry_points={"console_scripts": ["oar-accounting = oar_accounting.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "oar-accounting = oar_accounting.cli:main",
+            "oar-accounting-own = oar_accounting.own:main",
+        ]
+    },
     classifiers=[
         "Environment :: Console",
         "Intended Audience :: System Administrators",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from sqlalchemy import Connection, Engine
@@ -66,6 +66,11 @@ from oar_accounting.records import (
 from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
 from oar_accounting.taken_over import take_over
+
+if TYPE_CHECKING:
+    from oar_accounting.fair_share.answers import FairShare
+    from oar_accounting.fair_share.own import OwnFairShare
+    from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
 
 DAY = 86_400
 
@@ -300,6 +305,36 @@ class Accounting:
         count = stock_accounting.recount if reinitialize else stock_accounting.account
         window = settings.oar_window(self.settings)
         return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
+
+    def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
+        """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.
+
+        *now*: epoch seconds, the present by default. Nothing is written. Raises
+        :class:`oar_accounting.SettingsError`, :class:`oar_accounting.UnknownName` where a metric
+        or attribute is not recorded, and :class:`oar_accounting.OarSchemaError`.
+        """
+        return self._fair_share(now).karma(None if jobs is None else list(jobs))
+
+    def explain(self, job: int, now: int | None = None) -> "Explanation":
+        """Why a job that waits stands where it does. Raises as `karma`."""
+        return self._fair_share(now).explain(job)
+
+    def fairshare(self, now: int | None = None) -> "FairShareReport":
+        """Who has used how much of what is meant for them. Raises as `karma`."""
+        return self._fair_share(now).fairshare()
+
+    def seen_by(self, user: str, now: int | None = None) -> "OwnFairShare":
+        """What an ordinary user may ask: the same three, of what is theirs and their projects'."""
+        from oar_accounting.fair_share.own import OwnFairShare
+
+        return OwnFairShare(self._fair_share(now), self._ledger, user)
+
+    def _fair_share(self, now: int | None) -> "FairShare":
+        # Few programs ask for karma, and all would wait for what knows it.
+        from oar_accounting.fair_share.answers import FairShare
+
+        instant = int(time.time()) if now is None else now
+        return FairShare(self.settings, self._ledger, self._oar, instant)
 
     def forget_user(self, user: str) -> str:
         """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.

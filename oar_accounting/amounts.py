@@ -94,6 +94,24 @@ def amounts_of_groups(
     return {key: each for key, each in amounts.items() if each != Amounts()}
 
 
+def beside_totals(
+    connection: Connection, site: Site, metrics: Sequence[int], start: int, stop: int
+) -> list[Ints]:
+    """The rows of opening amounts and adjustments that reach into ``[start, stop)``.
+
+    Columns: account, metric, start and stop of the span over which it lies evenly, asked, used.
+    """
+    asked = Question(site=site, metrics=metrics, start=start, stop=stop, stays={}, nameless=())
+    parts = [np.zeros((6, 0), np.int64)]
+    for source in (_openings(asked), _adjustments(asked)):
+        columns = (source.account_id, source.metric_id, source.start, source.stop)
+        query = source.query(*columns, source.asked, source.used).where(
+            source.start < stop, source.stop > start
+        )
+        parts.append(np.stack(bulk.read_ints(connection, query)))
+    return list(np.concatenate(parts, axis=1))
+
+
 def _totals(asked: Question) -> _Source:
     table = schema.totals.c
     return _Source(

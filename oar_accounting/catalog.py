@@ -171,7 +171,8 @@ def remove_metric(connection: Connection, site_id: int, metric_id: int) -> None:
             schema.entries.c.site_id == site_id, schema.entries.c.metric_id == metric_id
         )
     )
-    connection.execute(schema.totals.delete().where(schema.totals.c.metric_id == metric_id))
+    for table in schema.SUMMED:
+        connection.execute(table.delete().where(table.c.metric_id == metric_id))
     connection.execute(schema.metrics.delete().where(schema.metrics.c.metric_id == metric_id))
 
 

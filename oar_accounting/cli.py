@@ -21,9 +21,11 @@ PLACES = {
     "catch-up": "recording.catch_up",
     "demo": "demo.demo",
     "doctor": "health.doctor",
+    "fairshare": "karma.fairshare",
     "forget-user": "keeping.forget_user",
     "import-accounting": "keeping.import_accounting",
     "init": "recording.init",
+    "karma": "karma.karma",
     "oaraccounting": "stock.oaraccounting",
     "purge": "keeping.purge",
     "rebuild": "recording.rebuild",
@@ -65,6 +67,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     On the OAR server, once:     oar-accounting init
     Every few minutes:           oar-accounting catch-up
     Who used how much of what:   oar-accounting usage --by user
+    Who is next, and why:        oar-accounting karma
     """
     # A terminal that cannot show a letter gets its number, not a traceback.
     for stream in (sys.stdout, sys.stderr):

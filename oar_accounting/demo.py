@@ -42,6 +42,27 @@ unit = "gpu·s"
 sum = "mem_mib"
 per = "network_address"
 unit = "MiB.s"
+
+# Who is next: the karma of a waiting job is the sum of these terms, and the lowest is first. What
+# was used counts less and less, half of it after a week.
+[karma]
+policy = "linear"
+half_life = "7d"
+
+[[karma.terms]]
+by = "user"
+metric = "core"
+weight = 2
+
+[[karma.terms]]
+by = "user"
+metric = "gpu"
+
+# Projects are meant to have so many percent of the cores.
+[[karma.terms]]
+by = "project"
+metric = "core"
+targets = { climate = 40, "*" = 10 }
 """
 
 #: Fewer jobs than this cannot be of every kind.
@@ -53,8 +74,12 @@ MOST_JOBS_A_DAY = 2_000
 def _tables() -> MetaData:
     """OAR's tables, with the properties that the site has added to its resources."""
     tables = MetaData()
-    for table in (*oar_tables.metadata.sorted_tables, oar_tables.accounting):
+    others = (oar_tables.accounting, oar_tables.resource_logs)
+    for table in (*oar_tables.metadata.sorted_tables, *others):
         table.to_metadata(tables)
+    jobs = tables.tables["jobs"]
+    jobs.append_column(Column("reservation", String(10), nullable=False))
+    jobs.append_column(Column("properties", String(255)))
     resources = tables.tables["resources"]
     resources.append_column(Column("cluster", String(255)))
     for name in ("core", "gpu", "mem_mib"):
@@ -93,6 +118,7 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
     happened = History(rng, now, days).live(jobs)
     with dialects.writing(engine) as connection:
         _insert(connection, "resources", site.resource_rows())
+        _insert(connection, "resource_logs", site.resource_log_rows(now - days * site.DAY))
         _insert(connection, "accounting", accounting_rows(seed, now - days * site.DAY))
         _write(connection, rng, happened, now)
 
@@ -139,6 +165,8 @@ def _job_row(number: int, job: Job, moldable: int) -> tuple[Any, ...]:
         job.stop,
         moldable if job.resources else 0,
         "YES" if job.pauses else "NO",
+        "None",
+        "",
     )
 
 

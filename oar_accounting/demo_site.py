@@ -60,6 +60,11 @@ def resource_rows() -> list[tuple[Any, ...]]:
     return rows
 
 
+def resource_log_rows(since: int) -> list[tuple[Any, ...]]:
+    """OAR's log of the resources: every one is alive *since* then."""
+    return [(row[0], row[0], "state", "Alive", since, 0) for row in resource_rows()]
+
+
 #: A place by its number, how many of its nodes, how many units of each.
 Want = tuple[int, int, int]
 #: Nodes and units, as numpy picks them from a grid.

@@ -1,4 +1,4 @@
-"""The law, recomputed: what spans, rates and entries say the totals must be.
+"""The law, recomputed: what spans, rates and entries say the totals must be, by window and by day.
 
 An amount belongs to one account, so the law holds account by account: it is checked and restored
 over ranges of accounts, each as large as fits in memory, streaming over the jobs.
@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import bulk, schema
+from oar_accounting import bulk, schema, summed
 from oar_accounting.catalog import Accounts, Site, stored_metrics
 from oar_accounting.columns import Ints, Totals, add_up, difference
 from oar_accounting.ledger import Book, amounts_of
 from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
 from oar_accounting.records import Difference
+from oar_accounting.windows import DAY
 
 #: Rows of totals compared at once.
 TOTALS_AT_ONCE = 300_000
@@ -46,17 +47,6 @@ def account_ranges(connection: Connection, site_id: int, growth: int = 1) -> lis
     firsts = ids[np.concatenate([[0], edges])].tolist()
     lasts = ids[np.concatenate([edges - 1, [-1]])].tolist()
     return list(zip(firsts, lasts, strict=True))
-
-
-def stored_totals(connection: Connection, site_id: int, accounts: Range) -> Totals:
-    """The totals of a range of accounts as they stand."""
-    table, owner = schema.totals.c, schema.accounts.c
-    query = (
-        select(*(table[name] for name in Totals.__slots__))
-        .select_from(schema.totals.join(schema.accounts, owner.account_id == table.account_id))
-        .where(owner.site_id == site_id, table.account_id.between(*accounts))
-    )
-    return add_up(Totals.of(bulk.read_ints(connection, query)))
 
 
 def expected_totals(connection: Connection, site_id: int, accounts: Range, window: int) -> Totals:
@@ -95,17 +85,22 @@ def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
     return bulk.read_ints(connection, query)[0]
 
 
-def broken(connection: Connection, site_id: int, window: int) -> Iterator[tuple[Totals, Totals]]:
-    """Per range of accounts with a difference: the stored totals that are wrong, and the right.
+def broken(
+    connection: Connection, site_id: int, window: int
+) -> Iterator[tuple[int, Totals, Totals]]:
+    """Per table and range of accounts with a difference: the rows that are wrong, and the right.
 
-    The two have a row for the same windows, accounts and metrics, sorted by them.
+    Before them the seconds that a row of the table is for. The two have a row for the same windows
+    or days, accounts and metrics, sorted by them.
     """
     for accounts in account_ranges(connection, site_id):
-        stored = stored_totals(connection, site_id, accounts)
         right = expected_totals(connection, site_id, accounts, window)
-        wrong = difference(right, stored)
-        if len(wrong):
-            yield _at(stored, wrong), _at(right, wrong)
+        for table, should in summed.by_table(right, window):
+            stored = summed.stored(connection, table, site_id, accounts)
+            wrong = difference(should, stored)
+            if len(wrong):
+                seconds = DAY if table is schema.days else window
+                yield seconds, _at(stored, wrong), _at(should, wrong)
 
 
 def first_differences(connection: Connection, site: Site, most: int) -> list[Difference]:
@@ -115,12 +110,13 @@ def first_differences(connection: Connection, site: Site, most: int) -> list[Dif
     names = accounts.names()
     metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
     found: list[Difference] = []
-    for stored, right in broken(connection, site.site_id, site.terms.window):
+    for seconds, stored, right in broken(connection, site.site_id, site.terms.window):
         for was, should in zip(_rows(stored), _rows(right), strict=True):
             user, project, queue, value = names.get(was[1], (f"no. {was[1]}", "", "", ""))
             found.append(
                 Difference(
                     window_start=was[0],
+                    seconds=seconds,
                     user=user,
                     project=project,
                     queue=queue,
@@ -152,15 +148,11 @@ def _rows(totals: Totals) -> Iterator[tuple[int, ...]]:
 def restore(book: Book, accounts: Range) -> int:
     """Make the totals of a range of accounts what the law says; how many rows were wrong."""
     connection, site = book.connection, book.site
-    stored = stored_totals(connection, site.site_id, accounts)
     right = expected_totals(connection, site.site_id, accounts, site.terms.window)
-    wrong = difference(right, stored)
-    book.move(wrong)
-    return len(wrong)
-
-
-def clear_totals(book: Book) -> None:
-    """Delete the totals of the site; in the same transaction they must be restored."""
-    owner = schema.accounts.c
-    of_site = select(owner.account_id).where(owner.site_id == book.site.site_id)
-    book.connection.execute(schema.totals.delete().where(schema.totals.c.account_id.in_(of_site)))
+    count = 0
+    # Each table by itself: one may be right where the other is not.
+    for table, should in summed.by_table(right, site.terms.window):
+        wrong = difference(should, summed.stored(connection, table, site.site_id, accounts))
+        summed.add(connection, table, wrong)
+        count += len(wrong)
+    return count

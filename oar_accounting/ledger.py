@@ -13,14 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Engine, Table
 
-from oar_accounting import bulk, catalog, dialects, schema
-from oar_accounting.blocks import SPARSE_BLOCK, among, id_blocks, is_dense, short_lists
+from oar_accounting import bulk, catalog, dialects, schema, summed
+from oar_accounting.blocks import id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.columns import (
     OPEN,
-    Bools,
     Ints,
     Rates,
     Spans,
@@ -28,7 +27,6 @@ from oar_accounting.columns import (
     add_up,
     difference,
     ints,
-    rows_among,
 )
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.metrics import RESOURCE, Metric
@@ -44,9 +42,6 @@ from oar_accounting.recorded import (
     read_spans,
 )
 from oar_accounting.windows import totals_of
-
-#: From so many changed totals on, it pays to look which of them are new.
-MANY_TOTALS = 2_000
 
 
 class Ledger:
@@ -105,7 +100,7 @@ class Ledger:
     def analyze(self) -> None:
         """Tell the database's planner how large the tables have become."""
         with dialects.writing(self.engine) as connection:
-            bulk.analyze(connection, [schema.jobs, schema.spans, schema.rates, schema.totals])
+            bulk.analyze(connection, [schema.jobs, schema.spans, schema.rates, *schema.SUMMED])
 
 
 def check_version(connection: Connection) -> None:
@@ -301,63 +296,9 @@ class Book:
             catalog.activate_metric(self.connection, built.metric_id)
 
     def move(self, change: Totals) -> None:
-        """Add amounts, which may be negative, to the totals; rows that become zero go."""
-        new = ~self._standing(change)
-        bulk.insert_columns(self.connection, schema.totals, change.take(new).as_dict())
-        change = change.take(~new)
-        bulk.add_columns(self.connection, schema.totals, change.as_dict())
-        lowered = change.take((change.asked < 0) | (change.used < 0))
-        if len(lowered):
-            self._drop_zeros(lowered)
-
-    def _drop_zeros(self, lowered: Totals) -> None:
-        """Delete those of the rows that have become zero, by their keys.
-
-        A delete over a range would lock rows of other sites in MariaDB, in another order than
-        theirs.
-        """
-        table = schema.totals.c
-        accounts = lowered.account_id
-        query = select(table.window_start, table.account_id, table.metric_id).where(
-            table.window_start.between(
-                int(lowered.window_start.min()), int(lowered.window_start.max())
-            ),
-            table.account_id.between(int(accounts.min()), int(accounts.max())),
-            table.asked == 0,
-            table.used == 0,
-        )
-        zeros = bulk.read_ints(self.connection, query)
-        keys = (lowered.window_start, accounts, lowered.metric_id)
-        gone = lowered.take(rows_among(keys, zeros)).as_dict()
-        bulk.delete_rows(
-            self.connection, schema.totals, {c.name: gone[c.name] for c in table if c.primary_key}
-        )
-
-    def _standing(self, change: Totals) -> Bools:
-        """The rows that may stand in the totals; false only for those that certainly do not.
-
-        In bulk most rows are new, and adding them costs a third of looking for each of them. No
-        other writer can put them there meanwhile: the accounts are of this site.
-        """
-        standing = np.ones(len(change), np.bool_)
-        windows = np.unique(change.window_start)
-        if len(change) < MANY_TOTALS or len(windows) > min(len(change) // 100, SPARSE_BLOCK):
-            return standing
-        table, most = schema.totals.c, 2 * len(change)
-        query: Select[Any] = (
-            select(table.window_start, table.account_id, table.metric_id)
-            .where(
-                among(windows, table.window_start),
-                table.account_id.between(
-                    int(change.account_id.min()), int(change.account_id.max())
-                ),
-            )
-            .limit(most)
-        )
-        found = bulk.read_ints(self.connection, query)
-        if len(found[0]) == most:
-            return standing
-        return rows_among((change.window_start, change.account_id, change.metric_id), found)
+        """Add amounts, which may be negative, to the totals and to their days."""
+        for table, part in summed.by_table(change, self.site.terms.window):
+            summed.add(self.connection, table, part)
 
     def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
         """Delete the jobs' rows; what they gave to the totals, and the entries they had."""

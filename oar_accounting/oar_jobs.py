@@ -127,6 +127,11 @@ class Snapshot:
         self._connection = connection
         self._properties = properties
 
+    @property
+    def connection(self) -> Connection:
+        """What it is read through."""
+        return self._connection
+
     def ids_above(self, last: int, most: int) -> Ints:
         """The lowest ids above *last*, ascending, *most* of them at most."""
         job_id = oar_tables.jobs.c.job_id
@@ -138,6 +143,18 @@ class Snapshot:
         jobs = oar_tables.jobs.c
         query = select(jobs.job_id).where(jobs.stop_time >= instant, jobs.state.in_(ENDED))
         return np.sort(bulk.read_ints(self._connection, query)[0])
+
+    def running(self) -> Ints:
+        """The jobs that are on the machine, ascending."""
+        jobs = oar_tables.jobs.c
+        query = select(jobs.job_id).where(jobs.state.in_(RUNNING))
+        return np.sort(bulk.read_ints(self._connection, query)[0])
+
+    def ended_among(self, block: Ints) -> Ints:
+        """Those jobs of the block that have ended, ascending."""
+        jobs = oar_tables.jobs.c
+        query = select(jobs.job_id).where(among(block, jobs.job_id), jobs.state.in_(ENDED))
+        return np.intersect1d(bulk.read_ints(self._connection, query)[0], block)
 
     def highest_id(self) -> int:
         """The highest job id; 0 where there is no job."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    Text,
 )
 
 metadata = MetaData()
@@ -87,4 +88,32 @@ accounting = Table(
     Column("consumption_type", String(5), nullable=False),
     # Seconds times resources.
     Column("consumption", BigInteger, nullable=False),
+)
+
+#: What of a job decides when it is its turn; not every program that reads jobs needs it.
+queued = Table(
+    "jobs",
+    MetaData(),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("job_user", String(255), nullable=False),
+    Column("project", String(255), nullable=False),
+    Column("queue_name", String(100), nullable=False),
+    Column("state", String(16), nullable=False),
+    # None, toSchedule or Scheduled: what is not None was promised a time.
+    Column("reservation", String(10), nullable=False),
+    # The condition, in SQL, on the resources that the user wants.
+    Column("properties", Text),
+)
+
+#: When resources were alive, and what else was changed about them.
+resource_logs = Table(
+    "resource_logs",
+    MetaData(),
+    Column("resource_log_id", Integer, primary_key=True, autoincrement=False),
+    Column("resource_id", Integer, nullable=False),
+    Column("attribute", String(255), nullable=False),
+    Column("value", String(255), nullable=False),
+    Column("date_start", BigInteger, nullable=False),
+    # 0 while it lasts.
+    Column("date_stop", BigInteger),
 )

@@ -5,7 +5,7 @@ The law holds at every commit.
 
 from dataclasses import replace
 
-from oar_accounting import catalog, law, schema
+from oar_accounting import catalog, law, schema, summed
 from oar_accounting.adjustments.standing import check_unit
 from oar_accounting.blocks import id_blocks
 from oar_accounting.carried import carried_in, carried_window, carry_on
@@ -47,7 +47,7 @@ def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> No
             )
         growth = -(-book.site.terms.window // window)
         ranges = law.account_ranges(book.connection, book.site.site_id, growth)
-        law.clear_totals(book)
+        summed.clear(book.connection, book.site.site_id)
         book.change_terms(replace(book.site.terms, window=window))
         shown = Shown(progress, len(ranges))
         for accounts in ranges:

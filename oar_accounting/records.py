@@ -109,6 +109,7 @@ class Difference:
     """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
 
     window_start: int  #: epoch seconds UTC
+    seconds: int  #: of the window, or of the day where it is the total of that
     user: str
     project: str
     queue: str

@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -29,7 +30,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oar_accounting import dialects
 from oar_accounting.dialects import Name, Words
 
-VERSION = 3
+VERSION = 4
 
 #: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
 ACTIVE, BUILDING = "active", "building"
@@ -175,6 +176,21 @@ totals = Table(
     **dialects.BULK,
 )
 
+#: The totals by day UTC, where a day is several whole windows of the site; no rows elsewhere.
+days = Table(
+    "accounting_days",
+    metadata,
+    Column("day_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    *dialects.whole_numbers("asked", "used"),
+    **dialects.BULK,
+)
+#: The tables that sum what jobs gave, by whatever time is in their first column.
+SUMMED = (totals, days)
+
 passes = Table(
     "accounting_passes",
     metadata,
@@ -274,7 +290,24 @@ attributes = Table(
 )
 
 #: The tables that each version added to the one before.
-ADDED = {2: (passes, forgotten), 3: (openings, adjustments, adjusted, attributes)}
+ADDED = {2: (passes, forgotten), 3: (openings, adjustments, adjusted, attributes), 4: (days,)}
+
+# A remainder has the sign of what is divided, in every database, and a time may be negative.
+_FILL_DAYS = """\
+INSERT INTO accounting_days (day_start, account_id, metric_id, asked, used)
+SELECT
+    t.window_start - (t.window_start % 86400 + 86400) % 86400,
+    t.account_id,
+    t.metric_id,
+    SUM(t.asked),
+    SUM(t.used)
+FROM accounting_totals t
+JOIN accounting_accounts a ON a.account_id = t.account_id
+JOIN accounting_sites s ON s.site_id = a.site_id
+WHERE s.window_seconds < 86400 AND 86400 % s.window_seconds = 0
+GROUP BY 1, 2, 3"""
+#: The statement that fills what a version added from what stood there before.
+FILLED = {4: _FILL_DAYS}
 
 
 def ddl(database: str) -> str:
@@ -286,8 +319,9 @@ def ddl(database: str) -> str:
 
 def upgrade_ddl(database: str, version: int) -> str:
     """The statements that bring our tables from the version before to *version*."""
+    filled = f"\n\n{FILLED[version]};" if version in FILLED else ""
     return _created(database, ADDED[version]) + (
-        f"\n\nUPDATE {schema_version.name} SET version = {version};\n"
+        f"{filled}\n\nUPDATE {schema_version.name} SET version = {version};\n"
     )
 
 
@@ -338,7 +372,22 @@ def version_of(connection: Connection) -> int | None:
 
 
 def create(connection: Connection) -> None:
-    """Create what is missing of our tables and write the version."""
+    """Create what is missing of our tables, fill it where they are older, write the version."""
+    before = version_of(connection)
     metadata.create_all(connection)
+    if before is not None:
+        _fill(connection, before)
     if not connection.execute(schema_version.update().values(version=VERSION)).rowcount:
         connection.execute(schema_version.insert().values(version=VERSION))
+
+
+def _fill(connection: Connection, before: int) -> None:
+    """Fill what was added after the version *before*."""
+    # A writer of that version, which knows nothing of the new tables, is waited for.
+    connection.execute(select(sites.c.site_id).order_by(sites.c.site_id).with_for_update()).all()
+    for version in range(before + 1, VERSION + 1):
+        if version in FILLED:
+            # An upgrade by hand that was interrupted may have filled them.
+            for table in ADDED[version]:
+                connection.execute(table.delete())
+            connection.execute(text(FILLED[version]))

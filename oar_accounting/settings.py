@@ -26,6 +26,7 @@ TOML = "/etc/oar/accounting.toml"
 KEYS = (
     "containers",
     "dimension",
+    "karma",
     "metrics",
     "oar_password_file",
     "oar_url",
@@ -51,6 +52,8 @@ class Settings:
     containers: str = "outer"
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     metrics: tuple[Metric, ...] = BUILT_IN
+    #: The table ``[karma]`` as it stands there; None without one. `karma_settings` reads it.
+    karma: object = None
     file: str = TOML  #: where the settings came from, for messages
     oar_conf: str = OAR_CONF  #: OAR's own settings
     warnings: tuple[str, ...] = ()  #: files with a password that others can read, one line each
@@ -96,6 +99,7 @@ def load(
         containers=given.one_of("containers", CONTAINERS),
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
         metrics=(*BUILT_IN, *given.metrics()),
+        karma=table.get("karma"),
         file=file,
         oar_conf=str(oar_conf_file(oar_conf, environ)),
         warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
@@ -108,6 +112,15 @@ def oar_window(given: Settings) -> int:
     Raises :class:`SettingsError`.
     """
     return _oar_conf(None, {"OARCONFFILE": given.oar_conf}, needed=False).window()
+
+
+def oar_values(given: Settings) -> dict[str, str]:
+    """All values of ``oar.conf``, as OAR reads them; none where there is no such file.
+
+    Raises :class:`SettingsError`.
+    """
+    file = Path(given.oar_conf)
+    return read_oar_conf(file) if _is_there(file) else {}
 
 
 def oar_conf_file(named: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:

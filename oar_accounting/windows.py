@@ -6,7 +6,7 @@ the pieces of a span add up to its length, and ``rate × seconds`` is never roun
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +22,8 @@ from oar_accounting.columns import (
     add_up,
     exact_product,
 )
+
+DAY = 86_400
 
 #: Pieces (window × rate) worked on at once; bounds the memory, not the size of a job.
 PIECES_AT_ONCE = 500_000
@@ -162,6 +164,19 @@ def _portion(spans: Spans, first: Ints, held: Ints, rates: Rates, window: int) -
             exact_product(np.where(asked, 0, seconds), rates.used[rate]),
         )
     )
+
+
+def kept_by_day(window: int) -> bool:
+    """True where a day is several whole windows of *window* seconds: then days are summed too."""
+    return window < DAY and DAY % window == 0
+
+
+def by_day(totals: Totals) -> Totals:
+    """The same amounts, by the day UTC in which their windows begin.
+
+    Raises :class:`oar_accounting.errors.AmountOverflow`.
+    """
+    return add_up(replace(totals, window_start=totals.window_start // DAY * DAY))
 
 
 def too_large(spans: Spans, rates: Rates, window: int) -> dict[int, str]:

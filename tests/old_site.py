@@ -9,7 +9,15 @@ from sqlalchemy import Engine, func, select, update
 from oar_accounting import schema
 from oar_accounting.ledger import Ledger
 from tests.small_oar import DAY, HOUR, T0, SmallOar, opened
-from tests.strategies import Amounts, Job, Share, naive_totals, stored_totals
+from tests.strategies import (
+    Amounts,
+    Job,
+    Share,
+    naive_days,
+    naive_totals,
+    stored_days,
+    stored_totals,
+)
 
 #: A metric that counts what `resource` counts.
 CORE = '[metrics.core]\ndistinct = "core"\nunit = "core·s"\n'
@@ -26,7 +34,7 @@ class OldSite:
         self.oar = SmallOar(engine)
         self.accounting = opened(engine, toml)
         self.jobs: dict[int, Job] = {}
-        self.window = DAY
+        self.window = self.accounting.settings.window
 
     def add_job(  # noqa: PLR0913 - a job has many sides
         self,
@@ -81,6 +89,8 @@ class OldSite:
         """The law holds, and the totals are those of the arithmetic, window by window."""
         assert self.accounting.verify() == []
         assert self.totals() == self.right()
+        ledger = Ledger(self.accounting.engine, self.accounting.settings.site)
+        assert stored_days(ledger) == naive_days(self.right(), self.window)
 
     def totals(self) -> Amounts:
         """The totals as they stand."""
@@ -129,7 +139,8 @@ def places_of(engine: Engine, name: str) -> set[str]:
 def tamper(engine: Engine) -> None:
     """Put wrong figures in the place of every total."""
     with engine.begin() as connection:
-        connection.execute(update(schema.totals).values(used=schema.totals.c.used + 1, asked=0))
+        for table in schema.SUMMED:
+            connection.execute(update(table).values(used=table.c.used + 1, asked=0))
 
 
 def once(work: Callable[[], object]) -> Callable[[int, int], None]:

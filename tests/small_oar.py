@@ -82,6 +82,11 @@ def oar_metadata(variant: Variant = "plain", without: tuple[str, ...] = ()) -> M
     tables["assigned_resources"].append_column(
         Column("assigned_resource_index", index, nullable=False, server_default="LOG")
     )
+    oar_tables.resource_logs.to_metadata(metadata)
+    tables["jobs"].append_column(
+        Column("reservation", String(10), nullable=False, server_default="None")
+    )
+    tables["jobs"].append_column(Column("properties", String(1000)))
     tables["jobs"].append_column(
         Column("accounted", String(3), nullable=False, server_default="NO")
     )
@@ -383,11 +388,15 @@ class Recorded:
         return rates
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of jobs, spans, rates, entries and totals of the site."""
+        """Every row of jobs, spans, rates, entries, totals and days of the site."""
         accounts, metrics = self._accounts(), self._metrics()
-        totals = [row for row in self._rows(schema.totals) if row["account_id"] in accounts]
         tables = (schema.jobs, schema.spans, schema.rates, schema.entries)
-        rows = {"totals": totals, **{t.name: self._of_site(t) for t in tables}}
+        rows = {t.name: self._of_site(t) for t in tables} | {
+            t.name.removeprefix("accounting_"): [
+                row for row in self._rows(t) if row["account_id"] in accounts
+            ]
+            for t in schema.SUMMED
+        }
         for row in (row for some in rows.values() for row in some):
             row.pop("site_id", None)
             for key, names in (("account_id", accounts), ("metric_id", metrics)):

@@ -275,6 +275,17 @@ def naive_totals(jobs: Iterable[Job], window: int, entries: Iterable[Entry] = ()
     return {key: (asked, used) for key, (asked, used) in sums.items() if asked or used}
 
 
+def naive_days(totals: Amounts, window: int) -> Amounts:
+    """The same amounts by day, where several whole windows make one; nothing elsewhere."""
+    sums: dict[Key, list[int]] = defaultdict(lambda: [0, 0])
+    if window < DAY and DAY % window == 0:
+        for (at, names, metric), (asked, used) in totals.items():
+            amounts = sums[at - at % DAY, names, metric]
+            amounts[0] += asked
+            amounts[1] += used
+    return {key: (asked, used) for key, (asked, used) in sums.items()}
+
+
 def naive_pieces(span: Span, window: int) -> list[tuple[int, int]]:
     """The windows that a span touches, each with the seconds in it."""
     start, stop = span
@@ -398,7 +409,12 @@ def contents(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
         assert site is not None
         account = account_names(connection, site.site_id)
         metric = metric_names(connection, site.site_id)
-        found = {"totals": _named(_totals_rows(connection, site.site_id), account, metric)}
+        found = {
+            table.name.removeprefix("accounting_"): _named(
+                _summed_rows(connection, table, site.site_id), account, metric
+            )
+            for table in schema.SUMMED
+        }
         for table in (schema.jobs, schema.spans, schema.rates, schema.entries):
             query = select(table).where(table.c.site_id == site.site_id)
             name = table.name.removeprefix("accounting_")
@@ -441,9 +457,9 @@ def metric_names(connection: Connection, site_id: int) -> dict[int, str]:
     }
 
 
-def _totals_rows(connection: Connection, site_id: int) -> Sequence[Any]:
-    query = select(schema.totals).where(
-        schema.totals.c.account_id.in_(
+def _summed_rows(connection: Connection, table: Table, site_id: int) -> Sequence[Any]:
+    query = select(table).where(
+        table.c.account_id.in_(
             select(schema.accounts.c.account_id).where(schema.accounts.c.site_id == site_id)
         )
     )
@@ -467,13 +483,22 @@ def _named(
 
 def stored_totals(ledger: Ledger) -> Amounts:
     """The site's totals as they stand, zeros too."""
+    return _stored(ledger, schema.totals)
+
+
+def stored_days(ledger: Ledger) -> Amounts:
+    """The site's totals by day as they stand, zeros too."""
+    return _stored(ledger, schema.days)
+
+
+def _stored(ledger: Ledger, table: Table) -> Amounts:
     with ledger.reading() as (connection, site):
         assert site is not None
         account = account_names(connection, site.site_id)
         metric = metric_names(connection, site.site_id)
         return {
             (row[0], account[row[1]], metric[row[2]]): (row[3], row[4])
-            for row in _totals_rows(connection, site.site_id)
+            for row in _summed_rows(connection, table, site.site_id)
         }
 
 

@@ -282,4 +282,4 @@ def test_the_example_shows_the_defaults_and_metrics_to_switch_on(tmp_path: Path)
 
 @pytest.mark.parametrize("key", settings.KEYS)
 def test_the_example_has_every_key(key: str) -> None:
-    assert re.search(rf"^#(\[{key}\.|{key} = )", EXAMPLE, flags=re.MULTILINE)
+    assert re.search(rf"^#(\[{key}[.\]]|{key} = )", EXAMPLE, flags=re.MULTILINE)

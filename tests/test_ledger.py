@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Delete, Engine, Update, delete, insert, select, update
 
-from oar_accounting import dialects, law, schema
-from oar_accounting import ledger as ledger_module
+from oar_accounting import catalog, dialects, law, schema, summed
 from oar_accounting.accounting import Accounting
 from oar_accounting.columns import Rates, ints
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
@@ -38,12 +37,14 @@ from tests.strategies import (
     hurry,
     metric_ids,
     naive_contents,
+    naive_days,
     naive_totals,
     open_jobs,
     open_ledger,
     post,
     post_all,
     rows_in,
+    stored_days,
     stored_totals,
 )
 
@@ -53,7 +54,7 @@ each_example = settings(
     max_examples=25 if os.environ.get("CI") else 8,
 )
 NewLedger = Callable[..., Ledger]
-LARGE_TABLES = ("jobs", "spans", "rates", "entries", "totals")
+LARGE_TABLES = ("jobs", "spans", "rates", "entries", "totals", "days")
 
 
 @pytest.fixture
@@ -88,7 +89,9 @@ def assert_lawful(
     ledger: Ledger, jobs: Iterable[Job], window: int = DAY, entries: Sequence[Entry] = ()
 ) -> None:
     """The stored totals are those of these jobs, none is zero, and the law says the same."""
-    assert stored_totals(ledger) == naive_totals(jobs, window, entries)
+    right = naive_totals(jobs, window, entries)
+    assert stored_totals(ledger) == right
+    assert stored_days(ledger) == naive_days(right, window)
     assert differences(ledger) == []
 
 
@@ -253,29 +256,30 @@ def test_jobs_in_thousands_are_posted_and_forgotten(new_ledger: NewLedger) -> No
     assert_lawful(ledger, some, WINDOWS[-1])
     forget(ledger, ids[1:])
     assert_lawful(ledger, some[:1], WINDOWS[-1])
-    assert [len(contents(ledger)[name]) for name in LARGE_TABLES] == [1, 2, 1, 0, 1]
+    assert [len(contents(ledger)[name]) for name in LARGE_TABLES] == [1, 2, 1, 0, 1, 0]
 
 
+@pytest.mark.parametrize("window", [DAY, DAY // 2])
 @pytest.mark.parametrize("many", [1, 10**9], ids=["new ones apart", "all added"])
 def test_totals_of_many_accounts_at_once_are_the_same_by_either_way(
-    new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch, many: int
+    new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch, many: int, window: int
 ) -> None:
     """From many changed totals on, those that are new are inserted; here some are, some go."""
-    monkeypatch.setattr(ledger_module, "MANY_TOTALS", many)
-    ledger = new_ledger()
+    monkeypatch.setattr(summed, "MANY_ROWS", many)
+    ledger = new_ledger(window)
     some = [replace(ran(n, rate=n), owner=(f"user {n}", "", "")) for n in range(1, 451)]
     post_all(ledger, [some[::3]])
-    assert_lawful(ledger, some[::3])
+    assert_lawful(ledger, some[::3], window)
     post_all(ledger, [some])
-    assert_lawful(ledger, some)
+    assert_lawful(ledger, some, window)
     more = [replace(job, used=((0, DAY + n),)) for n, job in enumerate(some)]
     post_all(ledger, [more[:200], [*more[200:400], *(replace(j, shares=()) for j in more[400:])]])
-    assert_lawful(ledger, more[:400])
-    neighbour = new_ledger()
+    assert_lawful(ledger, more[:400], window)
+    neighbour = new_ledger(window)
     post_all(neighbour, [more])
     forget(ledger, range(1, 451))
-    assert_lawful(ledger, [])
-    assert_lawful(neighbour, more)
+    assert_lawful(ledger, [], window)
+    assert_lawful(neighbour, more, window)
 
 
 def test_nothing_is_written_where_the_block_fails(new_ledger: NewLedger) -> None:
@@ -427,7 +431,7 @@ def test_entries_go_with_a_forgotten_job(measured: tuple[Ledger, list[Entry]]) -
     assert_lawful(ledger, [ran(2)], DAY, entries)
     assert {row[0] for row in contents(ledger)["entries"]} == {2}
     forget(ledger, [2])
-    assert [contents(ledger)[name] for name in LARGE_TABLES] == [[]] * 5
+    assert [contents(ledger)[name] for name in LARGE_TABLES] == [[]] * len(LARGE_TABLES)
 
 
 def test_entries_are_restored_with_the_totals(measured: tuple[Ledger, list[Entry]]) -> None:
@@ -471,7 +475,7 @@ def test_sites_in_one_database_do_not_touch_each_other(
         book.finish_metric(built)
     forget(ledger, {job.job_id for job in (*ours, *theirs)})
     assert contents(neighbour) == before
-    assert [contents(ledger)[name] for name in LARGE_TABLES] == [[]] * 5
+    assert [contents(ledger)[name] for name in LARGE_TABLES] == [[]] * len(LARGE_TABLES)
     assert_lawful(neighbour, theirs, HOUR)
 
 
@@ -723,6 +727,117 @@ def test_total_that_was_invented_is_found_and_mended(
     assert [(each.asked, each.expected_asked) for each in found] == [(3, 0)]
     restore(ledger)
     assert contents(ledger) == before
+
+
+DAYS = schema.days.c
+OF_DAYS: dict[str, tuple[Update | Delete, int]] = {
+    "changed": (update(schema.days).values(used=DAYS.used + 1), 5 * HOUR + 1),
+    "lowered below zero": (update(schema.days).values(used=-5), -5),
+    "deleted": (delete(schema.days), 0),
+}
+
+
+@pytest.mark.parametrize("what", OF_DAYS)
+def test_day_that_was_tampered_with_is_found_and_mended(new_ledger: NewLedger, what: str) -> None:
+    """The totals it is made of are right, and stay."""
+    statement, was = OF_DAYS[what]
+    ledger = new_ledger(HOUR)
+    jobs = [replace(ran(1), used=((DAY - HOUR, DAY + 5 * HOUR),)), ran(2)]
+    post_all(ledger, [jobs])
+    before = contents(ledger)
+    with ledger.writing() as book:
+        book.connection.execute(statement.where(DAYS.day_start == DAY))
+    (found,) = differences(ledger)
+    assert _place(found) == (DAY, *RIGHT[1:])
+    assert (found.used, found.expected_used) == (was, 5 * HOUR)
+    restore(ledger)
+    assert contents(ledger) == before
+    assert_lawful(ledger, jobs, HOUR)
+
+
+@pytest.mark.parametrize("window", [HOUR, DAY, 7_000])
+def test_day_that_was_invented_is_found_and_mended(new_ledger: NewLedger, window: int) -> None:
+    """Also one of a site that keeps none."""
+    ledger = new_ledger(window)
+    post_all(ledger, [[ran(1)]])
+    with ledger.writing() as book:
+        (account,) = book.accounts.ids([("alice", "green", "default", "")])
+        key = {"account_id": account, "metric_id": metric_ids(book)["resource"]}
+        book.connection.execute(insert(schema.days).values(day_start=-DAY, asked=3, used=4, **key))
+    (found,) = differences(ledger)
+    assert _place(found) == (-DAY, *RIGHT[1:])
+    assert (found.asked, found.used) == (3, 4)
+    assert (found.expected_asked, found.expected_used) == (0, 0)
+    restore(ledger)
+    assert_lawful(ledger, [ran(1)], window)
+
+
+def test_totals_that_are_wrong_are_mended_beside_days_that_are_right(
+    new_ledger: NewLedger,
+) -> None:
+    ledger = new_ledger(HOUR)
+    post_all(ledger, [[ran(1), ran(2)]])
+    with ledger.writing() as book:
+        book.connection.execute(update(schema.totals).values(used=TOTALS.used + 1))
+    assert {each.window_start for each in differences(ledger)} == {0, HOUR}
+    assert len(differences(ledger)) == 2
+    restore(ledger)
+    assert_lawful(ledger, [ran(1), ran(2)], HOUR)
+
+
+def test_days_are_kept_where_a_day_is_several_whole_windows(new_ledger: NewLedger) -> None:
+    ledger = new_ledger(HOUR)
+    jobs = [ran(1), replace(ran(2), used=((-DAY - 5, 2 * DAY + 5),))]
+    post_all(ledger, [jobs])
+    kept = {}
+    for window in (DAY, 60, 7_000, DAY // 2, 7 * DAY, HOUR):
+        restore(ledger, window)
+        assert_lawful(ledger, jobs, window)
+        kept[window] = len(stored_days(ledger))
+    assert kept == {DAY: 0, 60: 5, 7_000: 0, DAY // 2: 5, 7 * DAY: 0, HOUR: 5}
+
+
+class Interrupted(Exception):
+    """Somebody stopped it."""
+
+
+def test_a_rebuild_that_is_interrupted_leaves_days_that_the_next_mends(
+    new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(law, "TOTALS_AT_ONCE", 2)
+    ledger = new_ledger(HOUR)
+    jobs = [replace(ran(n), owner=(f"user {n}", "", "")) for n in range(1, 6)]
+    post_all(ledger, [jobs])
+    with ledger.writing() as book:
+        for table in schema.SUMMED:
+            book.connection.execute(update(table).values(used=table.c.used + 1))
+    wrong = len(differences(ledger))
+
+    def stop(*_: int) -> None:
+        raise Interrupted
+
+    with ledger.reading() as (_, site):
+        assert site is not None
+    with pytest.raises(Interrupted):
+        restore_totals(ledger, site, HOUR, stop)
+    assert 0 < len(differences(ledger)) < wrong
+    before = contents(ledger)
+    with pytest.raises(Interrupted):
+        restore_totals(ledger, site, DAY, stop)
+    assert contents(ledger) == before
+    restore(ledger)
+    assert_lawful(ledger, jobs, HOUR)
+
+
+def test_a_metric_that_goes_takes_its_days_along(new_ledger: NewLedger) -> None:
+    ledger = new_ledger(HOUR)
+    post_all(ledger, [[_with_metric(ran(1), 4, "node")]])
+    assert {metric for _, _, metric in stored_days(ledger)} == {"resource", "node"}
+    with ledger.writing() as book:
+        catalog.remove_metric(book.connection, book.site.site_id, metric_ids(book)["node"])
+    assert stored_days(ledger) == {
+        (0, ("alice", "green", "default", ""), "resource"): (7_200, HOUR)
+    }
 
 
 def test_only_the_first_differences_are_told(new_ledger: NewLedger) -> None:

@@ -38,12 +38,14 @@ from tests.strategies import (
     hurry,
     metric_ids,
     naive_contents,
+    naive_days,
     naive_totals,
     open_jobs,
     open_ledger,
     post,
     post_all,
     rates,
+    stored_days,
     stored_totals,
 )
 
@@ -231,12 +233,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(off=st.integers(-3, 3))
     def rebuild(self, off: int) -> None:
-        """After somebody tampered with totals of this site."""
+        """After somebody tampered with totals of this site, or with those by day."""
         with self.ledger.writing() as book:
-            accounts = book.accounts.names()
-            few = schema.totals.c.account_id.in_(sorted(accounts)[::2])
-            moved = schema.totals.c.used + off
-            book.connection.execute(update(schema.totals).where(few).values(used=moved))
+            accounts = sorted(book.accounts.names())
+            for table, some in zip(schema.SUMMED, (accounts[::2], accounts[::3]), strict=True):
+                moved = update(table).where(table.c.account_id.in_(some))
+                book.connection.execute(moved.values(used=table.c.used + off))
         self._restore(self.window)
 
     @rule(window=st.sampled_from(WINDOWS))
@@ -252,7 +254,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def law_holds(self) -> None:
         ledger = self.ledger
-        assert stored_totals(ledger) == naive_totals(self.jobs.values(), self.window, self.entries)
+        right = naive_totals(self.jobs.values(), self.window, self.entries)
+        assert stored_totals(ledger) == right
+        assert stored_days(ledger) == naive_days(right, self.window)
         with ledger.reading() as (connection, site):
             assert site is not None
             assert law.first_differences(connection, site, 5) == []

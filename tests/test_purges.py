@@ -102,6 +102,20 @@ def test_a_rebuild_mends_the_totals_of_purged_jobs(engine: Engine) -> None:
     site.check()
 
 
+def test_days_of_purged_jobs_stay_and_follow_into_other_windows(engine: Engine) -> None:
+    site = four_jobs(engine, "window = 3600\n")
+    site.accounting.purge(BOUND)
+    site.check()
+    tamper(engine)
+    site.accounting.rebuild()
+    site.check()
+    for window in (2 * HOUR, DAY, HOUR):
+        site.reopen(f"window = {window}\n")
+        site.accounting.rebuild()
+        site.window = window
+        site.check()
+
+
 @on_sqlite
 def test_the_date_is_moved_to_the_bound_of_windows_before_it(engine: Engine) -> None:
     site = four_jobs(engine)

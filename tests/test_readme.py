@@ -13,6 +13,7 @@ import oar_accounting
 from oar_accounting import Accounting, cli
 from oar_accounting.demo import write_demo
 from oar_accounting.demo_past import LABORATORIES
+from oar_accounting.karma_settings import read_karma
 from oar_accounting.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +94,24 @@ def test_the_metrics_of_the_readme_are_settings_that_load(tmp_path: Path) -> Non
     for text in blocks("toml"):
         tomllib.loads(text)
         file.write_text(text, encoding="utf-8")
-        assert load(config=file, url="sqlite:///x", environ={}).metrics
+        given = load(config=file, url="sqlite:///x", environ={})
+        assert given.metrics
+        if given.karma is not None:
+            assert read_karma(given.karma, "README.md", [each.name for each in given.metrics])
+
+
+def test_the_karma_that_is_calculated_by_hand_is_the_one_that_is_printed() -> None:
+    by_hand = README[README.index("By hand, for the job above:") :]
+    figures = re.findall(r"([\d,]+\.\d) (?:of ([\d,]+\.\d) )?(core|gpu)·h", by_hand)
+    (cores, all_cores, _), (gpus, all_gpus, _), (project, _, _) = (
+        [number.replace(",", "") for number in each] for each in figures[:3]
+    )
+    of = float(all_cores)
+    user = 2 * float(cores) / of + float(gpus) / float(all_gpus)
+    karma = user + (float(project) / of - 0.4)
+    (printed,) = re.findall(r"^Job 5015 .*: karma ([\d.]+),", README, re.M)
+    assert f"{karma:.3f}" == printed
+    assert f"= {printed}." in by_hand
 
 
 def test_the_python_of_the_readme_runs(

@@ -290,8 +290,11 @@ def test_ids_that_a_restored_oar_gives_to_other_jobs_are_refused_and_nothing_is_
     assert site.accounting.catch_up(full=True).notices == ()
 
 
-def test_an_oar_installed_anew_is_recorded_after_the_ids_were_retired(engine: Engine) -> None:
-    site = three_jobs(engine)
+@pytest.mark.parametrize("toml", ["", "window = 3600\n"], ids=["by day", "by hour and day"])
+def test_an_oar_installed_anew_is_recorded_after_the_ids_were_retired(
+    engine: Engine, toml: str
+) -> None:
+    site = three_jobs(engine, toml)
     before = install_anew(site)
     (notice,) = site.accounting.catch_up().notices
     assert "OAR's highest job is 0, and job 3 is recorded" in notice

@@ -38,7 +38,7 @@ USERS = {**{name: f"test_{name}" for name in ROLES}, "oar_ro": "oar_ro"}
 PASSWORD = """all 'kinds"\\ of %40 @:/?# é€"""
 
 OURS = sorted(schema.metadata.tables)
-OARS = [*sorted(oar_tables.metadata.tables), "accounting"]
+OARS = [*sorted(oar_tables.metadata.tables), "accounting", "resource_logs"]
 READ_OF_OAR = OARS
 
 #: What is said where it is the right that is missing: PostgreSQL's state, MariaDB's numbers.
@@ -257,8 +257,10 @@ def test_every_table_of_ours_is_in_the_file(site: Site) -> None:
 
 def key_of(name: str) -> str:
     """A column of a table of ours or of OAR's."""
-    known = schema.metadata.tables.get(name, oar_tables.metadata.tables.get(name))
-    return "consumption" if known is None else known.columns.keys()[0]
+    if name == "accounting":
+        return "consumption"
+    oars = {**oar_tables.metadata.tables, "resource_logs": oar_tables.resource_logs}
+    return {**schema.metadata.tables, **oars}[name].columns.keys()[0]
 
 
 def changes(name: str) -> dict[str, Executable]:
@@ -451,7 +453,8 @@ def test_ours_on_another_server(
     done = run("--config", config, "usage", "--csv", "--metric", "node")
     assert "zoé,node,node·s,14400,7200" in done.stdout
     assert run("--config", config, "verify").returncode == 0
-    assert tables(database.url) == sorted(oar_tables.metadata.tables)
+    read = set(oar_tables.metadata.tables) | {"resource_logs"}
+    assert tables(database.url) == sorted(read)
     assert tables(ours.url) == OURS
 
 

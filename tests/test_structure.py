@@ -18,7 +18,8 @@ COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 PURE = {
     *("columns", "errors", "formats", "metrics", "openmetrics", "readings", "records", "windows"),
     *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
-    *("composed", "exact"),
+    *("composed", "exact", "karma_report", "karma_settings", "karma_words"),
+    *(module for module in MODULES if module.startswith("karma.")),
     *(f"formulas.{each}" for each in ("checking", "reading", "tree", "units", "values", "writing")),
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
@@ -98,13 +99,14 @@ def test_the_clock_is_read_in_one_place(module: str) -> None:
     assert not {name for name in imports_of(module) if name.split(".")[0] == "time"}
 
 
-@pytest.mark.parametrize("module", sorted({"cli", "display", "exits", "options"} | COMMANDS))
+@pytest.mark.parametrize("module", sorted({"cli", "display", "exits", "options", "own"} | COMMANDS))
 def test_the_command_line_holds_no_sql(module: str) -> None:
     assert "sqlalchemy" not in {name.split(".")[0] for name in imports_of(module)}
 
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
-    known = {"demo", "demo_site", "oar_jobs", "stock_accounting"}
+    readers = {"oar_capacity", "oar_jobs", "oar_waiting", "stock_karma"}
+    known = {"demo", "demo_site", "stock_accounting", *readers}
     assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
 
 

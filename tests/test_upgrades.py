@@ -17,7 +17,8 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import Accounting, SchemaError, dialects, schema
+from oar_accounting import Accounting, SchemaError, dialects, law, schema
+from oar_accounting.ledger import Ledger
 from tests.old_site import CORE
 from tests.servers import Database
 from tests.small_oar import (
@@ -31,11 +32,35 @@ from tests.small_oar import (
     recorded,
     stopped_clock,
 )
+from tests.strategies import (
+    Job,
+    Share,
+    naive_days,
+    naive_totals,
+    open_ledger,
+    post_all,
+    stored_days,
+    stored_totals,
+)
 from tests.test_cli import run, said
 from tests.test_schema import ROOT, client, reflected
 
 #: The versions from which an upgrade is tested.
 OLD = tuple(range(1, schema.VERSION))
+
+
+def _long_job(number: int, start: int) -> Job:
+    share = Share(value="", metric="resource", asked=number, used=2)
+    span = (start, start + 2 * DAY + 5)
+    return Job(job_id=number, owner=(f"user {number % 2}", "", ""), used=(span,), shares=(share,))
+
+
+#: What other sites have recorded, by their windows; a day is not several of every one of them.
+JOBS = {
+    window: [_long_job(number, T0 + 7 * number) for number in range(1, 4)]
+    + [_long_job(4, -DAY - window), _long_job(5, -HOUR)]
+    for window in (900, HOUR, 7_000, DAY, 2 * DAY)
+}
 
 
 def added_since(version: int) -> list[str]:
@@ -66,6 +91,8 @@ def old(engine: Engine, database: Database, version: int) -> Engine:
     oar.add_job(user="bob", cores=3, state="Running")
     oar.add_job(user="bob", cores=3, state="Waiting", start=T0, moldable=False)
     recorded(engine, CORE)
+    for window, some in JOBS.items():
+        post_all(open_ledger(Ledger(engine, f"windows of {window} s"), window), [some])
     rows = rows_of(engine, version)
     for name in reversed([table.name for table in schema.metadata.sorted_tables]):
         execute(engine, f"DROP TABLE {name}")
@@ -122,6 +149,18 @@ def figures(engine: Engine) -> Any:
     return usage, Recorded(accounting).everything()
 
 
+def assert_days(engine: Engine) -> None:
+    """The days of every site are what is in its totals."""
+    for window, jobs in JOBS.items():
+        ledger = Ledger(engine, f"windows of {window} s")
+        right = naive_totals(jobs, window)
+        assert stored_totals(ledger) == right
+        assert stored_days(ledger) == naive_days(right, window)
+        with ledger.reading() as (connection, site):
+            assert site is not None
+            assert law.first_differences(connection, site, 5) == []
+
+
 # -- by init ----------------------------------------------------------------------------------
 
 
@@ -147,6 +186,24 @@ def test_an_upgrade_changes_no_row_and_no_figure(old: Engine, version: int) -> N
     scratch = recorded(old, CORE, site="scratch")
     assert found[1] == scratch.everything()
     assert found[0].rows == scratch.accounting.usage(("user", "project", "queue", "cluster")).rows
+
+
+def test_days_are_filled_from_the_totals(old: Engine) -> None:
+    assert Accounting.open(engine=old).init()
+    assert_days(old)
+
+
+def test_days_that_were_filled_by_hand_are_filled_again(old: Engine, version: int) -> None:
+    """By somebody who came no further, after which the old program went on."""
+    if version != schema.VERSION - 1:
+        pytest.skip("the tables between are missing")
+    key = {"day_start": 0, "account_id": 1, "metric_id": 1}
+    with old.begin() as connection:
+        schema.days.create(connection)
+        connection.execute(insert(schema.days).values(**key, asked=1, used=1))
+    assert Accounting.open(engine=old).init()
+    assert_days(old)
+    assert figures(old)
 
 
 def test_passes_go_on_after_an_upgrade(old: Engine) -> None:
@@ -230,6 +287,7 @@ def test_the_files_make_the_same_tables_as_init(
     assert not Accounting.open(engine=old).init()
     assert rows_of(old, version) == before
     assert figures(old)
+    assert_days(old)
     for file in files:
         again = subprocess.run(command, input=file.read_bytes(), check=False, capture_output=True)
         assert again.returncode != 0

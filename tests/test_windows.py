@@ -28,6 +28,8 @@ from oar_accounting.errors import AmountOverflow
 from oar_accounting.windows import (
     MOST_WINDOWS,
     Pieces,
+    by_day,
+    kept_by_day,
     repeated,
     spread,
     too_large,
@@ -434,3 +436,43 @@ def test_span_over_most_windows_and_several_rates_is_worked_on_in_portions() -> 
     assert totals.used.tolist() == [sum(range(held))] * MOST_WINDOWS
     # The result alone takes 40 bytes a window.
     assert peak < 1_000 * MEGABYTE
+
+
+# -- days -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("window", "kept"),
+    [
+        *((window, True) for window in (1, 60, 900, HOUR, 8 * HOUR, DAY // 2)),
+        *((window, False) for window in (7, 7_000, 5 * HOUR, DAY - 1, DAY, DAY + HOUR, 2 * DAY)),
+    ],
+)
+def test_days_are_kept_where_a_day_is_several_whole_windows(window: int, kept: bool) -> None:
+    assert kept_by_day(window) is kept
+
+
+@given(
+    hours=st.lists(
+        st.tuples(st.integers(-60, 60), st.integers(1, 2), st.integers(1, 2), st.integers(-5, 5)),
+        unique_by=lambda hour: hour[:3],
+    )
+)
+def test_hours_are_added_up_by_the_day_in_which_they_begin(
+    hours: list[tuple[int, int, int, int]],
+) -> None:
+    columns = np.array(hours, np.int64).reshape(-1, 4)
+    hour, account, metric, amount = (column.copy() for column in columns.T)
+    found = by_day(Totals(hour * HOUR, account, metric, amount, 2 * amount))
+    sums: dict[tuple[int, int, int], int] = {}
+    for at, who, what, some in hours:
+        key = ((at - at % 24) * HOUR, who, what)
+        sums[key] = sums.get(key, 0) + some
+    expected = sorted((*key, some, 2 * some) for key, some in sums.items() if some)
+    assert list(zip(*(c.tolist() for c in found.as_dict().values()), strict=True)) == expected
+
+
+def test_a_day_over_63_bits_is_refused() -> None:
+    two, half = ints([1, 1]), ints([LARGEST // 2 + 1] * 2)
+    with pytest.raises(AmountOverflow):
+        by_day(Totals(ints([0, HOUR]), two, two, half, half))

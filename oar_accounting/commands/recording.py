@@ -96,13 +96,14 @@ def verify(options: Options, most: int) -> None:
     if not found:
         click.echo("every total is what spans and rates give")
         return
-    table = new_table("window", "user", "project", "queue", "property", "metric")
+    table = new_table("window", "of", "user", "project", "queue", "property", "metric")
     for name in ("asked", "should be", "used", "should be"):
         table.add_column(name, justify="right")
     for each in found:
         names = (each.user, each.project, each.queue, each.property, each.metric)
         amounts = (each.asked, each.expected_asked, each.used, each.expected_used)
-        add_row(table, formats.date(each.window_start), *names, *map(str, amounts))
+        span = (formats.date(each.window_start), f"{each.seconds} s")
+        add_row(table, *span, *names, *map(str, amounts))
     show(table)
     fail(
         f"{len(found)} differences{' or more' if len(found) == most else ''}; "

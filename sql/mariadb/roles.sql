@@ -41,6 +41,7 @@ BEGIN NOT ATOMIC
                 ('accounting_adjusted'),
                 ('accounting_adjustments'),
                 ('accounting_attributes'),
+                ('accounting_days'),
                 ('accounting_entries'),
                 ('accounting_forgotten'),
                 ('accounting_jobs'),
@@ -85,7 +86,7 @@ BEGIN NOT ATOMIC
         FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN (
             'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
-            'moldable_job_descriptions', 'resources'
+            'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
         )
     ) DO
         EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON ', oars.name, ' TO oar_accounting_writer');

@@ -23,6 +23,15 @@ CREATE TABLE accounting_attributes (
     CONSTRAINT accounting_attributes_kind CHECK (kind IN ('user', 'project'))
 )ENGINE=InnoDB;
 
+CREATE TABLE accounting_days (
+    day_start BIGINT NOT NULL,
+    account_id INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (day_start, account_id, metric_id)
+)ENGINE=InnoDB;
+
 CREATE TABLE accounting_entries (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -176,4 +185,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 )ENGINE=InnoDB;
 
-INSERT INTO accounting_schema (version) VALUES (3);
+INSERT INTO accounting_schema (version) VALUES (4);

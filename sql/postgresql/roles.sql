@@ -91,7 +91,7 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY ARRAY[
         'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
-        'moldable_job_descriptions', 'resources'
+        'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
     ] LOOP
         IF to_regclass('public.' || name) IS NOT NULL THEN
             EXECUTE format('GRANT SELECT ON public.%I TO oar_accounting_writer', name);

@@ -11,5 +11,6 @@ DROP TABLE accounting_rates;
 DROP TABLE accounting_openings;
 DROP TABLE accounting_jobs;
 DROP TABLE accounting_entries;
+DROP TABLE accounting_days;
 DROP TABLE accounting_attributes;
 DROP TABLE accounting_adjusted;

@@ -25,6 +25,18 @@ CREATE TABLE accounting_attributes (
 )
  WITHOUT ROWID;
 
+CREATE TABLE accounting_days (
+    day_start BIGINT NOT NULL,
+    account_id INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (day_start, account_id, metric_id),
+    CHECK (typeof(asked) = 'integer'),
+    CHECK (typeof(used) = 'integer')
+)
+ WITHOUT ROWID;
+
 CREATE TABLE accounting_entries (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -183,4 +195,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
-INSERT INTO accounting_schema (version) VALUES (3);
+INSERT INTO accounting_schema (version) VALUES (4);

@@ -1,9 +1,10 @@
-"""``python -m tests.bench engine``, ``hook`` and ``stock``."""
+"""``python -m tests.bench engine``, ``hook``, ``karma`` and ``stock``."""
 
 import click
 
 from tests.bench.engine import engine
 from tests.bench.hook import hook
+from tests.bench.karma import karma
 from tests.bench.stock import stock
 
 
@@ -14,6 +15,7 @@ def main() -> None:
 
 main.add_command(engine)
 main.add_command(hook)
+main.add_command(karma)
 main.add_command(stock)
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The administrator's page: every command of it, in its order, on a real OAR server."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.installed import ROOT, SOURCE, copy_source
-from tests.live.machine import make_elsewhere, place, run, wait_until
+from tests.live.machine import MachineError, make_elsewhere, place, run, wait_until
 from tests.live.oar_server import ENDED, OarServer
 from tests.live.test_live import ASKED_FOR, needed
 
@@ -22,6 +23,7 @@ SECTIONS = {
 MADE = (
     *("/opt/oar-accounting", "/var/lib/oar-accounting", "/etc/cron.d/oar-accounting"),
     *("/etc/systemd/system/oar-accounting.service", "/etc/systemd/system/oar-accounting.timer"),
+    *("/etc/sudoers.d/oar-accounting", "/usr/local/bin/oar-accounting-own"),
     *("/var/lib/prometheus/node-exporter", "/etc/oar/accounting.toml"),
 )
 SYSTEMD = Path("/run/systemd/system")
@@ -68,6 +70,56 @@ def recorded_jobs(oar: OarServer) -> list[int]:
     return [job for (job,) in oar.ask("select job_id from accounting_jobs where closed = 1")]
 
 
+#: A karma of ours, in which two metrics count.
+KARMA = """
+[karma]
+policy = "linear"
+half_life = "7d"
+[[karma.terms]]
+by = "user"
+metric = "resource"
+[[karma.terms]]
+by = "project"
+metric = "node"
+"""
+
+
+def users_see_what_is_theirs(oar: OarServer) -> None:
+    """Two users have jobs that wait; each is told of their own, by OAR's number and by ours."""
+    run("oarnotify", "--disable-queue", "default")
+    jobs = {user: oar.submit(user, "true")[0] for user in ("alice", "bob")}
+    toml = Path("/etc/oar/accounting.toml")
+    before = toml.read_text("utf-8") if toml.exists() else ""
+    for settings in (before, before + KARMA):
+        toml.write_text(settings, encoding="utf-8")
+        for user, job in jobs.items():
+            other = jobs["bob" if user == "alice" else "alice"]
+            told = json.loads(ask(user, "karma", "--json"))
+            assert [(each["job_id"], each["user"]) for each in told["jobs"]] == [(job, user)]
+            assert told["jobs"][0]["waiting"] == len(jobs)
+            assert f"Job {job} of {user}" in ask(user, "karma", "--explain", job)
+            with pytest.raises(MachineError, match="not one of your waiting jobs"):
+                ask(user, "karma", "--explain", other)
+            rows = json.loads(ask(user, "fairshare", "--json"))["rows"]
+            assert {row["name"] for row in rows} <= {user, "default"}
+            with pytest.raises(MachineError, match="No such option"):
+                ask(user, "--config", "/tmp/mine.toml", "karma")
+            # What sudo tells of the caller cannot be told by the caller.
+            told = json.loads(ask(user, "karma", "--json", SUDO_UID="0", SUDO_USER="root"))
+            assert [each["user"] for each in told["jobs"]] == [user]
+    toml.write_text(before, encoding="utf-8")
+    with pytest.raises(MachineError):
+        run("cat", "/etc/oar/oar.conf", user="alice")
+    for job in jobs.values():
+        oar.delete(job)
+    run("oarnotify", "--enable-queue", "default")
+
+
+def ask(user: str, *arguments: object, **variables: str) -> str:
+    """What a user is told."""
+    return run("/usr/local/bin/oar-accounting-own", *arguments, user=user, **variables)
+
+
 def test_every_command_of_the_page_does_what_it_says(oar: OarServer) -> None:
     (before,) = oar.submit("alice", "true")
     oar.wait(before, *ENDED)
@@ -80,6 +132,8 @@ def test_every_command_of_the_page_does_what_it_says(oar: OarServer) -> None:
     oar.wait(job, *ENDED)
     wait_until(lambda: recorded_jobs(oar) == [before, job], "the hook brings the job")
     follow(oar, "Roles")
+    follow(oar, "Users ask")
+    users_see_what_is_theirs(oar)
     follow(oar, "Monitoring")
     text = Path("/var/lib/prometheus/node-exporter/oar_accounting.prom").read_text("utf-8")
     assert text.endswith("# EOF\n")

@@ -1,0 +1,182 @@
+"""The commands about fair share: who is next, why, and who is over."""
+
+import json
+import math
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import click
+from rich.table import Table
+
+from oar_accounting import formats
+from oar_accounting.display import add_row, new_table, show
+from oar_accounting.exits import command
+from oar_accounting.karma_report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
+from oar_accounting.karma_words import SUMS, explanation, figure
+from oar_accounting.options import Options
+
+#: Characters of the bar of what is the whole.
+WIDTH = 20
+
+
+@command("karma")
+@click.option(
+    "--explain", "job", type=int, metavar="JOB", help="Why this job stands where it does."
+)
+@click.option("--queue", metavar="NAME", help="Only the jobs of this queue.")
+@click.option("--first", type=click.IntRange(1), metavar="N", help="Only the first N jobs.")
+@click.option("--at", metavar="TIME", help="As of a time (UTC) or epoch seconds. Default: now.")
+@click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
+@click.pass_obj
+def karma(
+    options: Options, /, job: int | None, as_json: bool, at: str | None, **given: Any
+) -> None:
+    """The jobs that wait, those first that are next: lowest karma first.
+
+    \b
+    Example: oar-accounting karma --queue default --first 10
+             oar-accounting karma --explain 4711
+    """
+    if job is not None and (given["queue"] or given["first"]):
+        raise click.UsageError("--explain goes without --queue and --first")
+    with options.accounting() as accounting:
+        now = None if at is None else formats.instant(at)
+        if job is None:
+            report = accounting.karma(now=now)
+        else:
+            told = accounting.explain(job, now=now)
+    if job is not None:
+        tell_explanation(told, as_json=as_json)
+        return
+    jobs = (each for each in report if given["queue"] in (None, each.queue))
+    tell_jobs(report, list(islice(jobs, given["first"])), as_json=as_json)
+
+
+@command("fairshare")
+@click.option("--at", metavar="TIME", help="As of a time (UTC) or epoch seconds. Default: now.")
+@click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
+@click.pass_obj
+def fairshare(options: Options, /, at: str | None, as_json: bool) -> None:
+    """Who has used how much of what is meant for them.
+
+    The bar is the share of usage; what stands in it after the | is above the target.
+
+    \b
+    Example: oar-accounting fairshare --json
+    """
+    with options.accounting() as accounting:
+        report = accounting.fairshare(now=None if at is None else formats.instant(at))
+    tell_fairshare(report, as_json=as_json)
+
+
+def tell_jobs(report: KarmaReport, jobs: list[JobKarma], *, as_json: bool) -> None:
+    """Jobs that wait, in order."""
+    if as_json:
+        tell({"policy": report.policy, "now": report.now, "jobs": [asdict(each) for each in jobs]})
+    elif jobs:
+        show(karma_table(report, jobs))
+    else:
+        click.echo("no job waits")
+
+
+def tell_explanation(told: Explanation, *, as_json: bool) -> None:
+    """Why a job stands where it does."""
+    if as_json:
+        tell(asdict(told))
+    else:
+        click.echo("\n".join(formats.printable(line) for line in explanation(told)))
+
+
+def tell_fairshare(report: FairShareReport, *, as_json: bool) -> None:
+    """Who has used how much of what is meant for them."""
+    if as_json:
+        tell(asdict(report))
+        return
+    show(fairshare_table(report))
+    click.echo(f"{report.policy}, as of {formats.date(report.now)} UTC; time: {report.counts}")
+
+
+def tell(said: dict[str, Any]) -> None:
+    """JSON, in which there is no infinity: null stands for it."""
+    click.echo(json.dumps(finite(said), ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def karma_table(report: KarmaReport, jobs: list[JobKarma]) -> Table:
+    """A line per job, with a column for each part of the karma."""
+    table = new_table("queue")
+    table.add_column("place", justify="right")
+    table.add_column("job", justify="right")
+    for name in ("user", "project"):
+        table.add_column(name, no_wrap=True)
+    for title in ("karma", *(_title(report.policy, part) for part in report.parts)):
+        table.add_column(title, justify="right")
+    for each in jobs:
+        cells = [_cell(report.policy, part) for part in each.parts]
+        cells += [""] * (len(report.parts) - len(cells))
+        who = (each.queue, str(each.place), str(each.job_id), each.user, each.project)
+        add_row(table, *who, figure(each.karma), *cells)
+    return table
+
+
+def _title(policy: str, part: Part) -> str:
+    if policy in SUMS:
+        return f"{part.weight:g} x {part.by}\n{part.metric} {part.amount}"
+    return f"{part.by}\n{part.metric} {part.amount}"
+
+
+def _cell(policy: str, part: Any) -> str:
+    if policy in SUMS:
+        return f"{part.value:+.3f}"
+    return f"{part.share:.3f}" if part.target is None else f"{part.share:.3f}/{part.target:.3f}"
+
+
+def fairshare_table(report: FairShareReport) -> Table:
+    """A line per name, with its bar."""
+    queues = any(row.queue for row in report.rows)
+    table = new_table("of", *(["queue"] if queues else []), "name")
+    for title in ("target", "share", "over"):
+        table.add_column(title, justify="right")
+    table.add_column("", no_wrap=True)
+    for title in ("used", "counts"):
+        table.add_column(title, justify="right")
+    for row in report.rows:
+        name = "  " * row.depth + (row.name or f"(no {row.by})")
+        target = "" if row.target is None else f"{row.target:.3f}"
+        over = "" if row.over is None else f"{row.over:+.3f}"
+        add_row(
+            table,
+            row.by,
+            *([row.queue] if queues else []),
+            name,
+            target,
+            f"{row.share:.3f}",
+            over,
+            bar(row.share, row.target),
+            ", ".join(_hours(each, each.amount) for each in row.usage),
+            ", ".join(_hours(each, each.usage) for each in row.usage),
+        )
+    return table
+
+
+def _hours(used: Any, amount: float) -> str:
+    hours = amount / formats.one_hour(used.unit, used.scale)
+    return f"{hours:,.1f} {formats.hour_unit(used.unit)}"
+
+
+def bar(share: float, target: float | None) -> str:
+    """The share of the whole as a bar, with a mark where the target is."""
+    filled = min(round(max(share, 0.0) * WIDTH), WIDTH)
+    cells = ["█"] * filled + ["·"] * (WIDTH - filled)
+    if target is not None:
+        cells.insert(min(round(max(target, 0.0) * WIDTH), WIDTH), "|")
+    return "".join(cells)

@@ -1,0 +1,195 @@
+"""The answers: the order of the jobs that wait, why a job stands where it does, who is over."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from oar_accounting import dialects, schema
+from oar_accounting.catalog import stored_metrics
+from oar_accounting.columns import Ints
+from oar_accounting.errors import UnknownName
+from oar_accounting.fair_share import by_dominance, by_stock, by_terms, by_tree
+from oar_accounting.fair_share.by_stock import StockSources
+from oar_accounting.fair_share.queue import Waiters, waiters
+from oar_accounting.fair_share.recent import NOTHING, Planned, read_recent
+from oar_accounting.fair_share.sources import Sources
+from oar_accounting.karma.order import order
+from oar_accounting.karma.rules import Dominant, Karma, Linear, Shared, Stock
+from oar_accounting.karma.wording import in_words
+from oar_accounting.karma_report import (
+    Explanation,
+    FairShareReport,
+    FairShareRow,
+    Floats,
+    KarmaReport,
+    Part,
+)
+from oar_accounting.karma_settings import read_karma
+from oar_accounting.ledger import Book, Ledger
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar_waiting import Queued, read_jobs, read_waiting
+from oar_accounting.settings import Settings
+
+
+class FairShare:
+    """What a site's karma says as of some instant."""
+
+    def __init__(self, given: Settings, ledger: Ledger, oar: OarJobs, now: int) -> None:
+        """*now*: epoch seconds UTC. Raises :class:`oar_accounting.SettingsError`."""
+        self._given = given
+        self._ledger = ledger
+        self._oar = oar
+        self._now = now
+        self._rules = Karma(open_jobs="none")
+        if given.karma is not None:
+            metrics = [metric.name for metric in given.metrics]
+            self._rules = read_karma(given.karma, given.file, metrics)
+
+    def karma(self, jobs: Sequence[int] | None = None) -> KarmaReport:
+        """The karma of these jobs, or of all that wait, in order."""
+        queued = self._queued(jobs)
+        karma, parts = self._judged(queued)
+        return _report(self._rules.policy.name, self._now, queued, karma, parts)
+
+    def explain(self, job: int) -> Explanation:
+        """Why a job that waits stands where it does. Raises :class:`UnknownName`."""
+        report = self.karma()
+        row = report.row_of(job)
+        if row is None:
+            raise UnknownName(f"job {job} does not wait: OAR's schedulers do not order it")
+        before = np.flatnonzero(report.queue[:row] == report.queue[row])
+        lower = before[report.karma[before] < report.karma[row]]
+        ahead, lower_karma = (
+            report.job(int(rows[-1])) if len(rows) else None for rows in (before, lower)
+        )
+        return Explanation(
+            policy=report.policy,
+            now=report.now,
+            job=report.job(row),
+            ahead=ahead,
+            lower=lower_karma,
+        )
+
+    def fairshare(self) -> FairShareReport:
+        """How everybody stands to what is meant for them."""
+        policy = self._rules.policy
+        if isinstance(policy, Stock):
+            rows, counts = by_stock.rows(self._stock(policy))
+        else:
+            queued = self._queued(None)
+            with self._sources(policy) as sources:
+                jobs = waiters(sources.connection, sources.site, queued)
+                rows, counts = _rows(policy, jobs, sources)
+        return FairShareReport(policy=policy.name, now=self._now, counts=counts, rows=rows)
+
+    def _queued(self, jobs: Sequence[int] | None) -> Queued:
+        with dialects.reading(self._oar.engine) as connection:
+            return read_waiting(connection) if jobs is None else read_jobs(connection, jobs)
+
+    def _judged(self, queued: Queued) -> tuple[Floats, list[Part]]:
+        policy = self._rules.policy
+        if isinstance(policy, Stock):
+            return by_stock.karma_of(self._stock(policy), queued)
+        with self._sources(policy) as sources:
+            jobs = waiters(sources.connection, sources.site, queued)
+            return _karma_of(policy, jobs, sources)
+
+    def _stock(self, policy: Stock) -> StockSources:
+        return StockSources(
+            policy=policy,
+            given=self._given,
+            ledger=self._ledger,
+            oar=self._oar,
+            now=self._now,
+        )
+
+    @contextmanager
+    def _sources(self, policy: Linear | Shared | Dominant) -> Iterator[Sources]:
+        """All that the policy is fed with. Raises :class:`UnknownName` where it is not recorded."""
+        with self._ledger.reading() as (connection, site):
+            if site is None:
+                raise UnknownName(
+                    f"site {self._ledger.site_name!r} is not recorded yet: oar-accounting catch-up"
+                )
+            accounts = Planned(site.site_id)
+            accounts.refresh(connection)
+            stored = {
+                each.metric.name: each
+                for each in stored_metrics(connection, site.site_id)
+                if each.state == schema.ACTIVE
+            }
+            wanted = _metrics_of(policy)
+            recent = NOTHING
+            if self._rules.open_jobs != "none":
+                book = Book(connection, site, accounts)
+                metrics = [stored[name] for name in wanted if name in stored]
+                held = self._rules.open_jobs == "held"
+                recent = read_recent(book, self._oar, metrics, self._now, held=held)
+            yield Sources(
+                connection=connection,
+                site=site,
+                oar=self._oar,
+                stored=stored,
+                wanted=wanted,
+                names=accounts.names(),
+                recent=recent,
+                now=self._now,
+            )
+
+
+def _metrics_of(policy: Linear | Shared | Dominant) -> list[str]:
+    if isinstance(policy, Linear):
+        return list(dict.fromkeys(term.metric for term in policy.terms))
+    return list(policy.metrics)
+
+
+def _karma_of(
+    policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
+) -> tuple[Floats, list[Part]]:
+    if isinstance(policy, Linear):
+        return by_terms.karma_of(by_terms.judge(policy, sources), jobs, sources)
+    if isinstance(policy, Shared):
+        return by_tree.karma_of(policy, jobs, sources)
+    return by_dominance.karma_of(policy, jobs, sources)
+
+
+def _rows(
+    policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
+) -> tuple[list[FairShareRow], str]:
+    if isinstance(policy, Linear):
+        words = dict.fromkeys(in_words(term.counted.weighting) for term in policy.terms)
+        return by_terms.rows(by_terms.judge(policy, sources), sources), "; ".join(words)
+    counts = in_words(policy.counted.weighting)
+    if isinstance(policy, Shared):
+        return by_tree.rows(policy, jobs, sources), counts
+    return by_dominance.rows(policy, sources), counts
+
+
+def _report(
+    policy: str, now: int, jobs: Queued, karma: Floats, parts: Sequence[Part]
+) -> KarmaReport:
+    rows = order(karma, jobs.job_id)
+    queue = jobs.queue[rows]
+    places, waiting = _places(queue.tolist())
+    return KarmaReport(
+        policy=policy,
+        now=now,
+        job_id=jobs.job_id[rows],
+        user=jobs.user[rows],
+        project=jobs.project[rows],
+        queue=queue,
+        karma=karma[rows],
+        place=places,
+        parts=tuple(part.take(rows) for part in parts),
+        waiting=waiting,
+    )
+
+
+def _places(queues: Sequence[str]) -> tuple[Ints, dict[str, int]]:
+    """The place of each job in its queue, from 1, and how many there are in each queue."""
+    seen: dict[str, int] = {}
+    places = np.zeros(len(queues), np.int64)
+    for row, queue in enumerate(queues):
+        places[row] = seen[queue] = seen.get(queue, 0) + 1
+    return places, seen

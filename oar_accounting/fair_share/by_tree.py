@@ -1,0 +1,300 @@
+"""Karma along a tree of shares: laboratories, their projects, their users."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oar_accounting.attributes import stored
+from oar_accounting.attributes.files import PARENT
+from oar_accounting.attributes.memberships import Memberships
+from oar_accounting.catalog import Names
+from oar_accounting.columns import ints
+from oar_accounting.fair_share.by_terms import totals_by
+from oar_accounting.fair_share.entities import Entities, chain, placed, value_of
+from oar_accounting.fair_share.queue import QUEUE, Waiters
+from oar_accounting.fair_share.sources import Sources
+from oar_accounting.fair_share.usage import Weighed
+from oar_accounting.groupings import Key, find_key
+from oar_accounting.karma.fair_tree import fair_tree
+from oar_accounting.karma.linear import shares
+from oar_accounting.karma.rules import EVERYBODY, PROJECTS, Shared
+from oar_accounting.karma.shares_tree import Tree, classic
+from oar_accounting.karma.wording import in_words
+from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+
+#: The names from the top of the tree to a leaf, each with its level.
+Path = tuple[tuple[str, str], ...]
+
+#: What stands for a mix of metrics.
+MIX = " + "
+
+
+class Paths:
+    """Where in the tree the names of an account are, as of one instant."""
+
+    def __init__(self, policy: Shared, sources: Sources) -> None:
+        connection, site = sources.connection, sources.site
+        self._now = sources.now
+        self._queue = find_key(connection, site, QUEUE)
+        self._scoped = policy.counted.scope == QUEUE
+        self._keys: dict[str, Key] = {
+            level: find_key(connection, site, "project" if level == PROJECTS else level)
+            for level in policy.levels
+        }
+        self._parents: Memberships | None = None
+        if PROJECTS in policy.levels and PARENT in stored.known(connection, site.site_id):
+            self._parents = stored.load(connection, site.site_id, PARENT)
+
+    def of(self, names: Names) -> tuple[str, Path]:
+        """The queue, empty where all count together, and the path."""
+        path: list[tuple[str, str]] = []
+        for level, key in self._keys.items():
+            value = value_of(key, names, self._now)
+            if level == PROJECTS:
+                path += [(level, each) for each in chain(self._parents, value, self._now)]
+            else:
+                path.append((level, value))
+        return value_of(self._queue, names, self._now) if self._scoped else "", tuple(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A tree with what its names used, and what comes of it; arrays by node."""
+
+    nodes: dict[Path, int]  #: the node of each path; the root has the empty one
+    leaves: dict[Path, int]  #: where the jobs of each path are
+    shares: Floats  #: normalised: what is meant for the node, of the whole or among its siblings
+    usage: Floats  #: its own, and of all below it
+    of: Floats  #: what that is a share of
+    share: Floats
+    figure: Floats
+    karma: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forest:
+    """The tree of each queue, or one under the empty name."""
+
+    trees: dict[str, Judged]
+    entities: Entities[tuple[str, Path]]  #: the leaves
+    weighed: Sequence[Weighed]  #: by metric, what the leaves used
+
+
+def judge(policy: Shared, jobs: Iterable[tuple[str, Path]], sources: Sources) -> Forest:
+    """What comes of the shares and of what was used, with these *jobs* in the trees."""
+    entities = placed(sources.names, Paths(policy, sources).of)
+    weighed = [sources.usage(metric, policy.counted, entities) for metric in policy.metrics]
+    leaves: dict[str, dict[Path, float]] = {}
+    for queue, path in jobs:
+        leaves.setdefault(queue, {})[path] = 0.0
+    usage = _mixed(policy, entities, weighed)
+    for (queue, path), amount in zip(entities.groups, usage.tolist(), strict=True):
+        if amount > 0:
+            leaves.setdefault(queue, {})[path] = amount
+    trees = {queue: _judged(policy, some) for queue, some in leaves.items()}
+    return Forest(trees=trees, entities=entities, weighed=weighed)
+
+
+def _mixed(
+    policy: Shared, entities: Entities[tuple[str, Path]], weighed: Sequence[Weighed]
+) -> Floats:
+    """The usage of each leaf: of one metric as it is, of several the weighted sum of its shares."""
+    amounts = [np.maximum(each.usage, 0.0) for each in weighed]
+    if len(amounts) == 1:
+        return amounts[0]
+    queues = [queue for queue, _ in entities.groups]
+    mixed = np.zeros(len(queues))
+    for weight, usage in zip(policy.metrics.values(), amounts, strict=True):
+        mixed = mixed + weight * shares(usage, totals_by(queues, usage))
+    return mixed
+
+
+def _judged(policy: Shared, leaves: dict[Path, float]) -> Judged:
+    nodes: dict[Path, int] = {(): 0}
+    named = policy.shares.get(policy.levels[0], {})
+    tops: list[Path] = [((policy.levels[0], name),) for name in named if name != EVERYBODY]
+    for path in (*tops, *leaves):
+        for length in range(1, len(path) + 1):
+            nodes.setdefault(path[:length], len(nodes))
+    # A project above others is also a leaf, beside them, for the jobs of its own.
+    above = {path[:-1] for path in nodes}
+    leaf = {path: (*path, path[-1]) if path in above else path for path in leaves}
+    for path in leaf.values():
+        nodes.setdefault(path, len(nodes))
+    own, is_user = np.zeros(len(nodes)), np.zeros(len(nodes), np.bool_)
+    for path, amount in leaves.items():
+        own[nodes[leaf[path]]] = amount
+        is_user[nodes[leaf[path]]] = True
+    tree = Tree(
+        parent=ints([-1, *(nodes[path[:-1]] for path in list(nodes)[1:])]),
+        shares=np.array([1.0, *(_share(policy, path) for path in list(nodes)[1:])]),
+        is_user=is_user,
+    )
+    at = {path: nodes[leaf[path]] for path in leaves}
+    return _fair(nodes, at, tree, own) if policy.fair else _classic(nodes, at, tree, own)
+
+
+def _share(policy: Shared, path: Path) -> float:
+    """The shares of a node; NaN for those of the node above it."""
+    level, name = path[-1]
+    above = path[-2][1] if len(path) > 1 else ""
+    share = policy.share(level, name, above)
+    return math.nan if share is None else share
+
+
+def _classic(nodes: dict[Path, int], leaves: dict[Path, int], tree: Tree, own: Floats) -> Judged:
+    parts = classic(tree, own)
+    return Judged(
+        nodes=nodes,
+        leaves=leaves,
+        shares=parts.norm_shares,
+        usage=parts.raw_usage,
+        of=np.full(len(nodes), parts.raw_usage[0]),
+        share=parts.effective_usage,
+        figure=parts.factor,
+        karma=parts.karma,
+    )
+
+
+def _fair(nodes: dict[Path, int], leaves: dict[Path, int], tree: Tree, own: Floats) -> Judged:
+    parts = fair_tree(tree, own)
+    return Judged(
+        nodes=nodes,
+        leaves=leaves,
+        shares=parts.norm_shares,
+        usage=parts.raw_usage,
+        of=parts.raw_usage[np.maximum(tree.parent, 0)],
+        share=parts.effective_usage,
+        figure=parts.level_fs,
+        karma=parts.karma,
+    )
+
+
+def karma_of(policy: Shared, jobs: Waiters, sources: Sources) -> tuple[Floats, list[Part]]:
+    """The karma of every job, and every node from the top of the tree to its leaf."""
+    paths = Paths(policy, sources)
+    leaves = [paths.of(names) for names in jobs.names]
+    trees = judge(policy, leaves, sources).trees
+    karma = np.array([trees[queue].karma[trees[queue].leaves[path]] for queue, path in leaves])
+    deepest = max((len(path) for _, path in leaves), default=0)
+    parts = [_part(policy, leaves, trees, depth, sources) for depth in range(1, deepest + 1)]
+    return karma, parts
+
+
+def _part(
+    policy: Shared,
+    leaves: Sequence[tuple[str, Path]],
+    trees: dict[str, Judged],
+    depth: int,
+    sources: Sources,
+) -> Part:
+    """The nodes of all jobs at one depth; those whose path is shorter have no name there."""
+    names: list[str | None] = []
+    figures = np.zeros((len(leaves), 5))
+    for row, (queue, path) in enumerate(leaves):
+        if len(path) < depth:
+            names.append(None)
+            continue
+        tree = trees[queue]
+        node = tree.nodes[path[:depth]]
+        names.append(path[depth - 1][1])
+        columns = (tree.usage, tree.of, tree.share, tree.shares, tree.figure)
+        figures[row] = [column[node] for column in columns]
+    usage, of, share, target, value = figures.T
+    unit, scale = _unit(policy, sources)
+    levels = dict.fromkeys(path[depth - 1][0] for _, path in leaves if len(path) >= depth)
+    return Part(
+        by=" or ".join(levels),
+        metric=MIX.join(policy.metrics),
+        unit=unit,
+        scale=scale,
+        amount=policy.counted.amount,
+        scope=policy.counted.scope,
+        counts=in_words(policy.counted.weighting),
+        weight=1.0,
+        names=np.array(names, dtype=object),
+        usage=usage,
+        of=of,
+        share=share,
+        target=target,
+        value=value,
+    )
+
+
+def _unit(policy: Shared, sources: Sources) -> tuple[str, int]:
+    """Unit and scale of one metric; a mix is made of shares, which have no unit."""
+    if len(policy.metrics) > 1:
+        return "", 1
+    metric = sources.metric(next(iter(policy.metrics)))
+    return metric.unit, metric.scale
+
+
+def rows(policy: Shared, jobs: Waiters, sources: Sources) -> list[FairShareRow]:
+    """The trees from the top down, of siblings the largest usage first; who waits is in them."""
+    paths = Paths(policy, sources)
+    forest = judge(policy, map(paths.of, jobs.names), sources)
+    used = _used(policy, forest, sources)
+    found: list[FairShareRow] = []
+    for queue, tree in sorted(forest.trees.items()):
+        children: dict[Path, list[Path]] = {}
+        for path in list(tree.nodes)[1:]:
+            children.setdefault(path[:-1], []).append(path)
+        waiting: list[Path] = [()]
+        while waiting:
+            path = waiting.pop()
+            if path:
+                found.append(
+                    _row(queue, path, tree, policy.counted.amount, used.get((queue, path), ()))
+                )
+            below = children.get(path, [])
+            waiting += sorted(below, key=lambda each: (tree.usage[tree.nodes[each]], each[-1][1]))
+    return found
+
+
+def _row(
+    queue: str, path: Path, tree: Judged, amount: str, usage: Sequence[MetricUsage]
+) -> FairShareRow:
+    node = tree.nodes[path]
+    figure = float(tree.figure[node])
+    return FairShareRow(
+        by=path[-1][0],
+        amount=amount,
+        depth=len(path) - 1,
+        name=path[-1][1],
+        queue=queue,
+        target=float(tree.shares[node]),
+        share=float(tree.share[node]),
+        figure=figure if math.isfinite(figure) else None,
+        usage=tuple(usage),
+    )
+
+
+def _used(
+    policy: Shared, forest: Forest, sources: Sources
+) -> dict[tuple[str, Path], list[MetricUsage]]:
+    """What every node and all below it used, by queue and path."""
+    found: dict[tuple[str, Path], list[MetricUsage]] = {}
+    for metric, weighed in zip(policy.metrics, forest.weighed, strict=True):
+        amounts: dict[tuple[str, Path], int] = {}
+        usages: dict[tuple[str, Path], list[float]] = {}
+        columns = (weighed.amount.tolist(), weighed.usage.tolist())
+        for (queue, path), amount, usage in zip(forest.entities.groups, *columns, strict=True):
+            for length in range(len(path) + 1):
+                key = (queue, path[:length])
+                amounts[key] = amounts.get(key, 0) + amount
+                usages.setdefault(key, []).append(usage)
+        for key, amount in amounts.items():
+            usage, total = math.fsum(usages[key]), math.fsum(usages[key[0], ()])
+            found.setdefault(key, []).append(
+                MetricUsage(
+                    metric=metric,
+                    unit=sources.metric(metric).unit,
+                    scale=sources.metric(metric).scale,
+                    amount=amount,
+                    usage=usage,
+                    share=usage / total if total > 0 else 0.0,
+                )
+            )
+    return found

@@ -1,0 +1,129 @@
+"""What jobs used that the totals do not have yet, as OAR tells it now.
+
+Jobs that are on the machine, and those that ended since the last pass, are read as a pass would,
+and nothing is written: so no answer depends on when a pass ran.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection
+
+from oar_accounting.blocks import id_blocks
+from oar_accounting.catalog import Accounts, Names, Site, StoredMetric
+from oar_accounting.columns import Ints, JobRows, Rates, Spans, Totals, add_up, exact_product, ints
+from oar_accounting.forgotten import Forgotten
+from oar_accounting.holdings import Holder
+from oar_accounting.ledger import Book
+from oar_accounting.oar_jobs import OarJobs, Snapshot
+from oar_accounting.readings import RUNNING, holds_nothing, impossible, phases, spans_of
+from oar_accounting.recorded import known_jobs, unsettled_ids
+from oar_accounting.windows import too_large, totals_of
+
+#: New jobs that are looked at, at most: more of them are for a pass.
+MOST_NEW = 100_000
+
+
+class Planned(Accounts):
+    """The accounts of a site, and those that a pass would add, with ids below zero."""
+
+    def add(self, connection: Connection, wanted: Iterable[Names]) -> None:
+        """Number the accounts that are missing; nothing is written."""
+        for names in wanted:
+            self._ids.setdefault(names, -len(self._ids) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recent:
+    """What the totals do not have."""
+
+    totals: Totals  #: in windows of the site
+    held: Totals  #: what jobs on the machine may still use of their walltime, at window `now`
+    jobs: int  #: how many jobs that is
+
+
+NOTHING = Recent(totals=Totals.concat([]), held=Totals.concat([]), jobs=0)
+
+
+def read_recent(
+    book: Book, oar: OarJobs, metrics: list[StoredMetric], now: int, *, held: bool
+) -> Recent:
+    """What jobs asked and used up to *now*, epoch seconds, beside the totals.
+
+    The accounts of the *book* are `Planned`. Where *held*, what is left of walltimes comes with it.
+    """
+    parts, left, count = [Totals.concat([])], [Totals.concat([])], 0
+    with oar.snapshot() as snapshot:
+        holder = Holder({})
+        for block in id_blocks(_candidates(book.connection, book.site, snapshot)):
+            rows = _unrecorded(book, snapshot, block)
+            spans, rates = _read(book, snapshot, holder, rows, metrics, now)
+            count += len(np.unique(spans.job_id))
+            parts.append(totals_of(spans, rates, book.site.terms.window))
+            if held:
+                left.append(_left(rows, rates, now))
+    return Recent(totals=add_up(Totals.concat(parts)), held=add_up(Totals.concat(left)), jobs=count)
+
+
+def _candidates(connection: Connection, site: Site, snapshot: Snapshot) -> Ints:
+    """The jobs that hold, or have held, something that may not be in the totals."""
+    unsettled = unsettled_ids(connection, site.site_id)
+    new = snapshot.ids_above(site.high_water_mark, MOST_NEW)
+    looked_at = np.union1d(unsettled, new)
+    ended = [ints([]), *(snapshot.ended_among(block) for block in id_blocks(looked_at))]
+    return np.union1d(snapshot.running(), np.concatenate(ended))
+
+
+def _unrecorded(book: Book, snapshot: Snapshot, block: Ints) -> JobRows:
+    """The jobs of the block that are not in the totals."""
+    known = known_jobs(book.connection, book.site.site_id, block)
+    closed = known.job_id[known.closed != 0]
+    rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
+    return rows.take(~np.isin(rows.job_id, closed))
+
+
+def _read(  # noqa: PLR0913 - one reading
+    book: Book,
+    snapshot: Snapshot,
+    holder: Holder,
+    rows: JobRows,
+    metrics: list[StoredMetric],
+    now: int,
+) -> tuple[Spans, Rates]:
+    """When the jobs asked and used, and what they held each second; as a pass would record it."""
+    terms = book.site.terms
+    types = snapshot.types(rows.job_id)
+    where = phases(rows, terms)
+    inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
+    rows = rows.take(
+        (where.holding | where.closed) & (rows.moldable > 0) & ~np.array(inner, np.bool_)
+    )
+    if not len(rows):
+        return Spans.concat([]), Rates.concat([])
+    found = holder.holdings(snapshot, book, rows, metrics, types)
+    rows = rows.take(np.isin(rows.job_id, found.counting))
+    trouble = impossible(rows, phases(rows, terms))
+    spans = _until(spans_of(rows, snapshot.pauses(rows.job_id), terms), now)
+    trouble |= too_large(spans, found.rates, terms.window)
+    spans = spans.take(~np.isin(spans.job_id, ints(list(trouble))))
+    return spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id))
+
+
+def _until(spans: Spans, now: int) -> Spans:
+    """What lies before *now* of what was used; what was asked as a whole."""
+    stop = np.where(spans.asked == 0, np.minimum(spans.stop_time, now), spans.stop_time)
+    cut = Spans(spans.job_id, spans.asked, spans.start_time, stop)
+    return cut.take(cut.stop_time > cut.start_time)
+
+
+def _left(rows: JobRows, rates: Rates, now: int) -> Totals:
+    """What the jobs that are on the machine may still use until their walltimes end."""
+    on_it = rows.take(np.isin(rows.state, RUNNING))
+    rates = rates.take(np.isin(rates.job_id, on_it.job_id))
+    row = np.searchsorted(on_it.job_id, rates.job_id)
+    left = np.maximum(on_it.start_time + on_it.walltime - now, 0)[row]
+    nothing = np.zeros(len(rates), np.int64)
+    at = np.full(len(rates), now)
+    amounts = exact_product(left, rates.used)
+    return Totals(at, rates.account_id, rates.metric_id, nothing, amounts)

@@ -1,0 +1,87 @@
+"""All that a policy is fed with, read when it is asked for, and once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from oar_accounting.amounts import Group
+from oar_accounting.catalog import Names, Site, StoredMetric
+from oar_accounting.columns import OPEN
+from oar_accounting.errors import UnknownName
+from oar_accounting.fair_share.entities import Entities, entities_by
+from oar_accounting.fair_share.recent import Recent
+from oar_accounting.fair_share.usage import Usage, Weighed, read_usage
+from oar_accounting.groupings import Key, find_key
+from oar_accounting.karma.rules import Counted
+from oar_accounting.karma.weights import Weighting, weights
+from oar_accounting.metrics import Metric
+from oar_accounting.oar_capacity import capacity_of, read_presence
+from oar_accounting.oar_jobs import OarJobs
+
+
+@dataclass(slots=True, kw_only=True)
+class Sources:
+    """What is read, as of `now`."""
+
+    connection: Connection
+    site: Site
+    oar: OarJobs
+    stored: dict[str, StoredMetric]  #: complete metrics by name
+    wanted: Sequence[str]  #: the metrics that the policy needs
+    names: dict[int, Names]  #: of all accounts, also those that a pass would add
+    recent: Recent
+    now: int  #: epoch seconds UTC
+    _usage: dict[Weighting, Usage] = field(default_factory=dict)
+    _entities: dict[tuple[Key, ...], Entities[Group]] = field(default_factory=dict)
+
+    def stored_metric(self, name: str) -> StoredMetric:
+        """A complete metric. Raises :class:`UnknownName`."""
+        if name not in self.stored:
+            raise UnknownName(
+                f"metric {name!r}, which karma needs, is not recorded; recorded are "
+                f"{', '.join(self.stored)}: oar-accounting rebuild --metric {name}"
+            )
+        return self.stored[name]
+
+    def metric(self, name: str) -> Metric:
+        """The same, as it was declared when it was recorded."""
+        return self.stored_metric(name).metric
+
+    def entities(self, names: Sequence[str]) -> tuple[tuple[Key, ...], Entities[Group]]:
+        """The keys of these names, and the groups of accounts by them. Raises as `find_key`."""
+        keys = tuple(find_key(self.connection, self.site, name) for name in names)
+        if keys not in self._entities:
+            self._entities[keys] = entities_by(self.names, keys)
+        return keys, self._entities[keys]
+
+    def usage(self, metric: str, counted: Counted, entities: Entities[Any]) -> Weighed:
+        """What the entities used of a metric. Raises :class:`oar_accounting.AmountOverflow`."""
+        if counted.weighting not in self._usage:
+            ids = [self.stored_metric(name).metric_id for name in self.wanted]
+            self._usage[counted.weighting] = read_usage(
+                self.connection, self.site, counted.weighting, ids, self.recent, self.now
+            )
+        usage = self._usage[counted.weighting]
+        return usage.of(self.stored_metric(metric).metric_id, counted.amount, entities)
+
+    def capacities(self, metrics: Sequence[str], weighting: Weighting) -> list[float]:
+        """What the machine could have given of each metric, weighted by time; NaN if unknown."""
+        wanted = [self.metric(name) for name in metrics]
+        properties = tuple(dict.fromkeys(p for metric in wanted for p in metric.properties))
+        with self.oar.snapshot() as snapshot:
+            presence = read_presence(snapshot.connection)
+            resources = snapshot.resources(properties)
+        found = []
+        for metric in wanted:
+            capacity = capacity_of(metric, resources, presence)
+            if capacity is None:
+                found.append(np.nan)
+                continue
+            capacity = capacity.take(capacity.start < self.now)
+            stop = np.where(capacity.stop == OPEN, self.now, np.minimum(capacity.stop, self.now))
+            seconds = (stop - capacity.start) * weights(weighting, capacity.start, stop, self.now)
+            found.append(float(np.sum(capacity.rate * seconds)))
+        return found

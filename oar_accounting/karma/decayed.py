@@ -1,0 +1,20 @@
+"""The weighted usage of every entity: its amounts times the weights of their windows."""
+
+import numpy as np
+
+from oar_accounting.columns import Ints
+from oar_accounting.karma.weights import Floats
+
+
+def decayed(amounts: Ints, weights: Floats) -> Floats:
+    """Σ amount × weight for every entity, in the unit of the amounts.
+
+    *amounts*: a row for each window, in the order of time, a column for each entity. *weights*: one
+    for each window. The windows are added one after the other, so that the usage of an entity is
+    the same to the last bit wherever its column stands and whatever the others are; a product of
+    matrices would not promise that. Without a window, all is 0.
+    """
+    usage = np.zeros(amounts.shape[1])
+    for row, weight in zip(amounts, weights, strict=True):
+        usage += row * weight
+    return usage

@@ -1,0 +1,230 @@
+"""Answers about karma: columns for many jobs, small records for one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from oar_accounting.columns import Ints, Texts
+from oar_accounting.karma.rules import PROJECTS
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KarmaPart:
+    """One of the numbers that a job's karma is made of."""
+
+    by: str  #: user, project, a level of a tree ...
+    name: str  #: of whom the usage is; empty for nobody
+    metric: str
+    unit: str  #: ``usage`` and ``of`` are in this divided by ``scale``
+    scale: int
+    amount: str  #: used or asked
+    scope: str  #: site or queue
+    counts: str  #: in words: how much use of which time counts
+    usage: float  #: weighted by time
+    of: float  #: what it is a share of
+    share: float  #: ``usage / of``; 0 where that is nothing
+    target: float | None  #: the share that is meant for the name
+    weight: float
+    value: float  #: what it gives to the karma, or the figure of the tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKarma:
+    """A job that waits. Lower karma is first."""
+
+    job_id: int
+    user: str
+    project: str
+    queue: str
+    karma: float  #: infinite for a name that has no shares
+    place: int  #: in its queue, from 1
+    waiting: int  #: how many wait in its queue
+    parts: tuple[KarmaPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of every job, as columns in the order of the jobs."""
+
+    by: str
+    metric: str
+    unit: str
+    scale: int
+    amount: str
+    scope: str
+    counts: str
+    weight: float
+    names: Texts  #: None where a job has no such part
+    usage: Floats
+    of: Floats
+    share: Floats
+    target: Floats  #: NaN for none
+    value: Floats
+
+    def take(self, rows: Ints) -> "Part":
+        """The same of these jobs."""
+        columns = ("names", "usage", "of", "share", "target", "value")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def of_job(self, row: int) -> KarmaPart:
+        """That of one job."""
+        target = float(self.target[row])
+        return KarmaPart(
+            by=self.by,
+            name=self.names[row],
+            metric=self.metric,
+            unit=self.unit,
+            scale=self.scale,
+            amount=self.amount,
+            scope=self.scope,
+            counts=self.counts,
+            usage=float(self.usage[row]),
+            of=float(self.of[row]),
+            share=float(self.share[row]),
+            target=None if np.isnan(target) else target,
+            weight=self.weight,
+            value=float(self.value[row]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KarmaReport:
+    """Jobs that wait, those first that are to start first: by karma, then by id."""
+
+    policy: str
+    now: int  #: epoch seconds UTC
+    job_id: Ints
+    user: Texts
+    project: Texts
+    queue: Texts
+    karma: Floats
+    place: Ints  #: in its queue, from 1
+    parts: tuple[Part, ...]
+    waiting: Mapping[str, int]  #: how many jobs wait in each queue
+
+    def __len__(self) -> int:
+        return len(self.job_id)
+
+    def __iter__(self) -> Iterator[JobKarma]:
+        return map(self.job, range(len(self)))
+
+    def row_of(self, job: int) -> int | None:
+        """The row of a job; None where it does not wait."""
+        rows = np.flatnonzero(self.job_id == job)
+        return int(rows[0]) if len(rows) else None
+
+    def job(self, row: int) -> JobKarma:
+        """The job of a row."""
+        return JobKarma(
+            job_id=int(self.job_id[row]),
+            user=self.user[row],
+            project=self.project[row],
+            queue=self.queue[row],
+            karma=float(self.karma[row]),
+            place=int(self.place[row]),
+            waiting=self.waiting[self.queue[row]],
+            parts=tuple(part.of_job(row) for part in self.parts if part.names[row] is not None),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a job stands where it does."""
+
+    policy: str
+    now: int
+    job: JobKarma
+    ahead: JobKarma | None  #: the job just before it in its queue; None: not there, or not shown
+    lower: JobKarma | None  #: the last one before it whose karma is lower; None: likewise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricUsage:
+    """What a name used of one metric."""
+
+    metric: str
+    unit: str
+    scale: int
+    amount: int  #: as it was used, in the unit divided by the scale
+    usage: float  #: weighted by time, in the same
+    share: float  #: of the whole, or of what the machine could give
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairShareRow:
+    """How a name stands to what is meant for it."""
+
+    by: str
+    amount: str  #: used or asked
+    depth: int  #: from 0: how many names stand above it in the list
+    name: str
+    queue: str  #: empty where all queues count together
+    target: float | None  #: the share that is meant for it; None for none
+    share: float  #: that it has used
+    figure: float | None  #: of a tree: the factor, or level_fs
+    usage: tuple[MetricUsage, ...]
+
+    @property
+    def over(self) -> float | None:
+        """By how much its share is above what is meant for it; None where nothing is said."""
+        return None if self.target is None else self.share - self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairShareReport:
+    """The names that share the machine, below each other as in the tree."""
+
+    policy: str
+    now: int
+    counts: str  #: in words: how much use of which time counts
+    rows: Sequence[FairShareRow]
+
+
+# -- what an ordinary user may see ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Viewer:
+    """An ordinary user, who sees what is theirs and their projects', and nothing of anybody else.
+
+    A group that the user or project is in, as a laboratory, is shown as part of what is theirs.
+    """
+
+    user: str
+    projects: frozenset[str]
+
+    def jobs(self, report: KarmaReport) -> KarmaReport:
+        """The user's own jobs, each in its place among all."""
+        own = np.flatnonzero(report.user == self.user)
+        return KarmaReport(
+            policy=report.policy,
+            now=report.now,
+            job_id=report.job_id[own],
+            user=report.user[own],
+            project=report.project[own],
+            queue=report.queue[own],
+            karma=report.karma[own],
+            place=report.place[own],
+            parts=tuple(part.take(own) for part in report.parts),
+            waiting=report.waiting,
+        )
+
+    def explanation(self, told: Explanation) -> Explanation | None:
+        """The same without the job of somebody else before it; None where it is not the user's."""
+        if told.job.user != self.user:
+            return None
+        ahead, lower = (
+            each if each is not None and each.user == self.user else None
+            for each in (told.ahead, told.lower)
+        )
+        return replace(told, ahead=ahead, lower=lower)
+
+    def fairshare(self, report: FairShareReport) -> FairShareReport:
+        """The rows of the user and of their projects."""
+        own = {"user": {self.user}, "project": self.projects, PROJECTS: self.projects}
+        rows = [row for row in report.rows if row.name in own.get(row.by, ())]
+        return replace(report, rows=[replace(row, depth=0) for row in rows])

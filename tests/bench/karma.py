@@ -1,0 +1,141 @@
+"""`Accounting.karma` beside one bare aggregate over the hours of the same month, in turns."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from sqlalchemy import Engine, create_engine, func, select, text
+
+from oar_accounting import schema
+from oar_accounting.accounting import Accounting
+from tests.bench import karma_data
+from tests.bench.engine import progress
+from tests.bench.karma_data import Size
+from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fresh_database
+
+#: What any karma of the three metrics would have to read, and nothing of what it makes of it.
+PEER = text(
+    "SELECT account_id, metric_id, sum(used), sum(asked) FROM accounting_totals"
+    " WHERE window_start >= :begin GROUP BY 1, 2"
+)
+COUNTED = (schema.accounts, schema.totals, schema.days)
+Figures = dict[str, Any]
+
+
+@click.command("karma")
+@click.option("--runs", default=9, type=click.IntRange(1), show_default=True)
+@click.option("--waiting", default=10_000, type=click.IntRange(1), show_default=True)
+@click.option(
+    "--stretch",
+    default="8",
+    type=click.Choice(["1", "2", "4", "8", "12", "24"]),
+    show_default=True,
+    help="Hours for which an account uses something on end.",
+)
+@click.option("--databases", default="postgresql", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Every figure, for a program.")
+def karma(runs: int, waiting: int, stretch: str, databases: str, as_json: bool) -> None:
+    """Karma of a long queue against one aggregate over a million hourly rows, in one process."""
+    kinds: list[Any] = list(filter(None, databases.split(",")))
+    if unknown := set(kinds) - set(KINDS):
+        raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(KINDS)}")
+    size = Size(waiting=waiting, stretch=int(stretch))
+    servers = Servers()
+    try:
+        servers.start(kinds)
+        figures = {kind: _measured(servers, kind, size, runs) for kind in kinds}
+    finally:
+        servers.stop()
+    click.echo(json.dumps(figures, indent=2) if as_json else _text_of(figures))
+
+
+def _measured(servers: Servers, kind: Any, size: Size, runs: int) -> Figures:
+    """Figures of one kind of database, or why there are none."""
+    try:
+        server = servers.get(kind)
+    except MissingServerError as error:
+        return {"missing": str(error)}
+    return {"server": str(server), **_in_turns(server, size, runs)}
+
+
+def _in_turns(server: Server, size: Size, runs: int) -> Figures:
+    with (
+        tempfile.TemporaryDirectory(prefix="oar-bench-") as directory,
+        fresh_database(server) as database,
+    ):
+        config = Path(directory, "accounting.toml")
+        config.write_text(karma_data.SETTINGS, encoding="utf-8")
+        engine = create_engine(database.url)
+        with Accounting.open(url=database.url, config=config) as accounting:
+            progress(f"{server.kind}: filling a month")
+            karma_data.fill(engine, accounting, size)
+            rows = _rows(engine)
+            progress(f"{server.kind}: {rows}")
+            sides = {"peer": lambda: _peer(engine), "ours": lambda: _ours(accounting, size)}
+            found = _timed(sides, runs)
+        engine.dispose()
+    middle = {side: median(seconds) for side, seconds in found.items()}
+    return {
+        "rows": rows,
+        "waiting": size.waiting,
+        "running": size.running,
+        **{side: {"runs": found[side], "median": middle[side]} for side in found},
+        "ratio": middle["ours"] / middle["peer"],
+    }
+
+
+def _timed(sides: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
+    """Seconds of each side, in turns; the first turn warms the caches up and is not counted."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(runs + 1):
+        for side, run in sides.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                seconds[side].append(time.perf_counter() - began)
+    return seconds
+
+
+def _peer(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found: Sequence[Any] = connection.execute(PEER, {"begin": karma_data.BEGIN}).fetchall()
+    if not found:
+        raise RuntimeError("the aggregate found nothing")
+
+
+def _ours(accounting: Accounting, size: Size) -> None:
+    report = accounting.karma(now=karma_data.NOW)
+    if len(report) != size.waiting:
+        raise RuntimeError(f"{len(report)} of {size.waiting} jobs have a karma")
+
+
+def _rows(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {
+            table.name.removeprefix("accounting_"): int(
+                connection.execute(select(func.count()).select_from(table)).scalar_one()
+            )
+            for table in COUNTED
+        }
+
+
+def _text_of(figures: Figures) -> str:
+    lines = []
+    for kind, each in figures.items():
+        if "missing" in each:
+            lines.append(f"no figures of {TITLES[kind]}: {each['missing']}")  # type: ignore[index]
+            continue
+        rows = ", ".join(f"{name} {count:,}" for name, count in each["rows"].items())
+        lines.append(
+            f"{each['server']}: {each['waiting']:,} jobs wait, {each['running']} run; {rows}"
+        )
+        for label, side in (("aggregate", each["peer"]), ("karma", each["ours"])):
+            shown = " ".join(f"{seconds:.3f}" for seconds in side["runs"])
+            lines.append(f"  {label:<10}  {side['median']:8.3f} s  {shown}")
+        lines.append(f"  {'ratio':<10}  {each['ratio']:8.2f}    of medians")
+    return "\n".join(lines)

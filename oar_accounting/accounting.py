@@ -34,6 +34,7 @@ from oar_accounting.columns import ints
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import (
     AccountingError,
+    BadSpan,
     DatabaseError,
     SchemaError,
     SettingsError,
@@ -46,6 +47,7 @@ from oar_accounting.ledger import Book, Ledger, check_version
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Tally
 from oar_accounting.purges import purge
+from oar_accounting.readings import FARTHEST
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import (
@@ -309,7 +311,8 @@ class Accounting:
     def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
         """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.
 
-        *now*: epoch seconds, the present by default. Nothing is written. Raises
+        *now*: epoch seconds, the present by default; of an instant of the past the window that it
+        lies in counts as a whole. Nothing is written. Raises :class:`oar_accounting.BadSpan`,
         :class:`oar_accounting.SettingsError`, :class:`oar_accounting.UnknownName` where a metric
         or attribute is not recorded, and :class:`oar_accounting.OarSchemaError`.
         """
@@ -334,6 +337,8 @@ class Accounting:
         from oar_accounting.fair_share.answers import FairShare
 
         instant = int(time.time()) if now is None else now
+        if abs(instant) > FARTHEST:
+            raise BadSpan(f"{instant} is beyond any calendar; epoch seconds were expected")
         return FairShare(self.settings, self._ledger, self._oar, instant)
 
     def forget_user(self, user: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from oar_accounting.columns import Ints, Texts
+from oar_accounting.columns import Bools, Ints, Texts
 from oar_accounting.karma.rules import PROJECTS
 
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ class Part:
     target: Floats  #: NaN for none
     value: Floats
 
-    def take(self, rows: Ints) -> "Part":
+    def take(self, rows: Bools | Ints) -> "Part":
         """The same of these jobs."""
         columns = ("names", "usage", "of", "share", "target", "value")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
@@ -111,6 +111,12 @@ class KarmaReport:
 
     def __iter__(self) -> Iterator[JobKarma]:
         return map(self.job, range(len(self)))
+
+    def take(self, rows: Bools | Ints) -> "KarmaReport":
+        """Some of the jobs, each in its place among all."""
+        columns = ("job_id", "user", "project", "queue", "karma", "place")
+        chosen = {name: getattr(self, name)[rows] for name in columns}
+        return replace(self, parts=tuple(part.take(rows) for part in self.parts), **chosen)
 
     def row_of(self, job: int) -> int | None:
         """The row of a job; None where it does not wait."""
@@ -199,29 +205,31 @@ class Viewer:
 
     def jobs(self, report: KarmaReport) -> KarmaReport:
         """The user's own jobs, each in its place among all."""
-        own = np.flatnonzero(report.user == self.user)
-        return KarmaReport(
-            policy=report.policy,
-            now=report.now,
-            job_id=report.job_id[own],
-            user=report.user[own],
-            project=report.project[own],
-            queue=report.queue[own],
-            karma=report.karma[own],
-            place=report.place[own],
-            parts=tuple(part.take(own) for part in report.parts),
-            waiting=report.waiting,
-        )
+        own = report.take(report.user == self.user)
+        return replace(own, parts=tuple(map(self._visible, own.parts)))
+
+    def _visible(self, part: Part) -> Part:
+        """What of a part is of the user, their projects, or what these are parts of."""
+        if part.by not in ("project", PROJECTS):
+            return part
+        names = [name if name in self.projects else None for name in part.names]
+        return replace(part, names=np.array(names, dtype=object))
 
     def explanation(self, told: Explanation) -> Explanation | None:
         """The same without the job of somebody else before it; None where it is not the user's."""
         if told.job.user != self.user:
             return None
         ahead, lower = (
-            each if each is not None and each.user == self.user else None
+            self._shown(each) if each is not None and each.user == self.user else None
             for each in (told.ahead, told.lower)
         )
-        return replace(told, ahead=ahead, lower=lower)
+        return replace(told, job=self._shown(told.job), ahead=ahead, lower=lower)
+
+    def _shown(self, job: JobKarma) -> JobKarma:
+        """The job with those parts that may be seen."""
+        hidden = {PROJECTS, "project"}
+        parts = (p for p in job.parts if p.by not in hidden or p.name in self.projects)
+        return replace(job, parts=tuple(parts))
 
     def fairshare(self, report: FairShareReport) -> FairShareReport:
         """The rows of the user and of their projects."""

@@ -41,6 +41,8 @@ LENGTHS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _LENGTH = re.compile(r"([0-9]{1,12})([smhdw])")
 #: Longer than anything that anybody has recorded, and far from overflowing.
 LONGEST = 10**10
+#: Weights and shares beyond this are a mistake, and their sums could overflow.
+LARGEST_NUMBER = 1e12
 
 
 def read_karma(table: Any, file: str, known: Sequence[str]) -> Karma:
@@ -202,6 +204,8 @@ class _Table:
             or not math.isfinite(value)
         ):
             raise self.wrong(key, "a number")
+        if abs(value) > LARGEST_NUMBER:
+            raise self.wrong(key, f"a number up to {LARGEST_NUMBER:g}")
         return float(value)
 
     def amount(self, key: str) -> float:

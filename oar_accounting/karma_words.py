@@ -92,11 +92,18 @@ def _before(ahead: JobKarma) -> str:
 
 def _differences(policy: str, job: JobKarma, ahead: JobKarma) -> Iterator[str]:
     """What the job ahead has less of, and where it is meant to have more."""
-    for ours, theirs in zip(job.parts, ahead.parts, strict=False):
-        if policy in SUMS and theirs.value >= ours.value:
+    ahead_of = {_kind(part): part for part in ahead.parts}
+    for ours in job.parts:
+        theirs = ahead_of.get(_kind(ours))
+        if theirs is None or (policy in SUMS and theirs.value >= ours.value):
             continue
         what = f"  {theirs.by} {theirs.name or '(none)'}, {theirs.metric} {theirs.amount}"
         if theirs.share < ours.share:
             yield f"{what}: a share of {theirs.share:.3f}, not {ours.share:.3f}"
         if theirs.target is not None and ours.target is not None and theirs.target > ours.target:
             yield f"{what}: {theirs.target:.3f} are meant for it, not {ours.target:.3f}"
+
+
+def _kind(part: KarmaPart) -> tuple[str, ...]:
+    """What a part is compared by: not every job has every part."""
+    return part.by, part.metric, part.amount, part.counts

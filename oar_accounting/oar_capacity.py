@@ -35,8 +35,8 @@ class Presence(Columns):
     stop: Ints
 
 
-def read_presence(connection: Connection) -> Presence:
-    """When OAR's resources were there.
+def read_presence(connection: Connection, since: int | None) -> Presence:
+    """When OAR's resources were there, of what lasted beyond *since*, epoch seconds.
 
     Raises :class:`oar_accounting.errors.OarSchemaError` where OAR's table cannot be read.
     """
@@ -45,6 +45,9 @@ def read_presence(connection: Connection) -> Presence:
     query = select(table.resource_id, table.date_start, func.coalesce(table.date_stop, 0)).where(
         table.attribute == "state", table.value.in_(THERE)
     )
+    if since is not None:
+        lasted = func.coalesce(table.date_stop, 0)
+        query = query.where((lasted == 0) | (lasted > since))
     resource_id, start, stop = bulk.read_ints(connection, query)
     found = Presence(resource_id, start, np.where(stop == 0, OPEN, stop))
     return found.take(found.stop > found.start)

@@ -39,9 +39,9 @@ def read_waiting(connection: Connection) -> Queued:
     return _read(connection, [(table.state == WAITING) & table.reservation.in_(NO_RESERVATION)])
 
 
-def read_jobs(connection: Connection, jobs: Sequence[int]) -> Queued:
+def read_jobs(connection: Connection, jobs: Ints) -> Queued:
     """These jobs, in whatever state; what OAR does not have is left out. Raises as above."""
-    wanted = np.unique(ints(list(jobs)))
+    wanted = np.unique(jobs)
     conditions = [among(block, oar_tables.queued.c.job_id) for block in id_blocks(wanted)]
     found = _read(connection, conditions)
     return found.take(np.isin(found.job_id, wanted))

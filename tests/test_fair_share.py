@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, insert
 
-from oar_accounting import Accounting, UnknownName
+from oar_accounting import Accounting, AmountOverflow, BadSpan, UnknownName, schema
 from oar_accounting.karma_report import FairShareRow, JobKarma
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_openings import Past, counted, write_counted
@@ -265,8 +265,8 @@ def test_corrections_and_taken_over_amounts_count(oar: SmallOar, engine: Engine)
 def test_forgotten_users_are_under_their_pseudonym(oar: SmallOar, engine: Engine) -> None:
     accounting = recorded(engine, linear())
     pseudonym = accounting.forget_user("bob")
-    assert only(accounting, "bob").parts[0].name == pseudonym
-    assert only(accounting, "bob").karma == 0.75
+    assert only(accounting, pseudonym).parts[0].name == pseudonym
+    assert only(accounting, pseudonym).karma == 0.75
 
 
 def test_by_day_and_by_hour_are_close(oar: SmallOar, engine: Engine) -> None:
@@ -338,7 +338,7 @@ def test_projects_stand_under_their_parents(oar: SmallOar, engine: Engine) -> No
     rows = accounting.fairshare().rows
     assert [(row.depth, row.name, row.usage[0].amount if row.usage else 0) for row in rows] == [
         (0, "q", 4 * DAY),
-        (1, "q", 0),
+        (1, "q", 3 * DAY),
         (1, "p", DAY),
     ]
     # q itself stands beside its child p, each with a half of the shares.
@@ -442,9 +442,205 @@ def test_a_site_that_is_not_recorded_is_told(oar: SmallOar, engine: Engine) -> N
         accounting.karma()
 
 
+def test_an_account_that_was_deleted_by_hand_is_nobodys(oar: SmallOar, engine: Engine) -> None:
+    accounting = recorded(engine, linear())
+    table = schema.accounts
+    with engine.begin() as connection:
+        connection.execute(table.delete().where(table.c.user_name == "bob"))
+    assert only(accounting, "alice").karma == 1.0
+
+
 def test_a_metric_that_is_not_recorded_is_told(oar: SmallOar, engine: Engine) -> None:
     recorded(engine, linear())
     core = '[metrics.core]\ndistinct = "core"\nunit = "core·s"\n'
     accounting = opened(engine, linear(metric="core") + core)
     with pytest.raises(UnknownName, match="rebuild --metric core"):
         accounting.karma()
+
+
+# -- what a review found ----------------------------------------------------------------------
+
+
+def test_a_recorded_job_that_finishes_leaves_nothing_to_read(oar: SmallOar, engine: Engine) -> None:
+    oar.add_job(
+        user="carol", cores=2, start=T0 + DAY, stop=T0 + DAY + HOUR, state="Finishing"
+    )  # fmt: skip
+    accounting = recorded(engine, linear())
+    assert only(accounting, "carol").parts[0].usage == 2 * HOUR
+    oar.add_job(user="alice", cores=1, start=NOW - 60, state="Running")
+    assert only(accounting, "carol").parts[0].usage == 2 * HOUR
+    held = opened(engine, linear(open_jobs="held"))
+    assert only(held, "carol").parts[0].usage == 2 * HOUR
+
+
+def test_what_is_asked_counts_up_to_now(oar: SmallOar, engine: Engine) -> None:
+    oar.add_job(user="carol", cores=1, start=NOW - HOUR, walltime=3 * DAY, state="Running")
+    for window in (DAY, HOUR):
+        accounting = recorded(engine, linear('amount = "asked"', window=window))
+        accounting.rebuild()
+        rows = {row.name: row.usage[0].amount for row in accounting.fairshare().rows}
+        assert rows["carol"] == HOUR
+
+
+def test_a_short_half_life_tells_those_apart_who_stopped_long_ago(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(user="alice", cores=2, start=T0, stop=T0 + HOUR)
+    oar.add_job(user="bob", cores=1, start=T0 + 22 * HOUR, stop=T0 + 23 * HOUR)
+    for user in ("alice", "bob"):
+        wait(oar, user)
+    accounting = recorded(engine, linear('half_life = "3h"', window=HOUR))
+    for days in (2, 4, 9):
+        assert list(karmas(accounting, T0 + days * DAY)) == ["alice", "bob"]
+
+
+def test_of_a_correction_that_reaches_beyond_now_a_part_counts(
+    oar: SmallOar, engine: Engine
+) -> None:
+    accounting = recorded(engine, linear())
+    accounting.adjust(
+        user="bob", project="q", queue="default", property="alpha", metric="resource",
+        start=NOW - DAY, stop=NOW + DAY, used=2 * DAY, reason="x", author="root",
+    )  # fmt: skip
+    assert only(accounting, "bob").parts[0].usage == 4 * DAY
+
+
+def test_too_much_is_told_instead_of_wrapped(oar: SmallOar, engine: Engine) -> None:
+    accounting = recorded(engine, linear())
+    for _ in range(3):
+        accounting.adjust(
+            user="bob", project="q", queue="default", property="alpha", metric="resource",
+            start=T0, stop=T0 + DAY, used=2**62 - 1, reason="x", author="root",
+        )  # fmt: skip
+    with pytest.raises(AmountOverflow, match="does not fit in 63 bits"):
+        accounting.karma()
+
+
+def test_by_day_too_no_answer_depends_on_when_a_pass_ran(
+    oar: SmallOar, engine: Engine, clock: Clock
+) -> None:
+    accounting = recorded(engine, linear('half_life = "30d"', window=HOUR))
+    clock.now = NOW + DAY
+    oar.add_job(user="carol", project="q", cores=2, start=NOW - 30 * HOUR, stop=NOW - 3 * HOUR)
+    before = karmas(accounting, clock.now)
+    accounting.catch_up()
+    assert karmas(accounting, clock.now) == before
+    late = oar.add_job(user="dora", cores=1, start=NOW, stop=NOW + HOUR, job_id=9_000)
+    accounting.catch_up()
+    assert late > 500
+    oar.add_job(user="carol", cores=8, start=NOW, stop=NOW + HOUR, job_id=500)
+    before = karmas(accounting, clock.now)
+    accounting.catch_up()
+    assert karmas(accounting, clock.now) == before
+
+
+def test_open_jobs_are_read_as_a_pass_reads_them(oar: SmallOar, engine: Engine) -> None:
+    accounting = recorded(engine, linear())
+    accounting.forget_user("bob")
+    oar.add_job(user="bob", project="q", cores=1, start=NOW - DAY, state="Running")
+    oar.add_job(user="carol", cores=4, start=NOW - DAY, state="Running", types=("inner=7",))
+    oar.add_job(user="carol", cores=4, start=1, state="Running")
+    report = {job.project: job for job in accounting.karma()}
+    assert report["q"].user.startswith("forgotten-") or report["q"].user == "carol"
+    found = {job.parts[0].usage for job in accounting.karma() if job.user not in ("alice", "carol")}
+    assert found == {4 * DAY}
+    assert only(accounting, "carol").karma == 0
+
+
+def test_held_is_nothing_beyond_the_walltime(oar: SmallOar, engine: Engine) -> None:
+    accounting = recorded(engine, linear(open_jobs="held"))
+    oar.add_job(user="carol", cores=1, start=NOW - 2 * HOUR, walltime=HOUR, state="Running")
+    assert only(accounting, "carol").parts[0].usage == 2 * HOUR
+
+
+def test_under_the_classic_profile_open_jobs_do_not_count(oar: SmallOar, engine: Engine) -> None:
+    toml = 'profile = "classic"\n' + linear().replace('open_jobs = "used"\n', "")
+    accounting = recorded(engine, toml)
+    oar.add_job(user="carol", cores=8, start=NOW - DAY, state="Running")
+    assert only(accounting, "carol").karma == 0
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+def test_a_job_alone_has_the_karma_that_it_has_among_all(
+    oar: SmallOar, engine: Engine, policy: str
+) -> None:
+    accounting = recorded(engine, TREE.format(policy=policy, metrics='["resource"]'))
+    for job in accounting.karma():
+        (alone,) = accounting.karma([job.job_id])
+        assert alone == job
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+def test_a_queue_may_have_a_tree_of_its_own(oar: SmallOar, engine: Engine, policy: str) -> None:
+    oar.add_job(user="carol", project="p", queue="night", cores=8, start=T0, stop=T0 + DAY)
+    toml = TREE.format(policy=policy, metrics='["resource"]')
+    accounting = recorded(engine, toml.replace("levels", 'scope = "queue"\nlevels'))
+    assert only(accounting, "alice").parts[0].usage == DAY
+    assert only(accounting, "alice").parts[0].share == 0.25
+
+
+def test_a_dominant_share_is_of_its_queue(oar: SmallOar, engine: Engine) -> None:
+    oar.add_job(user="carol", queue="night", cores=8, start=T0, stop=T0 + DAY)
+    accounting = recorded(engine, DOMINANT + 'scope = "queue"\n')
+    assert karmas(accounting) == {"carol": 0, "alice": 0.5, "bob": 0.75}
+    assert only(accounting, "carol").parts[0].of == 4 * DAY
+
+
+def test_shares_that_are_declared_count_also_for_those_who_used_nothing(
+    oar: SmallOar, engine: Engine
+) -> None:
+    toml = TREE.format(policy="tree", metrics='["resource"]') + "r = 4\n"
+    accounting = recorded(engine, toml)
+    assert only(accounting, "alice").parts[0].target == 1 / 8
+
+
+def test_a_project_below_another_is_not_put_at_the_top(oar: SmallOar, engine: Engine) -> None:
+    toml = (
+        '[karma]\npolicy = "tree"\nlevels = ["projects"]\nmetrics = ["resource"]\n'
+        "[karma.shares.projects]\np = 3\n"
+    )
+    accounting = recorded(engine, toml)
+    accounting.import_attributes("project,parent\np,lab\nq,lab\n")
+    rows = accounting.fairshare().rows
+    assert [(row.depth, row.name, row.target) for row in rows] == [
+        (0, "lab", 1.0),
+        (1, "q", 0.25),
+        (1, "p", 0.75),
+    ]
+
+
+def test_oars_number_over_our_totals_knows_forgotten_users(oar: SmallOar, engine: Engine) -> None:
+    toml = 'profile = "classic"\n[karma]\npolicy = "oar"\nsource = "totals"\n'
+    accounting = recorded(engine, toml)
+    before = list(karmas(accounting).values())
+    accounting.forget_user("bob")
+    assert list(karmas(accounting).values()) == before
+
+
+def test_nobody_sees_what_a_project_of_others_used(oar: SmallOar, engine: Engine) -> None:
+    wait(oar, "mallory", project="q")
+    accounting = recorded(engine, linear(by="project"))
+    (job,) = accounting.seen_by("mallory").karma()
+    assert (job.place, job.parts) == (4, ())
+    told = accounting.seen_by("mallory").explain(job.job_id)
+    assert told is not None
+    assert told.job.parts == ()
+    (job,) = accounting.seen_by("bob").karma()
+    assert [part.name for part in job.parts] == ["q"]
+
+
+@pytest.mark.parametrize("now", [2**62, -(2**62), 10**30])
+def test_an_instant_beyond_the_calendar_is_told(engine: Engine, now: int) -> None:
+    SmallOar(engine)
+    with pytest.raises(BadSpan, match="beyond any calendar"):
+        recorded(engine, linear()).karma(now=now)
+    assert len(recorded(engine, linear()).karma([2**70, -1])) == 0
+
+
+def test_who_moves_within_a_window_moves_at_its_end(oar: SmallOar, engine: Engine) -> None:
+    accounting = recorded(engine, linear(by="laboratory", window=HOUR))
+    accounting.import_attributes(
+        "user,laboratory,valid_from,valid_to\n"
+        "bob,LIG,,2023-11-14T06:30\nbob,LJK,2023-11-14T06:30,\n"
+    )
+    rows = {row.name: row.usage[0].amount // HOUR for row in accounting.fairshare().rows}
+    assert rows == {"": 24, "LIG": 3 * 7, "LJK": 3 * 17}

@@ -166,6 +166,22 @@ def test_a_user_tied_with_an_account_gets_the_rank_of_its_best_user() -> None:
     assert _ranks(nodes) == {"alone": 4, "first": 4, "second": 2, "behind": 1}
 
 
+def test_only_the_best_of_a_tied_account_have_the_rank_of_the_user() -> None:
+    nodes = [
+        ROOT,
+        user("alone", "root", usage=12),
+        account("X", "root"),
+        user("best", "X", usage=0),
+        account("good", "X"),
+        user("a", "good", usage=2),
+        account("bad", "X"),
+        user("b", "bad", usage=10),
+    ]
+    assert _ranks(nodes) == {"alone": 4, "best": 4, "a": 2, "b": 1}
+    without_best = [node for node in nodes if node.name != "best"]
+    assert _ranks(without_best) == {"alone": 3, "a": 3, "b": 1}
+
+
 def test_accounts_without_users_do_not_come_between() -> None:
     nodes = [
         ROOT,
@@ -433,6 +449,8 @@ def test_fair_tree_is_its_rules(nodes: list[Node]) -> None:
             assert parts.karma[place] == pytest.approx(1 - parts.fairshare[place])
         else:
             assert parts.rank[place] == 0
+            compared = node.parent is not None and _plain(node)
+            assert math.isnan(parts.level_fs[place]) is not compared
             assert math.isnan(parts.fairshare[place]) and math.isnan(parts.karma[place])
 
 

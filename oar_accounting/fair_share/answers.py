@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from oar_accounting import dialects, schema
 from oar_accounting.catalog import stored_metrics
-from oar_accounting.columns import Ints
+from oar_accounting.columns import LARGEST, Ints, ints
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share import by_dominance, by_stock, by_terms, by_tree
 from oar_accounting.fair_share.by_stock import StockSources
@@ -41,16 +42,25 @@ class FairShare:
         self._ledger = ledger
         self._oar = oar
         self._now = now
-        self._rules = Karma(open_jobs="none")
+        self.rules = Karma(open_jobs="none")
         if given.karma is not None:
             metrics = [metric.name for metric in given.metrics]
-            self._rules = read_karma(given.karma, given.file, metrics)
+            self.rules = read_karma(given.karma, given.file, metrics)
+        if given.profile == "classic" and not _says(given.karma, "open_jobs"):
+            self.rules = replace(self.rules, open_jobs="none")
 
     def karma(self, jobs: Sequence[int] | None = None) -> KarmaReport:
         """The karma of these jobs, or of all that wait, in order."""
-        queued = self._queued(jobs)
-        karma, parts = self._judged(queued)
-        return _report(self._rules.policy.name, self._now, queued, karma, parts)
+        queued, wanted = self._queued(), ints([])
+        if jobs is not None:
+            wanted = ints([job for job in jobs if 0 < job <= LARGEST])
+            with dialects.reading(self._oar.engine) as connection:
+                others = read_jobs(connection, wanted)
+            # Among all that wait: what a tree gives, and a place, depend on the others.
+            others = others.take(~np.isin(others.job_id, queued.job_id))
+            queued = Queued.concat([queued, others])
+        report = self._report(queued)
+        return report if jobs is None else report.take(np.isin(report.job_id, wanted))
 
     def explain(self, job: int) -> Explanation:
         """Why a job that waits stands where it does. Raises :class:`UnknownName`."""
@@ -73,27 +83,29 @@ class FairShare:
 
     def fairshare(self) -> FairShareReport:
         """How everybody stands to what is meant for them."""
-        policy = self._rules.policy
+        policy = self.rules.policy
         if isinstance(policy, Stock):
             rows, counts = by_stock.rows(self._stock(policy))
         else:
-            queued = self._queued(None)
-            with self._sources(policy) as sources:
+            queued = self._queued()
+            with self.sources(policy) as sources:
                 jobs = waiters(sources.connection, sources.site, queued)
                 rows, counts = _rows(policy, jobs, sources)
         return FairShareReport(policy=policy.name, now=self._now, counts=counts, rows=rows)
 
-    def _queued(self, jobs: Sequence[int] | None) -> Queued:
+    def _queued(self) -> Queued:
         with dialects.reading(self._oar.engine) as connection:
-            return read_waiting(connection) if jobs is None else read_jobs(connection, jobs)
+            return read_waiting(connection)
 
-    def _judged(self, queued: Queued) -> tuple[Floats, list[Part]]:
-        policy = self._rules.policy
+    def _report(self, queued: Queued) -> KarmaReport:
+        policy = self.rules.policy
         if isinstance(policy, Stock):
-            return by_stock.karma_of(self._stock(policy), queued)
-        with self._sources(policy) as sources:
+            return _report(
+                policy.name, self._now, queued, *by_stock.karma_of(self._stock(policy), queued)
+            )
+        with self.sources(policy) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
-            return _karma_of(policy, jobs, sources)
+            return _report(policy.name, self._now, jobs.jobs, *_karma_of(policy, jobs, sources))
 
     def _stock(self, policy: Stock) -> StockSources:
         return StockSources(
@@ -105,7 +117,7 @@ class FairShare:
         )
 
     @contextmanager
-    def _sources(self, policy: Linear | Shared | Dominant) -> Iterator[Sources]:
+    def sources(self, policy: Linear | Shared | Dominant) -> Iterator[Sources]:
         """All that the policy is fed with. Raises :class:`UnknownName` where it is not recorded."""
         with self._ledger.reading() as (connection, site):
             if site is None:
@@ -121,10 +133,10 @@ class FairShare:
             }
             wanted = _metrics_of(policy)
             recent = NOTHING
-            if self._rules.open_jobs != "none":
+            if self.rules.open_jobs != "none":
                 book = Book(connection, site, accounts)
                 metrics = [stored[name] for name in wanted if name in stored]
-                held = self._rules.open_jobs == "held"
+                held = self.rules.open_jobs == "held"
                 recent = read_recent(book, self._oar, metrics, self._now, held=held)
             yield Sources(
                 connection=connection,
@@ -136,6 +148,10 @@ class FairShare:
                 recent=recent,
                 now=self._now,
             )
+
+
+def _says(section: object, key: str) -> bool:
+    return isinstance(section, dict) and key in section
 
 
 def _metrics_of(policy: Linear | Shared | Dominant) -> list[str]:

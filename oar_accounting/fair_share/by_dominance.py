@@ -7,6 +7,7 @@ import numpy as np
 
 from oar_accounting.amounts import Group
 from oar_accounting.columns import Ints
+from oar_accounting.fair_share.by_terms import of_all
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
@@ -57,6 +58,7 @@ def karma_of(policy: Dominant, jobs: Waiters, sources: Sources) -> tuple[Floats,
     values = [jobs.values(key, sources.now) for key in judged.keys]
     number = judged.entities.find(list(zip(*values, strict=True)))
     none = np.full(len(number), np.nan)
+    queues = values[0] if len(values) > 1 else None
     parts = [
         Part(
             by=policy.by,
@@ -69,7 +71,7 @@ def karma_of(policy: Dominant, jobs: Waiters, sources: Sources) -> tuple[Floats,
             weight=1.0,
             names=np.array(values[-1], dtype=object),
             usage=np.append(judged.weighed[row].usage, 0.0)[number],
-            of=np.append(judged.of[row], judged.of[row, 0] if judged.of.size else 0.0)[number],
+            of=of_all(judged.entities, judged.of[row], queues, len(number)),
             share=np.append(judged.share[row], 0.0)[number],
             target=none,
             value=np.append(judged.share[row], 0.0)[number],

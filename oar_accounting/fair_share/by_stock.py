@@ -8,7 +8,9 @@ from sqlalchemy import select
 
 from oar_accounting import bulk, dialects, schema
 from oar_accounting.catalog import Accounts, stored_metrics
+from oar_accounting.columns import ints
 from oar_accounting.errors import UnknownName
+from oar_accounting.fair_share.queue import renamed
 from oar_accounting.karma import stock
 from oar_accounting.karma.rules import Stock
 from oar_accounting.karma.stock import QueueSums, StockRows, StockRule
@@ -50,6 +52,13 @@ class StockSources:
                 pools |= read_pools(connection)
         return stock.sums_of(rule, self.now, self._rows(rule), pools)
 
+    def under_recorded_names(self, jobs: Queued) -> Queued:
+        """The same jobs; where our totals count, forgotten users under their pseudonyms."""
+        if self.policy.source == "oar":
+            return jobs
+        with self.ledger.reading() as (connection, site):
+            return jobs if site is None else renamed(connection, site, jobs)
+
     def _rows(self, rule: StockRule) -> StockRows:
         """Our totals of *resource*, as OAR would have them."""
         with self.ledger.reading() as (connection, site):
@@ -58,7 +67,13 @@ class StockSources:
                     f"site {self.ledger.site_name!r} is not recorded yet: oar-accounting catch-up"
                 )
             metrics = stored_metrics(connection, site.site_id)
-            ids = [each.metric_id for each in metrics if each.metric == RESOURCE]
+            active = [each for each in metrics if each.state == schema.ACTIVE]
+            ids = [each.metric_id for each in active if each.metric == RESOURCE]
+            if not ids:
+                raise UnknownName(
+                    f"metric {RESOURCE.name!r} is not recorded: oar-accounting rebuild --metric "
+                    f"{RESOURCE.name}"
+                )
             table = schema.totals.c
             query = select(table.window_start, table.account_id, table.asked, table.used).where(
                 table.metric_id.in_(ids),
@@ -69,6 +84,9 @@ class StockSources:
             accounts = Accounts(site.site_id)
             accounts.refresh(connection)
             names = accounts.names()
+        # An account that somebody has deleted by hand is nobody's.
+        known = np.isin(account_id, ints(list(names)))
+        start, account_id, asked, used = (c[known] for c in (start, account_id, asked, used))
         owners = [names[each] for each in account_id.tolist()]
         columns = zip(*owners, strict=True) if owners else [()] * 4
         user, project, queue, _ = (np.array(each, dtype=object) for each in columns)
@@ -81,6 +99,7 @@ def karma_of(sources: StockSources, jobs: Queued) -> tuple[Floats, list[Part]]:
     rule = sources.rule()
     queues = list(dict.fromkeys(jobs.queue.tolist()))
     sums = sources.sums(rule, queues)
+    jobs = sources.under_recorded_names(jobs)
     found = stock.evaluate(rule, sums, jobs.user, jobs.project, jobs.queue)
     coefficients = (rule.project, rule.user, rule.user_ask)
     parts = [

@@ -83,9 +83,7 @@ def _part(judged: Judged, jobs: Waiters, sources: Sources) -> Part:
     known = {name: term.target(name) for name in set(named)}
     target = np.array([known[name] for name in named], np.float64)
     share = _at(judged.share, number)
-    of = _at(judged.of, number)
-    if term.counted.scope != QUEUE:
-        of = np.full(len(number), judged.of[0] if len(judged.of) else 0.0)
+    of = of_all(judged.entities, judged.of, values[0] if len(values) > 1 else None, len(named))
     return Part(
         by=term.by,
         metric=term.metric,
@@ -107,6 +105,16 @@ def _part(judged: Judged, jobs: Waiters, sources: Sources) -> Part:
 def _at(values: Floats, number: Ints) -> Floats:
     """The value of each number; 0 for nobody, -1."""
     return np.append(values, 0.0)[number]
+
+
+def of_all(
+    entities: Entities[Group], of: Floats, queues: Sequence[str] | None, jobs: int
+) -> Floats:
+    """Per job what its name's usage is a share of, also where the name has used nothing."""
+    if queues is None:
+        return np.full(jobs, of[0] if len(of) else 0.0)
+    by_queue = dict(zip((group[0] for group in entities.groups), of.tolist(), strict=True))
+    return np.array([by_queue.get(queue, 0.0) for queue in queues], np.float64)
 
 
 def rows(judged: Sequence[Judged], sources: Sources) -> list[FairShareRow]:

@@ -64,13 +64,17 @@ class Judged:
     """A tree with what its names used, and what comes of it; arrays by node."""
 
     nodes: dict[Path, int]  #: the node of each path; the root has the empty one
-    leaves: dict[Path, int]  #: where the jobs of each path are
+    leaves: dict[Path, Path]  #: where in the tree the jobs of each path are
     shares: Floats  #: normalised: what is meant for the node, of the whole or among its siblings
     usage: Floats  #: its own, and of all below it
     of: Floats  #: what that is a share of
     share: Floats
     figure: Floats
     karma: Floats
+
+    def karma_at(self, path: Path) -> float:
+        """The karma of the jobs of a path."""
+        return float(self.karma[self.nodes[self.leaves[path]]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +118,15 @@ def _mixed(
 def _judged(policy: Shared, leaves: dict[Path, float]) -> Judged:
     nodes: dict[Path, int] = {(): 0}
     named = policy.shares.get(policy.levels[0], {})
-    tops: list[Path] = [((policy.levels[0], name),) for name in named if name != EVERYBODY]
+    # A project that is named may stand below another, so it is not put at the top.
+    above = policy.levels[0] != PROJECTS
+    tops: list[Path] = [((policy.levels[0], n),) for n in named if above and n != EVERYBODY]
     for path in (*tops, *leaves):
         for length in range(1, len(path) + 1):
             nodes.setdefault(path[:length], len(nodes))
     # A project above others is also a leaf, beside them, for the jobs of its own.
-    above = {path[:-1] for path in nodes}
-    leaf = {path: (*path, path[-1]) if path in above else path for path in leaves}
+    parents = {path[:-1] for path in nodes}
+    leaf = {path: (*path, path[-1]) if path in parents else path for path in leaves}
     for path in leaf.values():
         nodes.setdefault(path, len(nodes))
     own, is_user = np.zeros(len(nodes)), np.zeros(len(nodes), np.bool_)
@@ -132,19 +138,20 @@ def _judged(policy: Shared, leaves: dict[Path, float]) -> Judged:
         shares=np.array([1.0, *(_share(policy, path) for path in list(nodes)[1:])]),
         is_user=is_user,
     )
-    at = {path: nodes[leaf[path]] for path in leaves}
-    return _fair(nodes, at, tree, own) if policy.fair else _classic(nodes, at, tree, own)
+    return _fair(nodes, leaf, tree, own) if policy.fair else _classic(nodes, leaf, tree, own)
 
 
 def _share(policy: Shared, path: Path) -> float:
     """The shares of a node; NaN for those of the node above it."""
+    if len(path) > 1 and path[-1] == path[-2]:
+        return 1.0
     level, name = path[-1]
     above = path[-2][1] if len(path) > 1 else ""
     share = policy.share(level, name, above)
     return math.nan if share is None else share
 
 
-def _classic(nodes: dict[Path, int], leaves: dict[Path, int], tree: Tree, own: Floats) -> Judged:
+def _classic(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> Judged:
     parts = classic(tree, own)
     return Judged(
         nodes=nodes,
@@ -158,7 +165,7 @@ def _classic(nodes: dict[Path, int], leaves: dict[Path, int], tree: Tree, own: F
     )
 
 
-def _fair(nodes: dict[Path, int], leaves: dict[Path, int], tree: Tree, own: Floats) -> Judged:
+def _fair(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> Judged:
     parts = fair_tree(tree, own)
     return Judged(
         nodes=nodes,
@@ -177,7 +184,7 @@ def karma_of(policy: Shared, jobs: Waiters, sources: Sources) -> tuple[Floats, l
     paths = Paths(policy, sources)
     leaves = [paths.of(names) for names in jobs.names]
     trees = judge(policy, leaves, sources).trees
-    karma = np.array([trees[queue].karma[trees[queue].leaves[path]] for queue, path in leaves])
+    karma = np.array([trees[queue].karma_at(path) for queue, path in leaves])
     deepest = max((len(path) for _, path in leaves), default=0)
     parts = [_part(policy, leaves, trees, depth, sources) for depth in range(1, deepest + 1)]
     return karma, parts
@@ -249,7 +256,7 @@ def rows(policy: Shared, jobs: Waiters, sources: Sources) -> list[FairShareRow]:
                     _row(queue, path, tree, policy.counted.amount, used.get((queue, path), ()))
                 )
             below = children.get(path, [])
-            waiting += sorted(below, key=lambda each: (tree.usage[tree.nodes[each]], each[-1][1]))
+            waiting += sorted(below, key=lambda each: (-tree.usage[tree.nodes[each]], each))[::-1]
     return found
 
 
@@ -281,6 +288,8 @@ def _used(
         usages: dict[tuple[str, Path], list[float]] = {}
         columns = (weighed.amount.tolist(), weighed.usage.tolist())
         for (queue, path), amount, usage in zip(forest.entities.groups, *columns, strict=True):
+            tree = forest.trees.get(queue)
+            path = path if tree is None else tree.leaves.get(path, path)
             for length in range(len(path) + 1):
                 key = (queue, path[:length])
                 amounts[key] = amounts.get(key, 0) + amount

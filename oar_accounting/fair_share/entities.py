@@ -21,8 +21,8 @@ class Entities(Generic[G]):
     """Groups of accounts by number, and which number an account has at the start of a window."""
 
     numbers: dict[G, int]
-    _accounts: Ints  #: ascending
-    _at: Ints  #: number of the group of each account, as it is at first
+    _first: int  #: the lowest account id
+    _at: Ints  #: by account id from there on, the number of its group, as it is at first
     _moves: list[tuple[int, int, int]]  #: account, instant from which on, number
 
     @property
@@ -30,11 +30,20 @@ class Entities(Generic[G]):
         """The groups by number."""
         return list(self.numbers)
 
+    def moves_within(self, length: int) -> bool:
+        """True where an account moves at another time than a multiple of *length* seconds."""
+        return any(instant % length for _, instant, _ in self._moves)
+
     def of(self, account_id: Ints, start: Ints) -> Ints:
-        """The number of the group of each account at each instant."""
-        number = self._at[np.searchsorted(self._accounts, account_id)]
-        for account, instant, moved in self._moves:
-            number[(account_id == account) & (start >= instant)] = moved
+        """The number of the group of each account at each instant; -1 for an unknown account."""
+        place = account_id - self._first
+        known = (place >= 0) & (place < len(self._at))
+        number = np.where(known, self._at[np.where(known, place, 0)], -1)
+        if self._moves:
+            moving = np.flatnonzero(np.isin(account_id, [account for account, _, _ in self._moves]))
+            accounts, starts = account_id[moving], start[moving]
+            for account, instant, moved in self._moves:
+                number[moving[(accounts == account) & (starts >= instant)]] = moved
         return number
 
     def find(self, groups: Sequence[G]) -> Ints:
@@ -72,8 +81,12 @@ def _entities(
     at: list[int],
     moves: list[tuple[int, int, int]],
 ) -> Entities[G]:
-    order = np.argsort(ints(list(names)), kind="stable")
-    return Entities(numbers, ints(list(names))[order], ints(at)[order], moves)
+    ids = ints(list(names))
+    first = int(ids.min(initial=0))
+    # Ids are given one after the other: a table of all of them is small.
+    table = np.full(int(ids.max(initial=0)) - first + 1, -1)
+    table[ids - first] = at
+    return Entities(numbers, first, table, moves)
 
 
 def value_of(key: Key, names: Names, instant: int) -> str:

@@ -1,7 +1,8 @@
 """The jobs that wait, and what each counts for under a key."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.catalog import Names, Site
@@ -31,17 +32,24 @@ class Waiters:
         return [known[names] for names in self.names]
 
 
+def renamed(connection: Connection, site: Site, jobs: Queued) -> Queued:
+    """The same jobs, those of forgotten users under their pseudonyms."""
+    forgotten = Forgotten.of(connection, site.site_id)
+    # Many jobs have the same names.
+    names = {name: forgotten.name(name) for name in {*jobs.user, *jobs.project}}
+    users, projects = (
+        np.array([names[name] for name in column], dtype=object)
+        for column in (jobs.user, jobs.project)
+    )
+    return replace(jobs, user=users, project=projects)
+
+
 def waiters(connection: Connection, site: Site, jobs: Queued) -> Waiters:
     """The jobs under the names they are recorded with; the dimension as their condition tells."""
-    forgotten, dimension = Forgotten.of(connection, site.site_id), site.terms.dimension
-    # Many jobs have the same names and conditions.
-    owners = {name: forgotten.name(name) for name in {*jobs.user, *jobs.project}}
-    values = {each: named_value(each, dimension) for each in set(jobs.properties)}
+    jobs = renamed(connection, site, jobs)
+    values = {each: named_value(each, site.terms.dimension) for each in set(jobs.properties)}
     columns = zip(jobs.user, jobs.project, jobs.queue, jobs.properties, strict=True)
     return Waiters(
         jobs,
-        [
-            (owners[user], owners[project], queue, values[condition])
-            for user, project, queue, condition in columns
-        ],
+        [(user, project, queue, values[condition]) for user, project, queue, condition in columns],
     )

@@ -12,13 +12,14 @@ from sqlalchemy import Connection
 
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Accounts, Names, Site, StoredMetric
+from oar_accounting.catch_up import OVERLAP
 from oar_accounting.columns import Ints, JobRows, Rates, Spans, Totals, add_up, exact_product, ints
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder
 from oar_accounting.ledger import Book
 from oar_accounting.oar_jobs import OarJobs, Snapshot
-from oar_accounting.readings import RUNNING, holds_nothing, impossible, phases, spans_of
-from oar_accounting.recorded import known_jobs, unsettled_ids
+from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
+from oar_accounting.recorded import known_jobs, recorded_ids, unsettled_ids
 from oar_accounting.windows import too_large, totals_of
 
 #: New jobs that are looked at, at most: more of them are for a pass.
@@ -62,15 +63,16 @@ def read_recent(
             count += len(np.unique(spans.job_id))
             parts.append(totals_of(spans, rates, book.site.terms.window))
             if held:
-                left.append(_left(rows, rates, now))
+                left.append(_left(rows.take(phases(rows, book.site.terms).holding), rates, now))
     return Recent(totals=add_up(Totals.concat(parts)), held=add_up(Totals.concat(left)), jobs=count)
 
 
 def _candidates(connection: Connection, site: Site, snapshot: Snapshot) -> Ints:
     """The jobs that hold, or have held, something that may not be in the totals."""
     unsettled = unsettled_ids(connection, site.site_id)
-    new = snapshot.ids_above(site.high_water_mark, MOST_NEW)
-    looked_at = np.union1d(unsettled, new)
+    new = snapshot.ids_above(site.high_water_mark - OVERLAP, MOST_NEW)
+    known = [recorded_ids(connection, site.site_id, block) for block in id_blocks(new)]
+    looked_at = np.union1d(unsettled, np.setdiff1d(new, np.concatenate([ints([]), *known])))
     ended = [ints([]), *(snapshot.ended_among(block) for block in id_blocks(looked_at))]
     return np.union1d(snapshot.running(), np.concatenate(ended))
 
@@ -93,6 +95,8 @@ def _read(  # noqa: PLR0913 - one reading
 ) -> tuple[Spans, Rates]:
     """When the jobs asked and used, and what they held each second; as a pass would record it."""
     terms = book.site.terms
+    if not len(rows):
+        return Spans.concat([]), Rates.concat([])
     types = snapshot.types(rows.job_id)
     where = phases(rows, terms)
     inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
@@ -118,11 +122,10 @@ def _until(spans: Spans, now: int) -> Spans:
 
 
 def _left(rows: JobRows, rates: Rates, now: int) -> Totals:
-    """What the jobs that are on the machine may still use until their walltimes end."""
-    on_it = rows.take(np.isin(rows.state, RUNNING))
-    rates = rates.take(np.isin(rates.job_id, on_it.job_id))
-    row = np.searchsorted(on_it.job_id, rates.job_id)
-    left = np.maximum(on_it.start_time + on_it.walltime - now, 0)[row]
+    """What jobs on the machine may still use until their walltimes end."""
+    rates = rates.take(np.isin(rates.job_id, rows.job_id))
+    row = np.searchsorted(rows.job_id, rates.job_id)
+    left = np.clip(rows.start_time + rows.walltime - now, 0, np.maximum(rows.walltime, 0))[row]
     nothing = np.zeros(len(rates), np.int64)
     at = np.full(len(rates), now)
     amounts = exact_product(left, rates.used)

@@ -13,10 +13,10 @@ from oar_accounting.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.entities import Entities, entities_by
 from oar_accounting.fair_share.recent import Recent
-from oar_accounting.fair_share.usage import Usage, Weighed, read_usage
+from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
 from oar_accounting.groupings import Key, find_key
 from oar_accounting.karma.rules import Counted
-from oar_accounting.karma.weights import Weighting, weights
+from oar_accounting.karma.weights import Weighting, earliest, weights
 from oar_accounting.metrics import Metric
 from oar_accounting.oar_capacity import capacity_of, read_presence
 from oar_accounting.oar_jobs import OarJobs
@@ -34,7 +34,7 @@ class Sources:
     names: dict[int, Names]  #: of all accounts, also those that a pass would add
     recent: Recent
     now: int  #: epoch seconds UTC
-    _usage: dict[Weighting, Usage] = field(default_factory=dict)
+    _usage: dict[tuple[Weighting, bool], Usage] = field(default_factory=dict)
     _entities: dict[tuple[Key, ...], Entities[Group]] = field(default_factory=dict)
 
     def stored_metric(self, name: str) -> StoredMetric:
@@ -59,20 +59,27 @@ class Sources:
 
     def usage(self, metric: str, counted: Counted, entities: Entities[Any]) -> Weighed:
         """What the entities used of a metric. Raises :class:`oar_accounting.AmountOverflow`."""
-        if counted.weighting not in self._usage:
+        # A day belongs to one group: where somebody moves within it, windows are read.
+        key = (counted.weighting, not entities.moves_within(DAY))
+        if key not in self._usage:
             ids = [self.stored_metric(name).metric_id for name in self.wanted]
-            self._usage[counted.weighting] = read_usage(
-                self.connection, self.site, counted.weighting, ids, self.recent, self.now
+            self._usage[key] = read_usage(
+                self.connection,
+                self.site,
+                counted.weighting,
+                ids,
+                self.recent,
+                self.now,
+                by_day=key[1],
             )
-        usage = self._usage[counted.weighting]
-        return usage.of(self.stored_metric(metric).metric_id, counted.amount, entities)
+        return self._usage[key].of(self.stored_metric(metric).metric_id, counted.amount, entities)
 
     def capacities(self, metrics: Sequence[str], weighting: Weighting) -> list[float]:
         """What the machine could have given of each metric, weighted by time; NaN if unknown."""
         wanted = [self.metric(name) for name in metrics]
         properties = tuple(dict.fromkeys(p for metric in wanted for p in metric.properties))
         with self.oar.snapshot() as snapshot:
-            presence = read_presence(snapshot.connection)
+            presence = read_presence(snapshot.connection, earliest(weighting, self.now))
             resources = snapshot.resources(properties)
         found = []
         for metric in wanted:

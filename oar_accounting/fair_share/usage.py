@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.amounts import beside_totals
 from oar_accounting.catalog import Site
-from oar_accounting.columns import LARGEST, OPEN, Columns, Ints, Totals, ints, numbered
+from oar_accounting.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.recent import Recent
@@ -26,6 +26,9 @@ DAY = 86_400
 
 #: Before everything, with room for a window.
 BEGINNING = -(2**62)
+
+#: Numbers of a table of windows and entities that is in memory at once.
+CELLS_AT_ONCE = 2_000_000
 
 #: Beside so many seconds of half-life, where in a day something was used makes 10 % at most.
 LONG = 7 * DAY
@@ -55,42 +58,55 @@ class Weighed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Amounts of accounts, with the weight of every window."""
+    """Amounts of accounts, with the weight of every window, which is above 0."""
 
     start: Ints  #: of each window, ascending
     weight: Floats  #: of each window
     window: Ints  #: of each row, its number
-    rows: Totals  #: one row per account, metric and window, more where recent jobs add to one
+    rows: Totals  #: by window; several of the same where recent jobs add to one
     loose: Loose
 
     def of(self, metric_id: int, amount: str, entities: Entities[Any]) -> Weighed:
         """The usage of each entity. Raises :class:`AmountOverflow`."""
-        chosen = self.rows.metric_id == metric_id
-        amounts = getattr(self.rows, amount)[chosen]
+        chosen = np.flatnonzero(self.rows.metric_id == metric_id)
         window = self.window[chosen]
         entity = entities.of(self.rows.account_id[chosen], self.start[window])
-        width = len(entities.numbers)
-        table = _summed(window * width + entity, amounts, len(self.start) * width)
-        table = table.reshape(len(self.start), width)
-        usage = decayed(table, self.weight)
+        # An account that somebody has deleted by hand is nobody's.
+        known = entity >= 0
+        chosen, window, entity = chosen[known], window[known], entity[known]
+        amounts = getattr(self.rows, amount)[chosen]
         loose = self.loose.take(self.loose.metric_id == metric_id)
         at = entities.of(loose.account_id, loose.start)
+        loose, at = loose.take(at >= 0), at[at >= 0]
         extra = getattr(loose, amount)
+        _check(np.concatenate([amounts, extra]))
+        usage, counted = self._added(window, entity, amounts, len(entities.numbers))
         np.add.at(usage, at, extra * loose.weight)
-        counted = table[self.weight > 0].sum(axis=0)
-        np.add.at(counted, at[loose.weight > 0], extra[loose.weight > 0])
+        np.add.at(counted, at, extra)
         return Weighed(usage=usage, amount=counted)
 
+    def _added(self, window: Ints, entity: Ints, amounts: Ints, width: int) -> tuple[Floats, Ints]:
+        """Weighted, and as they are, by entity; the windows in the order of time.
 
-def _summed(at: Ints, amounts: Ints, size: int) -> Ints:
-    """The sum of the amounts at each place."""
+        A table of so many windows as fit in memory at once is added to what those before gave.
+        """
+        usage, counted = np.zeros(width), np.zeros(width, np.int64)
+        length = max(CELLS_AT_ONCE // max(width, 1), 1)
+        for first in range(0, len(self.start), length):
+            weight = self.weight[first : first + length]
+            some = slice(*np.searchsorted(window, [first, first + length]))
+            table = np.zeros(len(weight) * width, np.int64)
+            np.add.at(table, (window[some] - first) * width + entity[some], amounts[some])
+            usage = decayed(table.reshape(-1, width), weight, usage)
+            counted += table.reshape(-1, width).sum(axis=0)
+        return usage, counted
+
+
+def _check(amounts: Ints) -> None:
     if np.abs(amounts.astype(np.float64)).sum() > LARGEST / 2:
         raise AmountOverflow(
             "what karma adds up does not fit in 63 bits; declare the metric in a larger unit"
         )
-    sums = np.zeros(size, np.int64)
-    np.add.at(sums, at, amounts)
-    return sums
 
 
 def read_usage(  # noqa: PLR0913 - one reading
@@ -100,46 +116,67 @@ def read_usage(  # noqa: PLR0913 - one reading
     metric_ids: Sequence[int],
     recent: Recent,
     now: int,
+    *,
+    by_day: bool,
 ) -> Usage:
-    """What counts of these metrics under the weighting, as of *now*."""
+    """What counts of these metrics under the weighting at *now*; *by_day* where that will do."""
     since = earliest(weighting, now)
     begin = BEGINNING if since is None else since
     window = site.terms.window
-    days = _days(weighting, begin, now) if kept_by_day(window) else None
-    by_day, by_window = _split(
-        recent.totals.take(np.isin(recent.totals.metric_id, metric_ids)), days
+    newest = _newest(connection, metric_ids, recent, now) + window
+    days = (
+        _days(weighting, begin, min(newest, now), now) if by_day and kept_by_day(window) else None
     )
+    in_days, in_windows = _split(_wanted(recent.totals, metric_ids, begin, now), days)
     total = schema.totals.c.window_start
     outside = (total >= begin // window * window) if days is None else _outside(total, begin, days)
     stored = _read(connection, schema.totals, metric_ids, (total < now) & outside)
-    parts = [(Totals.concat([stored, by_window]), window)]
+    parts = [(Totals.concat([stored, in_windows]), window)]
     if days is not None:
         day = schema.days.c.day_start
-        inside = (day >= days[0]) & (day < min(days[1], now))
+        inside = (day >= days[0]) & (day < days[1])
         stored = _read(connection, schema.days, metric_ids, inside)
-        parts.append((Totals.concat([stored, by_day]), DAY))
+        parts.append((Totals.concat([stored, in_days]), DAY))
     loose = _loose(connection, site, weighting, metric_ids, recent, begin, now)
     return _laid_out(parts, loose, weighting, now)
 
 
-def _days(weighting: Weighting, begin: int, now: int) -> tuple[int, int] | None:
-    """The whole days, half-open, that are read by day; None for none."""
-    first = -(-begin // DAY) * DAY
+def _newest(connection: Connection, metric_ids: Sequence[int], recent: Recent, now: int) -> int:
+    """The last window before *now* in which something was used."""
+    table = schema.totals.c
+    query = select(func.coalesce(func.max(table.window_start), BEGINNING)).where(
+        table.metric_id.in_(metric_ids), table.window_start < now, table.used != 0
+    )
+    stored = int(connection.execute(query).scalar_one())
+    used = recent.totals.window_start[recent.totals.used != 0]
+    return int(used.max(initial=stored))
+
+
+def _days(weighting: Weighting, begin: int, newest: int, now: int) -> tuple[int, int] | None:
+    """The whole days, half-open, that are read by day; None for none. Never the running one."""
+    first, last = -(-begin // DAY) * DAY, now // DAY * DAY
     match weighting:
-        case Flat(rule="exact"):
-            last = OPEN
-        case HalfLife(seconds=seconds):
-            last = OPEN if seconds >= LONG else (now - FINE_HALF_LIVES * seconds) // DAY * DAY
+        case HalfLife(seconds=seconds) if seconds < LONG:
+            last = min(last, (newest - FINE_HALF_LIVES * seconds) // DAY * DAY)
+        case Flat(rule="exact") | HalfLife():
+            pass
         case Steps(period=period) if period % DAY == 0:
-            last = OPEN
+            pass
         case _:
             return None
-    return (first, last) if first < min(last, now) else None
+    return (first, last) if first < last else None
 
 
 def _outside(start: ColumnElement[int], begin: int, days: tuple[int, int]) -> ColumnElement[bool]:
     """The windows that are not read by day, from the day of *begin* on."""
     return ((start >= begin // DAY * DAY) & (start < days[0])) | (start >= days[1])
+
+
+def _wanted(totals: Totals, metric_ids: Sequence[int], begin: int, now: int) -> Totals:
+    """What may count of recent totals; walltimes reach far into what is to come."""
+    start = totals.window_start
+    near = (start >= begin // DAY * DAY - DAY) & (start < now)
+    return totals.take(near & np.isin(totals.metric_id, metric_ids))
 
 
 def _split(totals: Totals, days: tuple[int, int] | None) -> tuple[Totals, Totals]:
@@ -190,6 +227,7 @@ def _loose(  # noqa: PLR0913 - one reading
         np.concatenate([weight, np.ones(len(held))]),
     )
     # Added in this order, they give the same in whatever order the database has them.
+    found = found.take(found.weight > 0)
     return found.take(np.lexsort((found.used, found.asked, found.weight, found.start)))
 
 
@@ -214,14 +252,18 @@ def _laid_out(
         return Usage(
             start=nothing, weight=np.zeros(0), window=nothing, rows=Totals.concat([]), loose=loose
         )
-    start = np.concatenate(starts)
-    order = np.argsort(start, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
+    start, weight = np.concatenate(starts), np.concatenate(factors)
+    every = Totals.concat([totals for totals, _ in parts if len(totals)])
+    counts = np.flatnonzero(weight > 0)
+    counts = counts[np.argsort(start[counts], kind="stable")]
+    place = np.full(len(start), -1)
+    place[counts] = np.arange(len(counts))
+    window = place[np.concatenate(rows)]
+    order = np.argsort(window, kind="stable")[np.count_nonzero(window < 0) :]
     return Usage(
-        start=start[order],
-        weight=np.concatenate(factors)[order],
-        window=place[np.concatenate(rows)],
-        rows=Totals.concat([totals for totals, _ in parts if len(totals)]),
+        start=start[counts],
+        weight=weight[counts],
+        window=window[order],
+        rows=every.take(order),
         loose=loose,
     )

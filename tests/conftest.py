@@ -1,8 +1,11 @@
 """Options, fixtures and the summary that let tests run on several kinds of database."""
 
 import os
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,11 +21,24 @@ from tests.servers import (
     Server,
     Servers,
     fresh_database,
+    sweep_up,
 )
 
 SERVERS = pytest.StashKey[Servers]()
-KINDS_OF_TESTS = pytest.StashKey[dict[str, Kind]]()
-FOREIGN_VARIABLES = ("OAR_ACCOUNTING", "OARCONFFILE", "OARDIR", "PG", "MYSQL", "MARIADB")
+#: What the tests with a real OAR tell at the end of a run.
+TOLD = pytest.StashKey[list[str]]()
+#: The most processes that run tests where nobody gives a number: all share the servers.
+MOST_WORKERS = 8
+#: The property of a test, and of its reports, that names its kind of database.
+PROPERTY = "database"
+#: Tests with something in common of which there is one: each group runs in one process.
+TOGETHER = ("tests/live/", "tests/test_roles.py")
+SERVERS_HANDED_ON = "servers_handed_on"
+FOREIGN_VARIABLES = (
+    *("OAR_ACCOUNTING", "OARCONFFILE", "OARDIR", "PG", "MYSQL", "MARIADB"),
+    # The width of the output, which pytest-xdist sets in its workers.
+    *("COLUMNS", "LINES"),
+)
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=10)
@@ -61,8 +77,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--require-databases") and chosen != KINDS:
         raise pytest.UsageError("--require-databases and --databases exclude each other")
     hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
-    config.stash[SERVERS] = Servers()
-    config.stash[KINDS_OF_TESTS] = {}
+    config.stash[TOLD] = []
+    if _is_worker(config):
+        config.stash[SERVERS] = Servers(config.workerinput[SERVERS_HANDED_ON])  # type: ignore[attr-defined]
+    else:
+        # Either ends the run when the tests have cleared up. A shell lets what it starts in the
+        # background ignore SIGINT, and so would every command that a test interrupts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        sweep_up()
+        config.stash[SERVERS] = Servers()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -83,23 +107,93 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("server", kinds, indirect=True, scope="session")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if kind := _kind_of(item):
+            item.user_properties.append((PROPERTY, kind))
+    if _is_worker(config):
+        # What takes long must not begin when the other processes have nothing left to do.
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 # First, so that the terminal can tell what was found.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
-    kinds = {item.nodeid: kind for item in session.items if (kind := _kind_of(item))}
-    config.stash[KINDS_OF_TESTS] = kinds
-    if config.getoption("--collect-only"):
+    if config.getoption("--collect-only") or _is_worker(config):
         return
+    kinds = {_kind_of(item) for item in session.items}
     required = bool(config.getoption("--require-databases"))
-    wanted = set(KINDS) if required else set(kinds.values()).intersection(_chosen_kinds(config))
+    _start(config, KINDS if required else [kind for kind in _chosen_kinds(config) if kind in kinds])
+
+
+def _start(config: pytest.Config, kinds: Sequence[Kind]) -> None:
     servers = config.stash[SERVERS]
     try:
-        servers.start([kind for kind in KINDS if kind in wanted])
+        servers.start(kinds)
     except BrokenServerError as error:
         raise pytest.UsageError(str(error)) from error
-    if required and (missing := servers.missing()):
+    if config.getoption("--require-databases") and (missing := servers.missing()):
         raise pytest.UsageError(f"--require-databases: {'; '.join(missing)}")
+
+
+# -- several processes, with pytest-xdist -----------------------------------------------------
+#
+# The first process starts the servers, and its workers share them; it alone tells the summary.
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each processor; none for a single file, which is done before they have started."""
+    if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
+        return 0
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each test to a process that is free, and those that go together to one."""
+    # Not the mark xdist_group: with pytest 9.2, pytest-xdist 3.8 does not see it.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    if config.getoption("--collect-only"):
+        return
+    _start(config, _chosen_kinds(config))
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    reporter.write_line(pytest_report_collectionfinish(config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput[SERVERS_HANDED_ON] = node.config.stash[SERVERS].handed_on()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _is_worker(session.config):
+        session.config.workeroutput["told"] = session.config.stash[TOLD]  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that broke down gives nothing.
+    node.config.stash[TOLD] += getattr(node, "workeroutput", {}).get("told", [])
+
+
+# -- what was found, and what became of the tests ---------------------------------------------
 
 
 def _kind_of(item: pytest.Item) -> Kind | None:
@@ -115,12 +209,16 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     counts: dict[Kind | None, Counter[str]] = {kind: Counter() for kind in (*KINDS, None)}
-    kinds = config.stash[KINDS_OF_TESTS]
     for outcome in OUTCOMES:
         for report in terminalreporter.getreports(outcome):
-            counts[kinds.get(report.nodeid)][outcome] += 1
+            # What pytest could not collect has no properties.
+            counts[dict(getattr(report, "user_properties", ())).get(PROPERTY)][outcome] += 1
     if not any(counts.values()):
         return
+    if told := config.stash[TOLD]:
+        terminalreporter.section("real OAR")
+        for line in told:
+            terminalreporter.line(line)
     descriptions = config.stash[SERVERS].describe()
     terminalreporter.section("databases")
     for kind in KINDS:
@@ -143,6 +241,10 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             if name.startswith(FOREIGN_VARIABLES):
                 patch.delenv(name)
         patch.setenv("HOME", str(home))
+        # A live test of another process, too, sets this machine's accounting.toml for a while.
+        settings = home / "accounting.toml"
+        settings.touch()
+        patch.setenv("OAR_ACCOUNTING_CONF", str(settings))
         patch.chdir(home)
         yield
 

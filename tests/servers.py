@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -71,6 +71,17 @@ kill -s QUIT $!
 wait
 rm -rf "$directory"
 """
+
+# It outlives the tests, too. Servers that are ending may still write for a moment.
+SWEEPER = """
+read -r _
+tries=100
+until rm -rf "$@" 2>/dev/null || [ $((tries -= 1)) = 0 ]; do
+    sleep 0.1
+done
+"""
+#: Tells this process and its children where in memory a run has its data.
+MEMORY_VARIABLE = "MEMORY_OF_TESTS_OF_OAR_ACCOUNTING"
 
 
 class MissingServerError(Exception):
@@ -170,7 +181,7 @@ def _create_until_exit(server: Server, stack: ExitStack) -> str:
 
 
 def _new_name() -> str:
-    return f"oar_test_{secrets.token_hex(8)}"
+    return f"oar_test_{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -215,12 +226,26 @@ class PrivateServer:
         return _connect(self.kind, self.url, self.origin, stack)
 
 
+#: A kind with how to reach its server (URL, version, origin), or with why there is none.
+Handed = tuple[Kind, tuple[str, ...]]
+
+
 class Servers:
     """The servers of one test run, started when first asked for."""
 
-    def __init__(self) -> None:
-        self._found: dict[Kind, Server | MissingServerError] = {}
+    def __init__(self, handed: Collection[Handed] = ()) -> None:
+        """Take over those that another process has *handed_on*, and keeps."""
         self._stack = ExitStack()
+        self._found = {kind: _taken_over(kind, told, self._stack) for kind, told in handed}
+
+    def handed_on(self) -> list[Handed]:
+        """What another process needs to take over the servers asked for so far."""
+        return [
+            (kind, (str(found),))
+            if isinstance(found, MissingServerError)
+            else (kind, (found.url, found.version, found.origin))
+            for kind, found in self._found.items()
+        ]
 
     def start(self, kinds: Collection[Kind]) -> None:
         """Find or start servers, all at the same time; missing ones are noted."""
@@ -285,10 +310,22 @@ def private_server(
     return prepare(stack, survives_kills)
 
 
+def _taken_over(kind: Kind, told: Sequence[str], stack: ExitStack) -> Server | MissingServerError:
+    if len(told) == 1:
+        return MissingServerError(*told)
+    url, version, origin = told
+    if kind == "sqlite":
+        return _sqlite_in(url.removeprefix("sqlite:///"))
+    return NetworkServer(kind, url, version, origin, _engine(url, stack))
+
+
 def _sqlite(stack: ExitStack) -> Server:
-    directory = stack.enter_context(
-        tempfile.TemporaryDirectory(prefix="oar-sqlite-", dir=_place_of_data())
+    return _sqlite_in(
+        stack.enter_context(tempfile.TemporaryDirectory(prefix="db-", dir=_place_of_data()))
     )
+
+
+def _sqlite_in(directory: str) -> Server:
     return SQLiteServer(
         kind="sqlite",
         url=f"sqlite:///{directory}",
@@ -307,8 +344,7 @@ def _parse(kind: NetworkKind, variable: str, text: str) -> URL:
 
 
 def _connect(kind: NetworkKind, url: URL, origin: str, stack: ExitStack) -> NetworkServer:
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
-    stack.callback(engine.dispose)
+    engine = _engine(url, stack)
     try:
         version = _ask_version(engine)
     except OperationalError as error:
@@ -323,6 +359,12 @@ def _connect(kind: NetworkKind, url: URL, origin: str, stack: ExitStack) -> Netw
         origin=origin,
         engine=engine,
     )
+
+
+def _engine(url: URL | str, stack: ExitStack) -> Engine:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
+    stack.callback(engine.dispose)
+    return engine
 
 
 def _ask_version(engine: Engine) -> str:
@@ -447,8 +489,39 @@ def _server_directory(name: str, stack: ExitStack) -> Path:
     return directory
 
 
+def sweep_up() -> None:
+    """Let temporary files of this process and its children vanish when it ends, even killed.
+
+    Those of pytest, which it keeps for whoever looks into a failure, stay where they are.
+    """
+    places = {"TMPDIR": tempfile.gettempdir()}
+    if memory := _place_of_data():
+        places[MEMORY_VARIABLE] = str(memory)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", places["TMPDIR"])
+    for name, place in places.items():
+        os.environ[name] = tempfile.mkdtemp(prefix="oar-", dir=place)
+        # The servers' user, too, has files there.
+        Path(os.environ[name]).chmod(0o1777)
+    tempfile.tempdir = None
+    sweeper = subprocess.Popen(
+        ["/bin/sh", "-c", SWEEPER, "sweeper", *(os.environ[name] for name in places)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+    # Its input ends with this process, after all that Python does when it exits.
+    _sweepers.append(sweeper)
+
+
+_sweepers: list[subprocess.Popen[bytes]] = []
+
+
 def _place_of_data() -> Path | None:
     # On a slow disk, creating a database takes twenty times as long as in memory.
+    if place := os.environ.get(MEMORY_VARIABLE):
+        return Path(place)
     try:
         enough = shutil.disk_usage(MEMORY).free >= ENOUGH_MEMORY
     except OSError:

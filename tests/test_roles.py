@@ -425,10 +425,10 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Callable[[Kind], Datab
 
         def give(kind: Kind) -> Database | None:
             try:
-                server = request.config.stash[SERVERS].get(kind)
+                server = request.config.stash[SERVERS].get(kind) if kind in chosen else None
             except MissingServerError:
                 return None
-            return stack.enter_context(fresh_database(server)) if kind in chosen else None
+            return stack.enter_context(fresh_database(server)) if server else None
 
         yield give
 

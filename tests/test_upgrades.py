@@ -342,18 +342,19 @@ def test_a_role_that_may_not_upgrade_gets_the_sql(
     database: Database, old: Engine, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Clock, "sleep", lambda *_: None, raising=False)
-    execute(old, "CREATE ROLE accounting_writer LOGIN PASSWORD 'writer'")
+    role = f"accounting_writer_{version}"
+    execute(old, f"CREATE ROLE {role} LOGIN PASSWORD 'writer'")
     execute(old, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    execute(old, "GRANT ALL ON ALL TABLES IN SCHEMA public TO accounting_writer")
-    url = make_url(database.url).set(username="accounting_writer", password="writer")
+    execute(old, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    url = make_url(database.url).set(username=role, password="writer")
     writer = create_engine(url)
     try:
         with pytest.raises(SchemaError) as caught:
             Accounting.open(engine=writer).init()
     finally:
         writer.dispose()
-        execute(old, "DROP OWNED BY accounting_writer")
-        execute(old, "DROP ROLE accounting_writer")
+        execute(old, f"DROP OWNED BY {role}")
+        execute(old, f"DROP ROLE {role}")
     later = range(version + 1, schema.VERSION + 1)
     told = "\n".join(schema.upgrade_ddl("postgresql", each) for each in later)
     assert str(caught.value).endswith(told)

@@ -73,16 +73,14 @@ def capacity_of(metric: Metric, resources: Resources, presence: Presence) -> Cap
 
 
 def _joined(code: Ints, presence: Presence, rate: Ints) -> Capacity:
-    """The spans of each code, those that overlap made one."""
-    order = np.lexsort((presence.start, code))
-    found: list[list[int]] = []
-    last = -1
-    columns = (code, presence.start, presence.stop, rate)
-    for each, start, stop, amount in zip(*(c[order].tolist() for c in columns), strict=True):
-        if each == last and start <= found[-1][1]:
-            found[-1][1] = max(found[-1][1], stop)
-        else:
-            found.append([start, stop, amount])
-        last = each
-    table = np.array(found, dtype=np.int64).reshape(-1, 3)
-    return Capacity(table[:, 0], table[:, 1], table[:, 2])
+    """The spans of each code, those that overlap or touch made one."""
+    count = len(code)
+    instant = np.concatenate([presence.start, presence.stop])
+    step = np.repeat([1, -1], count)
+    # Of a code the spans that begin at an instant come before those that end.
+    order = np.lexsort((-step, instant, np.concatenate([code, code])))
+    instant, step = instant[order], step[order]
+    there = np.cumsum(step)
+    begins = np.flatnonzero((step == 1) & (there == 1))
+    ends = np.flatnonzero(there == 0)
+    return Capacity(instant[begins], instant[ends], rate[order[begins]])

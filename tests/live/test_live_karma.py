@@ -17,7 +17,7 @@ from functools import partial
 import pytest
 from sqlalchemy import URL, Engine, create_engine, text
 
-from oar_accounting import dialects
+from oar_accounting import Accounting, dialects
 from oar_accounting.karma.stock import evaluate
 from oar_accounting.settings import read_oar_conf
 from oar_accounting.stock_karma import read_sums, stock_rule
@@ -119,7 +119,11 @@ class Site:
         with dialects.reading(self.engine) as connection:
             sums = read_sums(connection, rule, now, set(queues))
         karma = evaluate(rule, sums, users, projects, queues).karma
-        return {job: f"{value:.3f}" for job, value in zip(jobs, karma, strict=True)}
+        found = {job: f"{value:.3f}" for job, value in zip(jobs, karma, strict=True)}
+        with Accounting.open(oar_conf=OAR_CONF) as accounting:
+            report = accounting.karma(now=now)
+        assert {job.job_id: f"{job.karma:.3f}" for job in report} == found
+        return found
 
     def compared(self, now: int, queue: str) -> dict[int, str]:
         """What a scheduler called by hand prints of its jobs, which is what we calculate."""

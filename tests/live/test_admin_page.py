@@ -110,9 +110,9 @@ def users_see_what_is_theirs(oar: OarServer) -> None:
     toml.write_text(before, encoding="utf-8")
     with pytest.raises(MachineError):
         run("cat", "/etc/oar/oar.conf", user="alice")
-    for job in jobs.values():
-        oar.delete(job)
     run("oarnotify", "--enable-queue", "default")
+    for job in jobs.values():
+        oar.wait(job, *ENDED)
 
 
 def ask(user: str, *arguments: object, **variables: str) -> str:

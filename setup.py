@@ -63,7 +63,10 @@ setup(
         "console_scripts": [
             "oar-accounting = oar_accounting.cli:main",
             "oar-accounting-own = oar_accounting.own:main",
-        ]
+        ],
+        # OAR 3 finds by these names what its settings CUSTOM_JOB_SORTING and EXTRA_METASCHED name.
+        "oar.jobs_sorting_func": ["accounting = oar_accounting.schedulers.oar3:sort_jobs"],
+        "oar.extra_metasched_func": ["accounting = oar_accounting.schedulers.oar3:count_usage"],
     },
     classifiers=[
         "Environment :: Console",

@@ -11,49 +11,49 @@ with Accounting.open(oar_conf="/etc/oar/oar.conf") as accounting:
 import importlib
 import typing
 
-from oar_accounting.errors import (
-    AccountingError,
-    Adjusted,
-    AmountOverflow,
-    BadAdjustment,
-    BadFile,
-    BadSpan,
-    DatabaseError,
-    OarSchemaError,
-    OtherOar,
-    Purged,
-    SchemaError,
-    SettingsError,
-    UnknownName,
-    WriterBusy,
-)
-from oar_accounting.metrics import Metric
-from oar_accounting.records import (
-    AdjustedAccount,
-    AdjustedMetric,
-    Adjustment,
-    AdjustmentLine,
-    AdjustmentReport,
-    Attribute,
-    AttributesReport,
-    Difference,
-    Finding,
-    PassReport,
-    Problem,
-    Status,
-    StockReport,
-    Usage,
-    UsageReport,
-)
-from oar_accounting.settings import Settings
-
 if typing.TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
     from oar_accounting.adjustments.jobs import JobFilter
+    from oar_accounting.errors import (
+        AccountingError,
+        Adjusted,
+        AmountOverflow,
+        BadAdjustment,
+        BadFile,
+        BadSpan,
+        DatabaseError,
+        OarSchemaError,
+        OtherOar,
+        Purged,
+        SchemaError,
+        SettingsError,
+        UnknownName,
+        WriterBusy,
+    )
+    from oar_accounting.metrics import Metric
+    from oar_accounting.records import (
+        AdjustedAccount,
+        AdjustedMetric,
+        Adjustment,
+        AdjustmentLine,
+        AdjustmentReport,
+        Attribute,
+        AttributesReport,
+        Difference,
+        Finding,
+        PassReport,
+        Problem,
+        Status,
+        StockReport,
+        Usage,
+        UsageReport,
+    )
+    from oar_accounting.settings import Settings
 
-#: What is imported when it is first asked for: it brings half of all modules along, which a command
-#: that OAR's cron runs need not wait for.
-_LATER = {"Accounting": "accounting", "JobFilter": "adjustments.jobs"}
+#: Where the names are, what is cheapest first. They are imported when they are asked for: a command
+#: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
+#: else is broken.
+_PLACES = ("errors", "metrics", "records", "settings", "adjustments.jobs", "accounting")
 
 __all__ = [
     "Accounting",
@@ -93,7 +93,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> typing.Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
-    return globals()[name]
+    if name in __all__:
+        for place in _PLACES:
+            module = importlib.import_module(f"{__name__}.{place}")
+            if name in vars(module):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """The verbs. This is the only module that reads the clock."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -72,7 +72,9 @@ from oar_accounting.taken_over import take_over
 if TYPE_CHECKING:
     from oar_accounting.fair_share.answers import FairShare
     from oar_accounting.fair_share.own import OwnFairShare
+    from oar_accounting.fair_share.sums import UsageSums
     from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
+    from oar_accounting.shown_karma import ShownReport
 
 DAY = 86_400
 
@@ -88,20 +90,28 @@ class Accounting:
     """
 
     def __init__(
-        self, given: Settings, *, engine: Engine | None = None, oar_engine: Engine | None = None
+        self,
+        given: Settings,
+        *,
+        engine: Engine | None = None,
+        oar_engine: Engine | None = None,
+        limit: float | None = None,
     ) -> None:
-        """With *engine* for our tables and *oar_engine* for OAR's where a caller has them."""
+        """With *engine* for our tables and *oar_engine* for OAR's where a caller has them.
+
+        *limit*: the seconds that one step on a database may take; see `dialects.open_engine`.
+        """
         self.settings = given
-        self.engine = engine or dialects.open_engine(given.url)
+        self.engine = engine or dialects.open_engine(given.url, limit)
         same = given.oar_url == given.url
         self.oar_engine = oar_engine or (
-            self.engine if same else dialects.open_engine(given.oar_url)
+            self.engine if same else dialects.open_engine(given.oar_url, limit)
         )
         self._ledger = Ledger(self.engine, given.site)
         self._oar = OarJobs(self.oar_engine)
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - as many as there are places to name
         cls,
         *,
         oar_conf: str | Path | None = None,
@@ -109,17 +119,19 @@ class Accounting:
         url: str | URL | None = None,
         engine: Engine | None = None,
         site: str | None = None,
+        limit: float | None = None,
     ) -> Self:
         """From ``oar.conf``, from the URL of OAR's database, or from an engine on it.
 
-        Without any, ``$OARCONFFILE`` or /etc/oar/oar.conf is read. *config* is our TOML file.
+        Without any, ``$OARCONFFILE`` or /etc/oar/oar.conf is read. *config* is our TOML file,
+        *limit* the seconds that one step on a database may take.
         Raises :class:`oar_accounting.SettingsError`.
         """
         place = engine.url if engine is not None else url
         given = settings.load(oar_conf=oar_conf, config=config, url=place, site=site)
         if given.url == given.oar_url:
-            return cls(given, engine=engine)
-        return cls(given, oar_engine=engine)
+            return cls(given, engine=engine, limit=limit)
+        return cls(given, oar_engine=engine, limit=limit)
 
     def close(self) -> None:
         """Close the connections."""
@@ -325,6 +337,29 @@ class Accounting:
     def fairshare(self, now: int | None = None) -> "FairShareReport":
         """Who has used how much of what is meant for them. Raises as `karma`."""
         return self._fair_share(now).fairshare()
+
+    def usage_sums(
+        self, metrics: Mapping[str, float], queues: Iterable[str], start: int, stop: int
+    ) -> "UsageSums":
+        """What was asked and used in these queues within [start, stop), as OAR 3's karma asks.
+
+        *metrics*: how much the unit of each counts, so that several can be added. Open jobs count
+        as of *stop*. Raises :class:`oar_accounting.BadSpan` and as `karma`.
+        """
+        if not -FARTHEST <= start < stop:
+            raise BadSpan(f"[{start}, {stop}) is no span of time in epoch seconds")
+        return self._fair_share(stop).sums(metrics, list(queues), start)
+
+    def show_karma(self, *, dry_run: bool = False) -> "ShownReport":
+        """Write the karma of the waiting jobs where OAR 3's ``oarstat`` shows it.
+
+        Into ``last_karma`` and ``message`` of OAR's table jobs, in one statement; with *dry_run*
+        nothing is written. Raises as `karma`, and :class:`oar_accounting.OarSchemaError` where OAR
+        has no ``last_karma``: OAR 2 shows what its scheduler was given.
+        """
+        from oar_accounting.shown_karma import show_karma
+
+        return show_karma(self.oar_engine, self.karma(), dry_run=dry_run)
 
     def seen_by(self, user: str, now: int | None = None) -> "OwnFairShare":
         """What an ordinary user may ask: the same three, of what is theirs and their projects'."""

@@ -32,6 +32,7 @@ PLACES = {
     "record": "recording.record",
     "retire": "keeping.retire",
     "schema": "recording.print_schema",
+    "show-karma": "showing.show_karma",
     "usage": "usage.usage",
     "verify": "recording.verify",
 }

@@ -7,6 +7,7 @@ fifth of a second.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -175,13 +176,19 @@ def parse_url(url: str | URL) -> URL:
     return parsed
 
 
-def open_engine(url: str | URL) -> Engine:
-    """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`."""
+def open_engine(url: str | URL, limit: float | None = None) -> Engine:
+    """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`.
+
+    With a *limit* in seconds, for whoever cannot wait: no attempt to connect, statement or wait for
+    a lock lasts longer, nor does data that was sent stay unacknowledged. A server that is frozen
+    but whose system acknowledges, a resolver of names and SQLite's statements are not bounded.
+    """
     parsed = parse_url(url)
     try:
         engine = create_engine(
             parsed,
-            connect_args=_connect_args(parsed),
+            connect_args=_connect_args(parsed) | _limited_args(parsed, limit),
+            execution_options={"oar_limit": limit},
             # A connection that died in the pool is replaced, rather than used and then told of.
             pool_pre_ping=parsed.get_backend_name() != "sqlite",
         )
@@ -193,7 +200,8 @@ def open_engine(url: str | URL) -> Engine:
             f"the driver {parsed.get_driver_name()} is not installed: "
             f"pip install 'oar-accounting[{extra}]' ({error})"
         ) from None
-    if parsed.get_backend_name() in ("mysql", "mariadb") and "read_timeout" not in parsed.query:
+    told = limit is not None or "read_timeout" in parsed.query
+    if parsed.get_backend_name() in ("mysql", "mariadb") and not told:
         event.listen(engine, "connect", _let_queries_last)
     return engine
 
@@ -213,6 +221,19 @@ def _connect_args(url: URL) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in url.query}
 
 
+def _limited_args(url: URL, limit: float | None) -> dict[str, Any]:
+    """How long the drivers wait, in whole seconds and at least one."""
+    if limit is None:
+        return {}
+    seconds = max(1, ceil(limit))
+    if url.get_backend_name() == "postgresql":
+        # libpq takes less than two seconds for two.
+        return {"connect_timeout": seconds, "tcp_user_timeout": 1000 * seconds}
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        return dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), seconds)
+    return {}
+
+
 def _let_queries_last(connection: Any, _: object) -> None:
     # The driver knows no other way to limit the wait for the greeting but not for an answer.
     connection._read_timeout = None
@@ -227,26 +248,57 @@ def prepare(engine: Engine) -> None:
 def _set_up(connection: Connection) -> None:
     """What every connection needs once, also one that a caller opened before us."""
     driver: Any = connection.connection.dbapi_connection
+    limit = connection.engine.get_execution_options().get("oar_limit")
     if connection.dialect.name == "sqlite":
         # The driver's own BEGIN comes too late for a reader's snapshot; _sqlite_begin sends ours.
         driver.isolation_level = None
     elif connection.dialect.name == "postgresql":
         # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
         driver.set_client_encoding("UTF8")
+        if limit is not None:
+            _limit_postgresql(connection, limit)
     else:
         cursor = driver.cursor()
         with driver_errors(connection, cursor):
             # Without strict mode a name over 255 characters is cut and an overflow is clipped.
             cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
-            cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (LOCK_WAIT,))
+            wait = max(1, ceil(_lock_wait(connection.engine)))
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (wait,))
+            if limit is not None:
+                cursor.execute("SET SESSION lock_wait_timeout = %s", (wait,))
+                if getattr(connection.dialect, "is_mariadb", False):
+                    cursor.execute("SET SESSION max_statement_time = %s", (limit,))
+                else:
+                    milliseconds = max(1, round(1000 * limit))
+                    cursor.execute("SET SESSION max_execution_time = %s", (milliseconds,))
             driver.commit()
+
+
+def _limit_postgresql(connection: Connection, limit: float) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    cursor = driver.cursor()
+    with driver_errors(connection, cursor):
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            milliseconds = str(max(1, round(1000 * limit)))
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, milliseconds))
+        driver.commit()
 
 
 def _sqlite_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
-    milliseconds = 1000 * LOCK_WAIT if options.get("oar_waits", True) else 0
+    wait = round(1000 * _lock_wait(connection.engine))
+    milliseconds = wait if options.get("oar_waits", True) else 0
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds:d}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
+
+
+def check_forkable(engine: Engine) -> None:
+    """Raise :class:`DatabaseError` where a forked process cannot open what its parent has open."""
+    if engine.dialect.name == "sqlite":
+        raise DatabaseError(
+            f"{shown(engine.url)}: a scheduler needs a database server; SQLite takes the locks of "
+            "a process for those of the one that it was forked from"
+        )
 
 
 def file_url(file: Path) -> str:
@@ -306,8 +358,8 @@ def _transaction(connection: Connection, wait: bool) -> Iterator[None]:
         connection.execution_options(isolation_level="READ COMMITTED")
     with connection.begin():
         if connection.dialect.name == "postgresql":
-            waiting = func.set_config("lock_timeout", f"{LOCK_WAIT}s", True)
-            connection.execute(select(waiting))
+            milliseconds = f"{round(1000 * _lock_wait(connection.engine))}ms"
+            connection.execute(select(func.set_config("lock_timeout", milliseconds, True)))
         yield
 
 
@@ -386,6 +438,12 @@ def locks_neighbours(connection: Connection) -> bool:
 _LOST = ("(0, '')", "connection already closed")
 
 
+def _lock_wait(engine: Engine) -> float:
+    """Seconds that a writer waits for another one."""
+    limit: float | None = engine.get_execution_options().get("oar_limit")
+    return LOCK_WAIT if limit is None else limit
+
+
 def _is_busy(error: DBAPIError) -> bool:
     code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlite_errorname", None)
     number = error.orig.args[0] if error.orig is not None and error.orig.args else None
@@ -424,7 +482,7 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
             raise WriterBusy("another process is writing for this site") from error
         if _is_busy(error):
             raise DatabaseError(
-                f"{shown(engine.url)}: waited {LOCK_WAIT} s for another writer of this site"
+                f"{shown(engine.url)}: waited {_lock_wait(engine):g} s for another writer"
             ) from error
         if _is_silent(error):
             raise DatabaseError(f"{shown(engine.url)}: the server does not answer") from error

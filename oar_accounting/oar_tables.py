@@ -7,6 +7,7 @@ demo and the tests create them; everywhere else OAR made them, and they are only
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
@@ -103,6 +104,16 @@ queued = Table(
     Column("reservation", String(10), nullable=False),
     # The condition, in SQL, on the resources that the user wants.
     Column("properties", Text),
+)
+
+#: What OAR 3 tells users of a job that waits; OAR 2 has no ``last_karma``.
+shown = Table(
+    "jobs",
+    MetaData(),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("message", String(255), nullable=False),
+    Column("last_karma", Float),
 )
 
 #: When resources were alive, and what else was changed about them.

@@ -27,13 +27,17 @@ class Options:
     debug: bool
 
     @contextmanager
-    def accounting(self) -> "Iterator[Accounting]":
-        """The accounting they name."""
+    def accounting(self, limit: float | None = None) -> "Iterator[Accounting]":
+        """The accounting they name; *limit*: seconds that one step on a database may take."""
         # It brings most modules along, and not every command needs it.
         from oar_accounting.accounting import Accounting
 
         opened = Accounting.open(
-            oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
+            oar_conf=self.oar_conf,
+            config=self.config,
+            url=self.url,
+            site=self.site,
+            limit=limit,
         )
         with opened as accounting:
             self._warn(accounting.settings)

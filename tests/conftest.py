@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from sqlalchemy import Engine, QueuePool, create_engine
 
+from tests.oar3_site import MISSING
 from tests.servers import (
     KINDS,
     TITLES,
@@ -31,6 +32,8 @@ TOLD = pytest.StashKey[list[str]]()
 MOST_WORKERS = 8
 #: The property of a test, and of its reports, that names its kind of database.
 PROPERTY = "database"
+#: That of a test which OAR 3 itself takes part in.
+WITH_OAR3 = "oar3"
 #: Tests with something in common of which there is one: each group runs in one process.
 TOGETHER = ("tests/live/", "tests/test_roles.py")
 SERVERS_HANDED_ON = "servers_handed_on"
@@ -72,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "databases(kind, ...): run this test on these kinds of database only"
     )
+    config.addinivalue_line("markers", "oar3: run this test where OAR 3 is installed")
     config.addinivalue_line("markers", "slow: takes seconds; may be left out with -m 'not slow'")
     chosen = _chosen_kinds(config)
     if config.getoption("--require-databases") and chosen != KINDS:
@@ -112,6 +116,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if kind := _kind_of(item):
             item.user_properties.append((PROPERTY, kind))
+        if item.get_closest_marker("oar3"):
+            item.user_properties.append((WITH_OAR3, True))
+            item.add_marker(pytest.mark.skipif(bool(MISSING), reason=MISSING))
     if _is_worker(config):
         # What takes long must not begin when the other processes have nothing left to do.
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -209,10 +216,13 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     counts: dict[Kind | None, Counter[str]] = {kind: Counter() for kind in (*KINDS, None)}
+    with_oar3 = Counter[str]()
     for outcome in OUTCOMES:
         for report in terminalreporter.getreports(outcome):
             # What pytest could not collect has no properties.
-            counts[dict(getattr(report, "user_properties", ())).get(PROPERTY)][outcome] += 1
+            properties = dict(getattr(report, "user_properties", ()))
+            counts[properties.get(PROPERTY)][outcome] += 1
+            with_oar3[outcome] += WITH_OAR3 in properties
     if not any(counts.values()):
         return
     if told := config.stash[TOLD]:
@@ -226,6 +236,8 @@ def pytest_terminal_summary(
             f"{descriptions.get(kind, f'{TITLES[kind]} not used')}: {_told(counts[kind])}"
         )
     terminalreporter.line(f"without a database: {_told(counts[None])}")
+    here = "not installed" if MISSING else "installed"
+    terminalreporter.line(f"of these with OAR 3, which is {here}: {_told(+with_oar3)}")
 
 
 def _told(counts: Counter[str]) -> str:

@@ -43,7 +43,7 @@ COMMANDS = (
         "purge",
         "rebuild",
     ),
-    *("record", "retire", "schema", "usage", "verify"),
+    *("record", "retire", "schema", "show-karma", "usage", "verify"),
 )
 DAY = 86_400
 

@@ -24,7 +24,6 @@ from sqlalchemy.types import Enum
 
 from tests.oar3_site import (
     CHALLENGE,
-    MISSING,
     Oar3Site,
     create_from_models,
     create_from_schema_file,
@@ -35,7 +34,7 @@ from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, Recorded, opened, recorded, stopped_clock
 from tests.test_oar_schema import ALL_VERBS, CORE, TABLES, reader
 
-pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.slow]
+pytestmark = [pytest.mark.oar3, pytest.mark.slow]
 
 #: An hour before midnight UTC, so that jobs lie in two windows.
 S = T0 + 23 * HOUR

@@ -24,12 +24,12 @@ from oar_accounting.karma.stock import DEFAULTS, StockRule, evaluate
 from oar_accounting.oar_tables import accounting
 from oar_accounting.settings import read_oar_conf
 from oar_accounting.stock_karma import read_sums, stock_rule
-from tests.oar3_site import MISSING, create_from_models, oar3
+from tests.oar3_site import create_from_models, oar3
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, T0
 
 pytestmark = [
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.oar3,
     pytest.mark.slow,
     pytest.mark.databases("sqlite", "postgresql"),
 ]

@@ -35,6 +35,8 @@ from tests.test_schema import client
 ROOT = Path(__file__).parents[1]
 ROLES = {name: f"oar_accounting_{name}" for name in ("owner", "writer", "reader")}
 USERS = {**{name: f"test_{name}" for name in ROLES}, "oar_ro": "oar_ro"}
+#: Of PostgreSQL alone, which OAR 3 runs on.
+KARMA, KARMAS_USER = "oar_accounting_karma", "test_karma"
 PASSWORD = """all 'kinds"\\ of %40 @:/?# é€"""
 
 OURS = sorted(schema.metadata.tables)
@@ -89,7 +91,9 @@ class Site:
 
     def url(self, name: str, place: str | None = None) -> str:
         """The URL by which a user comes in."""
-        url = make_url(place or self.database.url).set(username=USERS[name], password=PASSWORD)
+        url = make_url(place or self.database.url).set(
+            username=USERS.get(name, f"test_{name}"), password=PASSWORD
+        )
         return url.render_as_string(hide_password=False)
 
     def open(self, name: str) -> Accounting:
@@ -107,7 +111,7 @@ class Site:
 
     def remove_users(self) -> None:
         """Remove what belongs to the server and not to a database."""
-        everybody = [*USERS.values(), *ROLES.values()]
+        everybody = [*USERS.values(), *ROLES.values(), KARMA, KARMAS_USER]
         if self.database.kind == "postgresql":
             for place in self.places:
                 for name in everybody:
@@ -339,6 +343,30 @@ def test_a_reader_cannot_change_anything(site: Site, user: str) -> None:
     assert not_refused(site, user, create) == []
     if user == "reader":
         assert not_refused(site, user, all_of(OARS, readings)) == []
+
+
+@pytest.mark.databases("postgresql")
+def test_the_role_that_shows_karma_can_change_two_columns_and_nothing_else(site: Site) -> None:
+    site.tell("ALTER TABLE jobs ADD message varchar(255) NOT NULL DEFAULT '', ADD last_karma real")
+    site.set_up()
+    site.tell(f"CREATE ROLE {KARMAS_USER} LOGIN PASSWORD %s IN ROLE {KARMA}", PASSWORD)
+    jobs = table("jobs", *map(column, ("job_id", "message", "last_karma", "state")))
+    shown: dict[str, Executable] = {
+        "message": update(jobs).values(message="1"),
+        "karma": update(jobs).values(last_karma=1),
+    }
+    assert not_refused(site, "karma", shown) == list(shown)
+    hidden: dict[str, Executable] = {
+        "id": update(jobs).values(job_id=1),
+        "state": update(jobs).values(state="Waiting", message="1"),
+        "delete": delete(jobs),
+        "insert": insert(jobs).values(message="1"),
+    }
+    assert not_refused(site, "karma", hidden) == []
+    others = [name for name in OARS if name != "jobs"]
+    assert not_refused(site, "karma", all_of(others + OURS, changes, alterations)) == []
+    wanted = all_of(READ_OF_OAR + OURS, readings)
+    assert not_refused(site, "karma", wanted) == list(wanted)
 
 
 @NETWORK

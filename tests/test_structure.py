@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import oar_accounting
+from oar_accounting import oar_tables
 
 PACKAGE = Path(oar_accounting.__file__).parent
 MODULES = sorted(
@@ -106,7 +107,7 @@ def test_the_command_line_holds_no_sql(module: str) -> None:
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
     readers = {"oar_capacity", "oar_jobs", "oar_waiting", "stock_karma"}
-    known = {"demo", "demo_site", "stock_accounting", *readers}
+    known = {"demo", "demo_site", "shown_karma", "stock_accounting", *readers}
     assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
 
 
@@ -120,6 +121,15 @@ def test_only_the_command_in_the_place_of_oars_can_write_oars_tables() -> None:
     for module in set(MODULES) - {"stock_tables", "stock_accounting"}:
         texts = without_docstrings(tree_of(module))
         assert not [n for n in texts if isinstance(n, ast.Constant) and n.value == "accounted"]
+
+
+def test_only_one_module_can_write_what_users_see() -> None:
+    """Its table has two columns beside those that say which rows, and nobody else knows of it."""
+    assert {m for m in MODULES if "shown_karma" in ours(m)} == {"accounting"}
+    assert set(oar_tables.shown.c.keys()) - {"job_id", "state"} == {"message", "last_karma"}
+    for module in set(MODULES) - {"oar_tables"}:
+        imported = "oar_accounting.oar_tables.shown" in imports_of(module)
+        assert imported == (module == "shown_karma"), module
 
 
 def test_imports_go_one_way() -> None:
@@ -140,10 +150,28 @@ def test_public_names_are_sorted_and_there() -> None:
     assert all(hasattr(oar_accounting, name) for name in names)
     public = {
         name
-        for name, value in vars(oar_accounting).items()
-        if not name.startswith("_") and not isinstance(value, type(sys))
+        for name in dir(oar_accounting)
+        if not name.startswith("_") and not isinstance(getattr(oar_accounting, name), type(sys))
     }
     assert public == set(names)
+
+
+ENTRY_POINTS = {"schedulers.oar3", "schedulers.bounded", "schedulers.show"}
+
+
+def test_oars_scheduler_can_import_its_entry_points_whatever_is_broken() -> None:
+    """At the top of these modules, the standard library and each other are all there is."""
+    for module in {"__init__", "schedulers.__init__", *ENTRY_POINTS}:
+        for node in tree_of(module).body:
+            found = set()
+            if isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found = {f"{node.module}.{alias.name}" for alias in node.names}
+            roots = {name.split(".")[0] for name in found} - sys.stdlib_module_names
+            assert roots <= {"oar_accounting"}
+            if roots:
+                assert all(any(f"oar_accounting.{e}" in n for e in ENTRY_POINTS) for n in found)
 
 
 def test_every_public_thing_is_explained() -> None:

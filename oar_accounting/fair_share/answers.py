@@ -1,6 +1,6 @@
 """The answers: the order of the jobs that wait, why a job stands where it does, who is over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from oar_accounting.fair_share.by_stock import StockSources
 from oar_accounting.fair_share.queue import Waiters, waiters
 from oar_accounting.fair_share.recent import NOTHING, Planned, read_recent
 from oar_accounting.fair_share.sources import Sources
+from oar_accounting.fair_share.sums import UsageSums, sums_of
 from oar_accounting.karma.order import order
 from oar_accounting.karma.rules import Dominant, Karma, Linear, Shared, Stock
 from oar_accounting.karma.wording import in_words
@@ -88,10 +89,21 @@ class FairShare:
             rows, counts = by_stock.rows(self._stock(policy))
         else:
             queued = self._queued()
-            with self.sources(policy) as sources:
+            with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
                 jobs = waiters(sources.connection, sources.site, queued)
                 rows, counts = _rows(policy, jobs, sources)
         return FairShareReport(policy=policy.name, now=self._now, counts=counts, rows=rows)
+
+    def sums(self, metrics: Mapping[str, float], queues: Sequence[str], start: int) -> UsageSums:
+        """What was used in these queues from *start* on; open jobs as karma counts them.
+
+        *metrics*: how much the unit of each counts. Raises :class:`UnknownName`.
+        """
+        open_jobs = self.rules.open_jobs
+        if isinstance(self.rules.policy, Stock) and self._given.profile != "classic":
+            open_jobs = "used"
+        with self.sources(list(metrics), open_jobs) as sources:
+            return sums_of(sources, metrics, queues, self._now - start)
 
     def _queued(self) -> Queued:
         with dialects.reading(self._oar.engine) as connection:
@@ -103,7 +115,7 @@ class FairShare:
             return _report(
                 policy.name, self._now, queued, *by_stock.karma_of(self._stock(policy), queued)
             )
-        with self.sources(policy) as sources:
+        with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
             return _report(policy.name, self._now, jobs.jobs, *_karma_of(policy, jobs, sources))
 
@@ -117,8 +129,8 @@ class FairShare:
         )
 
     @contextmanager
-    def sources(self, policy: Linear | Shared | Dominant) -> Iterator[Sources]:
-        """All that the policy is fed with. Raises :class:`UnknownName` where it is not recorded."""
+    def sources(self, wanted: Sequence[str], open_jobs: str) -> Iterator[Sources]:
+        """What there is of these metrics. Raises :class:`UnknownName` where it is not recorded."""
         with self._ledger.reading() as (connection, site):
             if site is None:
                 raise UnknownName(
@@ -131,12 +143,11 @@ class FairShare:
                 for each in stored_metrics(connection, site.site_id)
                 if each.state == schema.ACTIVE
             }
-            wanted = _metrics_of(policy)
             recent = NOTHING
-            if self.rules.open_jobs != "none":
+            if open_jobs != "none":
                 book = Book(connection, site, accounts)
                 metrics = [stored[name] for name in wanted if name in stored]
-                held = self.rules.open_jobs == "held"
+                held = open_jobs == "held"
                 recent = read_recent(book, self._oar, metrics, self._now, held=held)
             yield Sources(
                 connection=connection,

@@ -3,8 +3,10 @@
 --   oar_accounting_owner    creates our tables: init, and the upgrades to come
 --   oar_accounting_writer   reads OAR and writes our tables: catch-up, record, rebuild ...
 --   oar_accounting_reader   reads our tables: usage, verify ...
+--   oar_accounting_karma    reads both, and writes what users of OAR 3 see: show-karma
 --
--- None of them may change OAR's tables. OAR's own reader, oar_ro, becomes a reader too.
+-- None of them may change OAR's tables, but for the last: it may set the columns last_karma and
+-- message of jobs. OAR's own reader, oar_ro, becomes a reader too.
 --
 -- Run it as a superuser in the database of our tables, before "oar-accounting init", and in OAR's
 -- database where that is another one. It may be run again at any time, and must be where the
@@ -31,7 +33,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['owner', 'writer', 'reader'] LOOP
+    FOREACH name IN ARRAY ARRAY['owner', 'writer', 'reader', 'karma'] LOOP
         name := 'oar_accounting_' || name;
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', name);
@@ -45,7 +47,8 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA public
-    TO oar_accounting_owner, oar_accounting_writer, oar_accounting_reader;
+    TO oar_accounting_owner, oar_accounting_writer, oar_accounting_reader, oar_accounting_karma;
+GRANT oar_accounting_reader TO oar_accounting_karma;
 
 -- -- our tables: those that the owner will make, and those that are there ---------------------
 
@@ -94,9 +97,18 @@ BEGIN
         'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
     ] LOOP
         IF to_regclass('public.' || name) IS NOT NULL THEN
-            EXECUTE format('GRANT SELECT ON public.%I TO oar_accounting_writer', name);
+            EXECUTE format(
+                'GRANT SELECT ON public.%I TO oar_accounting_writer, oar_accounting_karma', name
+            );
         END IF;
     END LOOP;
+    -- OAR 2 has no such column, and shows what its scheduler was given.
+    IF EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass('public.jobs') AND attname = 'last_karma'
+    ) THEN
+        GRANT UPDATE (last_karma, message) ON public.jobs TO oar_accounting_karma;
+    END IF;
 END
 $$;
 

@@ -1,10 +1,11 @@
-"""``python -m tests.bench engine``, ``hook``, ``karma`` and ``stock``."""
+"""``python -m tests.bench engine``, ``hook``, ``karma``, ``scheduler`` and ``stock``."""
 
 import click
 
 from tests.bench.engine import engine
 from tests.bench.hook import hook
 from tests.bench.karma import karma
+from tests.bench.scheduler import scheduler
 from tests.bench.stock import stock
 
 
@@ -16,6 +17,7 @@ def main() -> None:
 main.add_command(engine)
 main.add_command(hook)
 main.add_command(karma)
+main.add_command(scheduler)
 main.add_command(stock)
 
 if __name__ == "__main__":

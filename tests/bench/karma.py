@@ -110,7 +110,8 @@ def _arithmetic(accounting: Accounting, runs: int) -> dict[str, list[float]]:
     assert isinstance(policy, Linear)
     with dialects.reading(accounting.oar_engine) as connection:
         queued = read_waiting(connection)
-    with asked.sources(policy) as sources:
+    metrics = list(dict.fromkeys(each.metric for each in policy.terms))
+    with asked.sources(metrics, asked.rules.open_jobs) as sources:
         jobs = waiters(sources.connection, sources.site, queued)
         judged = by_terms.judge(policy, sources)
         rows = [each.entities.find(_groups(each.keys, jobs)) for each in judged]

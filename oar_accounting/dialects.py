@@ -5,7 +5,7 @@ SQLAlchemy's dialects are imported where they are used: the three together cost 
 fifth of a second.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Engine,
     Select,
     String,
+    Table,
     Text,
     column,
     create_engine,
@@ -52,9 +53,11 @@ LOCK_WAIT = 600
 #: How long a server may take to accept a connection, in seconds.
 CONNECT_WAIT = 10
 
-TABLE: dict[str, Any] = {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}
-#: Tables that are read and written by their primary key only.
-BULK: dict[str, Any] = {**TABLE, "sqlite_with_rowid": False}
+#: The `info` of a table: what `complete` tells SQLAlchemy of it. Told at once, every program would
+#: wait for the dialects of all databases.
+TABLE: dict[Any, Any] = {"options": {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}}
+#: That of tables that are read and written by their primary key only.
+BULK: dict[Any, Any] = {"options": {**TABLE["options"], "sqlite_with_rowid": False}}
 
 _TITLES = {
     "mariadb": "MariaDB",
@@ -113,9 +116,17 @@ def _exact_collation(dialect: Dialect) -> str:
     return "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
 
 
-def only_where(condition: ColumnElement[bool]) -> dict[str, Any]:
-    """Arguments of an index over the rows of *condition* only, where the database can."""
-    return {"postgresql_where": condition, "sqlite_where": condition}
+def only_where(condition: ColumnElement[bool]) -> dict[Any, Any]:
+    """The `info` of an index over the rows of *condition* only, where the database can."""
+    return {"options": {"postgresql_where": condition, "sqlite_where": condition}}
+
+
+def complete(tables: Iterable[Table]) -> None:
+    """Give the tables what databases are to know of them, before they are created."""
+    for table in tables:
+        table.dialect_kwargs.update(table.info.get("options", {}))
+        for index in table.indexes:
+            index.dialect_kwargs.update(index.info.get("options", {}))
 
 
 def whole_numbers(*names: str) -> list[CheckConstraint]:

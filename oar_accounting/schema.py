@@ -64,7 +64,7 @@ sites = Table(
     Column("purged_before", BigInteger),
     Column("last_pass", BigInteger),
     UniqueConstraint("name", name="accounting_sites_name"),
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 accounts = Table(
@@ -79,7 +79,7 @@ accounts = Table(
     # SHA-256 of the four names: they are too long together for an index of MariaDB.
     Column("digest", String(64), nullable=False),
     UniqueConstraint("site_id", "digest", name="accounting_accounts_names"),
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 metrics = Table(
@@ -97,7 +97,7 @@ metrics = Table(
     CheckConstraint("state IN ('active', 'building')", name="accounting_metrics_state"),
     # An id that is free again must not name another metric to a rebuild that still runs.
     sqlite_autoincrement=True,
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 jobs = Table(
@@ -117,13 +117,13 @@ jobs = Table(
     Column("closed", SmallInteger, nullable=False),
     # 1: OAR may still change the job: every pass looks at it again.
     Column("unsettled", SmallInteger, nullable=False),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 Index(
     "accounting_jobs_unsettled",
     jobs.c.site_id,
     jobs.c.unsettled,
-    **dialects.only_where(jobs.c.unsettled == 1),
+    info=dialects.only_where(jobs.c.unsettled == 1),
 )
 
 spans = Table(
@@ -136,7 +136,7 @@ spans = Table(
     Column("start_time", BigInteger, primary_key=True, autoincrement=False),
     # NULL while the job runs.
     Column("stop_time", BigInteger),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 rates = Table(
@@ -148,7 +148,7 @@ rates = Table(
     Column("metric_id", Integer, primary_key=True, autoincrement=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 entries = Table(
@@ -161,7 +161,7 @@ entries = Table(
     Column("window_start", BigInteger, primary_key=True, autoincrement=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 totals = Table(
@@ -173,7 +173,7 @@ totals = Table(
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
     *dialects.whole_numbers("asked", "used"),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 #: The totals by day UTC, where a day is several whole windows of the site; no rows elsewhere.
@@ -186,7 +186,7 @@ days = Table(
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
     *dialects.whole_numbers("asked", "used"),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 #: The tables that sum what jobs gave, by whatever time is in their first column.
 SUMMED = (totals, days)
@@ -208,7 +208,7 @@ passes = Table(
     Column("message", Words, nullable=False),
     CheckConstraint("outcome IN ('running', 'done', 'failed')", name="accounting_passes_outcome"),
     sqlite_autoincrement=True,
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 forgotten = Table(
@@ -219,7 +219,7 @@ forgotten = Table(
     Column("digest", String(64), primary_key=True),
     Column("salt", String(32), nullable=False),
     Column("pseudonym", Name, nullable=False),
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 openings = Table(
@@ -236,7 +236,7 @@ openings = Table(
     # What jobs that turned up later account for: so much less is open.
     Column("covered_asked", BigInteger, nullable=False),
     Column("covered_used", BigInteger, nullable=False),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 adjustments = Table(
@@ -252,7 +252,7 @@ adjustments = Table(
     UniqueConstraint("counters", name="accounting_adjustments_counters"),
     # An id stands in letters to users: it is never given twice.
     sqlite_autoincrement=True,
-    **dialects.TABLE,
+    info=dialects.TABLE,
 )
 
 adjusted = Table(
@@ -270,7 +270,7 @@ adjusted = Table(
     Column("stop_time", BigInteger, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 attributes = Table(
@@ -286,7 +286,7 @@ attributes = Table(
     Column("kind", String(8), nullable=False),
     Column("value", Name, nullable=False),
     CheckConstraint("kind IN ('user', 'project')", name="accounting_attributes_kind"),
-    **dialects.BULK,
+    info=dialects.BULK,
 )
 
 #: The tables that each version added to the one before.
@@ -331,6 +331,7 @@ def drop_ddl() -> str:
 
 
 def _created(database: str, tables: Sequence[Table]) -> str:
+    dialects.complete(tables)
     dialect = dialects.dialect_of(database)
     statements = []
     for table in tables:
@@ -374,6 +375,7 @@ def version_of(connection: Connection) -> int | None:
 def create(connection: Connection) -> None:
     """Create what is missing of our tables, fill it where they are older, write the version."""
     before = version_of(connection)
+    dialects.complete(metadata.sorted_tables)
     metadata.create_all(connection)
     if before is not None:
         _fill(connection, before)

@@ -188,6 +188,7 @@ def _count_due(connection: Connection, window: int, progress: Progress | None) -
 
 def _find_due(connection: Connection) -> int:
     """Fill `due` with the jobs that OAR's command would count; how many."""
+    dialects.complete([due])
     connection.execute(CreateTable(due, if_not_exists=True))
     connection.execute(delete(due))
     held = _resources_held()

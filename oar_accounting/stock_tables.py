@@ -61,5 +61,5 @@ due = Table(
     Column("project", Name, nullable=False),
     Column("queue_name", Name, nullable=False),
     prefixes=["TEMPORARY"],
-    **TABLE,
+    info=TABLE,
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from oar_accounting import schema
+from oar_accounting import dialects, schema
 
 COPIED = {
     schema.jobs.name: "SELECT * FROM accounting_jobs ORDER BY site_id, job_id",
@@ -137,6 +137,7 @@ def _fresh_tables(engine: Engine) -> Iterator[None]:
     there = {"schema_translate_map": {None: "floor"}}
     with engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA floor"))
+        dialects.complete(schema.metadata.sorted_tables)
         schema.metadata.create_all(connection.execution_options(**there))
     checkpoint(engine)
     try:

@@ -221,9 +221,12 @@ COLUMNS = (
     "ALTER TABLE resources ADD COLUMN memnode INTEGER",
     "ALTER TABLE jobs ALTER launching_directory SET DEFAULT ''",
     "ALTER TABLE jobs ALTER checkpoint_signal SET DEFAULT 0",
+    # What is copied in has the width that OAR 2 declares; this is undone when it is there.
+    "ALTER TABLE moldable_job_descriptions ALTER moldable_id TYPE integer",
 )
 #: All jobs in one queue, each in need of as much as those that ran; OAR's own past for its karma.
 REQUESTS = """
+ALTER TABLE moldable_job_descriptions ALTER moldable_id TYPE bigint;
 INSERT INTO queues (queue_name, priority, scheduler_policy) VALUES ('default', 2, 'kamelot');
 UPDATE jobs SET queue_name = 'default' WHERE state = 'Waiting';
 INSERT INTO job_resource_groups (res_group_id, res_group_moldable_id, res_group_property)

@@ -28,6 +28,7 @@ SHARED = {
         "oar-accounting.timer",
         "README.md",
     ],
+    "hooks/oar2": ["karma_scheduler", "OARAccountingKarma.pm"],
     **{f"sql/{database}": ["*.sql"] for database in ("postgresql", "mariadb", "sqlite")},
 }
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -454,9 +455,18 @@ def test_nothing_of_ours_is_imported_by_the_scheduler(
 ) -> None:
     """What cannot be imported fails where nobody is hurt."""
     for module in ("oar_accounting.accounting", "oar_accounting.settings", "numpy"):
-        monkeypatch.setitem(__import__("sys").modules, module, None)
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delattr("oar_accounting.settings", raising=False)
     stays(waiting, caplog, waiting.config(), "Error: import of oar_accounting.")
+
+
+@pytest.mark.parametrize("module", ["bounded", "show"])
+def test_even_what_bounds_the_rest_may_be_broken(
+    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, f"oar_accounting.schedulers.{module}", None)
+    monkeypatch.delattr(f"oar_accounting.schedulers.{module}")
+    stays(waiting, caplog, waiting.config(), "ImportError")
 
 
 @given(

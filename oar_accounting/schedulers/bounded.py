@@ -73,11 +73,14 @@ def _ready(file: int, milliseconds: float) -> bool:
 def _end(child: int, told: int) -> None:
     """Let nothing of the child stay, unless the system itself cannot end it."""
     try:
-        os.kill(child, signal.SIGKILL)
+        # With all that it has started, unless it was too young to be a group.
+        for number in (-child, child):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         # What it has said is read; the next that is heard is that it is gone.
         gone = _ready(told, FAREWELL)
         os.waitpid(child, 0 if gone else os.WNOHANG)
-    except (ChildProcessError, ProcessLookupError):
+    except ChildProcessError:
         pass  # where the parent ignores its children, the system has taken it away
 
 
@@ -100,6 +103,7 @@ def _understood(said: bytes | None, written: int, seconds: float) -> bytes:
 
 def _be_child(ask: Callable[[], bytes], written: int, tell: int, seconds: float) -> NoReturn:
     try:
+        os.setpgid(0, 0)
         gc.freeze()
         gc.disable()
         _forget_parent(seconds)

@@ -6,7 +6,8 @@ job of any queue would start. So neither raises: the jobs go back in the order t
 sums are OAR's own, and one line in OAR's log says why. The jobs and the session that OAR hands over
 are not touched: what is assigned to a job is written to OAR's table, with a commit for each.
 
-Only the standard library is imported here; all that can be broken runs in `bounded`'s child.
+Only the standard library is imported here, and what else there is where an error is caught; all
+that reads settings or a database runs in the child of `bounded`.
 """
 
 import json
@@ -16,9 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-from oar_accounting.schedulers import bounded, show
-from oar_accounting.schedulers.bounded import one_line
 
 #: Of OAR's own logger, which writes to its LOG_FILE.
 _log = logging.getLogger("oar.accounting")
@@ -65,6 +63,8 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
     """
     received = list(jids)
     try:
+        from oar_accounting.schedulers import bounded, show
+
         given = read_given(config, "CUSTOM_JOB_SORTING_CONFIG")
         said = bounded.answer(partial(_in_order, received, int(now), given), given.limit)
         ordered = array("q", said).tolist()
@@ -74,7 +74,7 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
             show.after_this_process(given.oar_conf, _shown_under(given), given.site)
         return ordered
     except Exception as error:
-        _warn(f"jobs of {_named(queues)} stay as they are: {one_line(error)}")
+        _warn(f"jobs of {_named(queues)} stay as they are", error)
         return received
 
 
@@ -95,14 +95,15 @@ def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
     ``metrics`` as ``{"core": 1, "gpu": 20}``, or one as ``"metric": "core"``. Never raises.
     """
     try:
-        if not isinstance(getattr(plt, ASKED_BY[0], None), _Replaced):
-            given = read_counted(config, "EXTRA_METASCHED_CONFIG")
-            sums = _Sums(given)
+        # OAR calls once for every group of queues, with the same platform.
+        if not hasattr(plt, SEEN):
+            setattr(plt, SEEN, True)
+            sums = _Sums(read_counted(config, "EXTRA_METASCHED_CONFIG"))
             theirs = [getattr(plt, name) for name in ASKED_BY]
             for place, name in enumerate(ASKED_BY):
                 setattr(plt, name, _Replaced(sums, place, theirs[place]))
     except Exception as error:
-        _warn(f"OAR's own sums count: {one_line(error)}")
+        _warn("OAR's own sums count", error)
 
 
 # -- what oar.conf tells ----------------------------------------------------------------------
@@ -164,9 +165,11 @@ def _shown_under(given: Given) -> str | None:
     return given.show if isinstance(given.show, str) else given.config
 
 
-def _warn(said: str) -> None:
-    # A name or a message may hold anything; this is one line.
-    _log.warning("oar_accounting: %s", " ".join(said.split()))
+def _warn(said: str, error: Exception) -> None:
+    # Of ours, the text says it all. A name or a message may hold anything; this is one line.
+    ours = type(error).__module__.startswith("oar_accounting.")
+    why = str(error) if ours else f"{type(error).__name__}: {error}"
+    _log.warning("oar_accounting: %s", " ".join(f"{said}: {why}".split()))
 
 
 def _named(queues: Sequence[str]) -> str:
@@ -216,6 +219,10 @@ ASKED_BY = (
 )
 
 
+#: The attribute of a platform that has been shown to us.
+SEEN = "seen_by_oar_accounting"
+
+
 class _Sums:
     """Our sums of a scheduling round; once they cannot be had, OAR's own count until its end."""
 
@@ -229,11 +236,13 @@ class _Sums:
         key = (tuple(queues), int(start), int(stop))
         if key not in self._known and not self._failed:
             try:
+                from oar_accounting.schedulers import bounded
+
                 said = bounded.answer(partial(_sums, *key, self._given), self._given.limit)
                 self._known[key] = json.loads(said)
             except Exception as error:
                 self._failed = True
-                _warn(f"OAR's own sums count: {one_line(error)}")
+                _warn("OAR's own sums count", error)
         return None if self._failed else self._known[key]
 
 

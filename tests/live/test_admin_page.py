@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.installed import ROOT, SOURCE, copy_source
-from tests.live.machine import MachineError, make_elsewhere, place, run, wait_until
+from tests.live.machine import PLACE, MachineError, make_elsewhere, place, run, wait_until
 from tests.live.oar_server import ENDED, OarServer
 from tests.live.test_live import ASKED_FOR, needed
 
@@ -19,12 +19,17 @@ SECTIONS = {
     section.partition("\n")[0]: re.findall(r"^```sh ?(\w*)\n(.*?)^```$", section, re.M | re.S)
     for section in PAGE.split("\n## ")[1:]
 }
+KARMA_SCHEDULER = Path(
+    "/usr/lib/oar/schedulers",
+    "karma_then_oar_sched_gantt_with_timesharing_and_fairsharing_and_quotas",
+)
 #: What the page makes outside of the directory that a live test clears away.
 MADE = (
     *("/opt/oar-accounting", "/var/lib/oar-accounting", "/etc/cron.d/oar-accounting"),
     *("/etc/systemd/system/oar-accounting.service", "/etc/systemd/system/oar-accounting.timer"),
     *("/etc/sudoers.d/oar-accounting", "/usr/local/bin/oar-accounting-own"),
     *("/var/lib/prometheus/node-exporter", "/etc/oar/accounting.toml"),
+    str(KARMA_SCHEDULER),
 )
 SYSTEMD = Path("/run/systemd/system")
 
@@ -68,6 +73,11 @@ def run_block(oar: OarServer, word: str, block: str) -> str:
 def recorded_jobs(oar: OarServer) -> list[int]:
     """The jobs in the totals."""
     return [job for (job,) in oar.ask("select job_id from accounting_jobs where closed = 1")]
+
+
+def policies(oar: OarServer) -> set[str]:
+    """The schedulers of the queues."""
+    return {policy for (policy,) in oar.ask("select scheduler_policy from queues")}
 
 
 #: A karma of ours, in which two metrics count.
@@ -134,6 +144,11 @@ def test_every_command_of_the_page_does_what_it_says(oar: OarServer) -> None:
     follow(oar, "Roles")
     follow(oar, "Users ask")
     users_see_what_is_theirs(oar)
+    follow(oar, "Karma decides")
+    assert policies(oar) == {KARMA_SCHEDULER.name}
+    (by_karma,) = oar.submit("alice", "true")
+    assert oar.wait(by_karma, *ENDED) == "Terminated"
+    assert "[oar-accounting]" not in (PLACE / "oar.log").read_text("utf-8", "replace")
     follow(oar, "Monitoring")
     text = Path("/var/lib/prometheus/node-exporter/oar_accounting.prom").read_text("utf-8")
     assert text.endswith("# EOF\n")
@@ -142,6 +157,8 @@ def test_every_command_of_the_page_does_what_it_says(oar: OarServer) -> None:
     assert "the accounting tables are there" in follow(oar, "Upgrade")
     assert "0 jobs that ended before" in follow(oar, "Keeping it for years")
     follow(oar, "Uninstall")
+    assert policies(oar) == {KARMA_SCHEDULER.name.removeprefix("karma_then_")}
+    assert not KARMA_SCHEDULER.is_symlink()
     assert not [path for path in MADE[:3] if Path(path).exists()]
     assert (
         oar.ask("select tablename from pg_tables where tablename like 'accounting^_%%' escape '^'")

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from oar_accounting.fair_share.sums import UsageSums
     from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
     from oar_accounting.shown_karma import ShownReport
+    from oar_accounting.what_if_report import WhatIfReport
 
 DAY = 86_400
 
@@ -337,6 +338,25 @@ class Accounting:
     def fairshare(self, now: int | None = None) -> "FairShareReport":
         """Who has used how much of what is meant for them. Raises as `karma`."""
         return self._fair_share(now).fairshare()
+
+    def what_if(
+        self,
+        config: str | Path,
+        *,
+        days: int = 7,
+        now: int | None = None,
+        progress: Progress | None = None,
+    ) -> "WhatIfReport":
+        """What the ``[karma]`` of the settings file *config* would change, if it were in force.
+
+        The order of the jobs that wait, and the waits of those that started within *days* days, as
+        far as can be said: see :class:`oar_accounting.what_if_report.Replay`. Raises as `karma`.
+        """
+        from oar_accounting.fair_share.what_if import what_if
+
+        before = self._fair_share(now)
+        other = settings.with_karma_of(self.settings, config)
+        return what_if(self.settings, other, self._ledger, self._oar, before.now, days, progress)
 
     def usage_sums(
         self, metrics: Mapping[str, float], queues: Iterable[str], start: int, stop: int

@@ -65,6 +65,21 @@ metric = "core"
 targets = { climate = 40, "*" = 10 }
 """
 
+#: What the administrator thinks of having instead.
+OTHER_KARMA = """\
+# "oar-accounting karma --what-if" this file says who would gain and who would lose. Siblings in the
+# tree are compared with each other only: projects first, and then the users of a project.
+[karma]
+policy = "fair_tree"
+half_life = "7d"
+levels = ["project", "user"]
+metrics = { core = 1, gpu = 1 }
+
+[karma.shares.project]
+climate = 4
+"*" = 1
+"""
+
 #: Fewer jobs than this cannot be of every kind.
 FEWEST_JOBS = 400
 #: The machine is too small for more.
@@ -239,6 +254,7 @@ def write_demo(directory: Path) -> tuple[str, Path]:
             Path(f"{database}{ending}").unlink(missing_ok=True)
         config.write_text(DEMO_TOML, encoding="utf-8")
         (directory / "laboratories.csv").write_text(LABORATORIES, encoding="utf-8")
+        (directory / "other-karma.toml").write_text(OTHER_KARMA, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{directory}: cannot be written: {error.strerror}") from None
     url = dialects.file_url(database)

@@ -106,6 +106,15 @@ queued = Table(
     Column("properties", Text),
 )
 
+#: What decided when it was a job's turn, and when it was.
+started = Table(
+    "jobs",
+    MetaData(),
+    *(column._copy() for column in queued.columns),
+    *(jobs.c[name]._copy() for name in ("submission_time", "start_time", "stop_time")),
+    jobs.c.assigned_moldable_job._copy(),
+)
+
 #: What OAR 3 tells users of a job that waits; OAR 2 has no ``last_karma``.
 shown = Table(
     "jobs",

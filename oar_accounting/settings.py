@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,20 @@ def load(
         oar_conf=str(oar_conf_file(oar_conf, environ)),
         warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
     )
+
+
+def with_karma_of(given: Settings, file: str | Path) -> Settings:
+    """The same settings with the ``[karma]`` of another file, and its metrics beside those given.
+
+    Raises :class:`SettingsError`.
+    """
+    shown, table = _toml(file, {})
+    read = _Toml(shown, table)
+    if "karma" not in table:
+        raise SettingsError(f"{shown}: there is no table [karma]")
+    known = {metric.name for metric in given.metrics}
+    others = (metric for metric in read.metrics() if metric.name not in known)
+    return replace(given, karma=table["karma"], metrics=(*given.metrics, *others), file=shown)
 
 
 def oar_window(given: Settings) -> int:

@@ -19,7 +19,7 @@ COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 PURE = {
     *("columns", "errors", "formats", "metrics", "openmetrics", "readings", "records", "windows"),
     *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
-    *("composed", "exact", "karma_report", "karma_settings", "karma_words"),
+    *("composed", "exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
     *(module for module in MODULES if module.startswith("karma.")),
     *(f"formulas.{each}" for each in ("checking", "reading", "tree", "units", "values", "writing")),
 }
@@ -106,7 +106,7 @@ def test_the_command_line_holds_no_sql(module: str) -> None:
 
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
-    readers = {"oar_capacity", "oar_jobs", "oar_waiting", "stock_karma"}
+    readers = {"oar_capacity", "oar_jobs", "oar_starts", "oar_waiting", "stock_karma"}
     known = {"demo", "demo_site", "shown_karma", "stock_accounting", *readers}
     assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
 

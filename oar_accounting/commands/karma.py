@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from oar_accounting import formats
+from oar_accounting.commands import what_if
 from oar_accounting.display import add_row, new_table, show
 from oar_accounting.exits import command
 from oar_accounting.karma_report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
@@ -27,6 +28,18 @@ WIDTH = 20
 @click.option("--queue", metavar="NAME", help="Only the jobs of this queue.")
 @click.option("--first", type=click.IntRange(1), metavar="N", help="Only the first N jobs.")
 @click.option("--at", metavar="TIME", help="As of a time (UTC) or epoch seconds. Default: now.")
+@click.option(
+    "--what-if",
+    "config",
+    metavar="FILE",
+    help="What the [karma] of this settings file would change; nothing is changed.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(0),
+    metavar="N",
+    help="With --what-if, replay the starts of so many days. Default: 7.",
+)
 @click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
 @click.pass_obj
 def karma(
@@ -37,9 +50,18 @@ def karma(
     \b
     Example: oar-accounting karma --queue default --first 10
              oar-accounting karma --explain 4711
+             oar-accounting karma --what-if /etc/oar/accounting.new.toml --days 30
     """
-    if job is not None and (given["queue"] or given["first"]):
-        raise click.UsageError("--explain goes without --queue and --first")
+    filtered = given["queue"] or given["first"]
+    if job is not None and (filtered or given["config"]):
+        raise click.UsageError("--explain goes without --queue, --first and --what-if")
+    if given["config"] and filtered:
+        raise click.UsageError("--what-if goes without --queue and --first")
+    if given["days"] is not None and not given["config"]:
+        raise click.UsageError("--days goes with --what-if")
+    if given["config"]:
+        what_if.tell(options, given["config"], given["days"], at, as_json=as_json)
+        return
     with options.accounting() as accounting:
         now = None if at is None else formats.instant(at)
         if job is None:

@@ -42,7 +42,7 @@ class FairShare:
         self._given = given
         self._ledger = ledger
         self._oar = oar
-        self._now = now
+        self.now = now
         self.rules = Karma(open_jobs="none")
         if given.karma is not None:
             metrics = [metric.name for metric in given.metrics]
@@ -60,7 +60,7 @@ class FairShare:
             # Among all that wait: what a tree gives, and a place, depend on the others.
             others = others.take(~np.isin(others.job_id, queued.job_id))
             queued = Queued.concat([queued, others])
-        report = self._report(queued)
+        report = self.report_of(queued)
         return report if jobs is None else report.take(np.isin(report.job_id, wanted))
 
     def explain(self, job: int) -> Explanation:
@@ -92,7 +92,7 @@ class FairShare:
             with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
                 jobs = waiters(sources.connection, sources.site, queued)
                 rows, counts = _rows(policy, jobs, sources)
-        return FairShareReport(policy=policy.name, now=self._now, counts=counts, rows=rows)
+        return FairShareReport(policy=policy.name, now=self.now, counts=counts, rows=rows)
 
     def sums(self, metrics: Mapping[str, float], queues: Sequence[str], start: int) -> UsageSums:
         """What was used in these queues from *start* on; open jobs as karma counts them.
@@ -103,21 +103,22 @@ class FairShare:
         if isinstance(self.rules.policy, Stock) and self._given.profile != "classic":
             open_jobs = "used"
         with self.sources(list(metrics), open_jobs) as sources:
-            return sums_of(sources, metrics, queues, self._now - start)
+            return sums_of(sources, metrics, queues, self.now - start)
 
     def _queued(self) -> Queued:
         with dialects.reading(self._oar.engine) as connection:
             return read_waiting(connection)
 
-    def _report(self, queued: Queued) -> KarmaReport:
+    def report_of(self, queued: Queued) -> KarmaReport:
+        """The karma of these jobs, as if no others waited."""
         policy = self.rules.policy
         if isinstance(policy, Stock):
             return _report(
-                policy.name, self._now, queued, *by_stock.karma_of(self._stock(policy), queued)
+                policy.name, self.now, queued, *by_stock.karma_of(self._stock(policy), queued)
             )
         with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
-            return _report(policy.name, self._now, jobs.jobs, *_karma_of(policy, jobs, sources))
+            return _report(policy.name, self.now, jobs.jobs, *_karma_of(policy, jobs, sources))
 
     def _stock(self, policy: Stock) -> StockSources:
         return StockSources(
@@ -125,7 +126,7 @@ class FairShare:
             given=self._given,
             ledger=self._ledger,
             oar=self._oar,
-            now=self._now,
+            now=self.now,
         )
 
     @contextmanager
@@ -148,7 +149,7 @@ class FairShare:
                 book = Book(connection, site, accounts)
                 metrics = [stored[name] for name in wanted if name in stored]
                 held = open_jobs == "held"
-                recent = read_recent(book, self._oar, metrics, self._now, held=held)
+                recent = read_recent(book, self._oar, metrics, self.now, held=held)
             yield Sources(
                 connection=connection,
                 site=site,
@@ -157,7 +158,7 @@ class FairShare:
                 wanted=wanted,
                 names=accounts.names(),
                 recent=recent,
-                now=self._now,
+                now=self.now,
             )
 
 

@@ -23,7 +23,7 @@ from oar_accounting.accounting import Accounting
 from tests import oar3_site
 from tests.bench import karma_data, oar_data
 from tests.bench.engine import progress
-from tests.bench.karma_data import DAYS, HELD, METRICS, NOW, Size
+from tests.bench.karma_data import DAYS, METRICS, NOW, Size
 from tests.servers import MissingServerError, Server, Servers, fresh_database
 from tests.stock_command import write_conf
 
@@ -224,7 +224,7 @@ COLUMNS = (
     # What is copied in has the width that OAR 2 declares; this is undone when it is there.
     "ALTER TABLE moldable_job_descriptions ALTER moldable_id TYPE integer",
 )
-#: All jobs in one queue, each in need of as much as those that ran; OAR's own past for its karma.
+#: All jobs in one queue, each in need of a node; a past in OAR's accounting for its own karma.
 REQUESTS = """
 ALTER TABLE moldable_job_descriptions ALTER moldable_id TYPE bigint;
 INSERT INTO queues (queue_name, priority, scheduler_policy) VALUES ('default', 2, 'kamelot');
@@ -232,7 +232,7 @@ UPDATE jobs SET queue_name = 'default' WHERE state = 'Waiting';
 INSERT INTO job_resource_groups (res_group_id, res_group_moldable_id, res_group_property)
 SELECT job_id, job_id, '' FROM jobs WHERE state = 'Waiting';
 INSERT INTO job_resource_descriptions (res_job_group_id, res_job_resource_type, res_job_value)
-SELECT job_id, 'resource_id', :held FROM jobs WHERE state = 'Waiting';
+SELECT job_id, 'network_address', 1 FROM jobs WHERE state = 'Waiting';
 INSERT INTO accounting (window_start, window_stop, accounting_user, accounting_project,
     queue_name, consumption_type, consumption)
 SELECT :begin + 3600 * hour, :begin + 3600 * hour + 3599, 'user' || (7 * n + hour) % 1000,
@@ -303,7 +303,7 @@ def _fill(engine: Engine, conf: Path, config: Path, size: Size) -> None:
     with Accounting.open(oar_conf=conf, config=config) as accounting:
         karma_data.fill(engine, accounting, size)
     active = max(1, size.active * len(METRICS) // 2)
-    values = {"begin": karma_data.BEGIN, "hours": HOURS, "active": active, "held": HELD}
+    values = {"begin": karma_data.BEGIN, "hours": HOURS, "active": active}
     with engine.connect() as connection:
         for statement in filter(str.strip, REQUESTS.split(";")):
             clause = text(statement)

@@ -16,11 +16,8 @@ from oar_accounting.columns import Ints
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Shown, Tally
-from oar_accounting.recorded import recorded_above, recorded_ids, unsettled_ids
+from oar_accounting.recorded import OVERLAP, recorded_above, recorded_ids, unsettled_ids
 from oar_accounting.records import Progress
-
-#: This many ids below the highest seen are looked for again.
-OVERLAP = 10_000
 
 
 class CatchUp:

@@ -56,6 +56,8 @@ CONNECT_WAIT = 10
 #: The `info` of a table: what `complete` tells SQLAlchemy of it. Told at once, every program would
 #: wait for the dialects of all databases.
 TABLE: dict[Any, Any] = {"options": {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}}
+#: That of tables that never give an id twice.
+LASTING_IDS: dict[Any, Any] = {"options": {**TABLE["options"], "sqlite_autoincrement": True}}
 #: That of tables that are read and written by their primary key only.
 BULK: dict[Any, Any] = {"options": {**TABLE["options"], "sqlite_with_rowid": False}}
 
@@ -217,6 +219,22 @@ def open_engine(url: str | URL, limit: float | None = None) -> Engine:
     return engine
 
 
+@contextmanager
+def both_open(
+    url: URL, oar_url: URL, limit: float | None = None
+) -> Iterator[tuple[Engine, Engine]]:
+    """Engines on our database and on OAR's, which may be the same, for one `with` block."""
+    ours = open_engine(url, limit)
+    try:
+        oars = ours if url == oar_url else open_engine(oar_url, limit)
+        try:
+            yield ours, oars
+        finally:
+            oars.dispose()
+    finally:
+        ours.dispose()
+
+
 def _connect_args(url: URL) -> dict[str, Any]:
     """What a driver is told beside the URL, and where that does not say otherwise."""
     told: dict[str, Any] = {}
@@ -303,12 +321,12 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
 
 
-def check_forkable(engine: Engine) -> None:
+def check_forkable(url: URL) -> None:
     """Raise :class:`DatabaseError` where a forked process cannot open what its parent has open."""
-    if engine.dialect.name == "sqlite":
+    if url.get_backend_name() == "sqlite":
         raise DatabaseError(
-            f"{shown(engine.url)}: a scheduler needs a database server; SQLite takes the locks of "
-            "a process for those of the one that it was forked from"
+            f"{shown(url)}: a scheduler needs a database server; SQLite takes the locks of a "
+            "process for those of the one that it was forked from"
         )
 
 

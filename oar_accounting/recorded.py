@@ -13,6 +13,8 @@ from oar_accounting.readings import RUNNING
 
 T = TypeVar("T", bound=Columns)
 
+#: So many ids below the highest seen are looked for again.
+OVERLAP = 10_000
 #: Below every id: those of retired jobs are below zero.
 LOWEST = -(2**63)
 

@@ -96,8 +96,7 @@ metrics = Table(
     UniqueConstraint("site_id", "name", "state", name="accounting_metrics_name"),
     CheckConstraint("state IN ('active', 'building')", name="accounting_metrics_state"),
     # An id that is free again must not name another metric to a rebuild that still runs.
-    sqlite_autoincrement=True,
-    info=dialects.TABLE,
+    info=dialects.LASTING_IDS,
 )
 
 jobs = Table(
@@ -207,8 +206,7 @@ passes = Table(
     # Why it failed, or the first of its problems.
     Column("message", Words, nullable=False),
     CheckConstraint("outcome IN ('running', 'done', 'failed')", name="accounting_passes_outcome"),
-    sqlite_autoincrement=True,
-    info=dialects.TABLE,
+    info=dialects.LASTING_IDS,
 )
 
 forgotten = Table(
@@ -251,8 +249,7 @@ adjustments = Table(
     Column("counters", Integer),
     UniqueConstraint("counters", name="accounting_adjustments_counters"),
     # An id stands in letters to users: it is never given twice.
-    sqlite_autoincrement=True,
-    info=dialects.TABLE,
+    info=dialects.LASTING_IDS,
 )
 
 adjusted = Table(

@@ -20,6 +20,7 @@ from oar_accounting import (
     passes,
 )
 from oar_accounting.ledger import Book
+from oar_accounting.recorded import OVERLAP
 from oar_accounting.schema import totals
 from tests.servers import Database
 from tests.small_oar import (
@@ -164,10 +165,10 @@ def test_jobs_that_are_committed_late_are_found_below_the_highest_id(engine: Eng
 def test_far_below_the_highest_id_only_a_full_pass_finds_a_job(engine: Engine) -> None:
     oar = SmallOar(engine)
     accounting = opened(engine)
-    highest = 3 * catch_up.OVERLAP
+    highest = 3 * OVERLAP
     oar.add_job(job_id=highest)
     accounting.catch_up()
-    for job in (highest - catch_up.OVERLAP + 1, highest - catch_up.OVERLAP):
+    for job in (highest - OVERLAP + 1, highest - OVERLAP):
         oar.add_job(job_id=job, start=T0 - 30 * DAY)
     assert counts(accounting.catch_up()) == (1, 0, 0)
     assert counts(accounting.catch_up(full=True)) == (1, 0, 0)

@@ -14,8 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,8 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session, registry
 
 from oar_accounting import Accounting
+from oar_accounting.fair_share import by_terms
+from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.schedulers import oar3 as entry_points
 from tests.oar3_site import Oar3Site, create_from_models, oar3
@@ -411,27 +415,40 @@ BROKEN: dict[Callable[..., KarmaReport], str] = {
 def test_a_policy_that_is_broken(
     waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch, broken: Any
 ) -> None:
-    monkeypatch.setattr(Accounting, "karma", broken)
+    monkeypatch.setattr(FairShare, "karma", broken)
     stays(waiting, caplog, waiting.config(), BROKEN[broken])
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[KarmaReport], object]) -> None:
     """Let the library answer otherwise."""
-    karma = Accounting.karma
+    karma = FairShare.karma
 
     def other(*given: Any, **named: Any) -> Any:
         report = karma(*given, **named)
         found = change(report)
         return found if isinstance(found, KarmaReport) else report
 
-    monkeypatch.setattr(Accounting, "karma", other)
+    monkeypatch.setattr(FairShare, "karma", other)
+
+
+def test_a_round_waits_once(waiting: Round, caplog: Any) -> None:
+    """For a second group of queues it is not tried again, as the platform is the same."""
+    waiting.file.unlink()
+    os.mkfifo(waiting.file)
+    plt = SimpleNamespace()
+    began = time.monotonic()
+    for _ in range(3):
+        found = entry_points.sort_jobs(["default"], NOW, [3, 1], {}, waiting.config(limit=1), plt)
+        assert found == [3, 1]
+    assert time.monotonic() - began < 2
+    assert len(told(caplog)) == 1
 
 
 def test_a_karma_that_is_no_number(
     waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed(monkeypatch, lambda report: report.karma.__setitem__(1, float("nan")))
-    stays(waiting, caplog, waiting.config(), "a karma is not a number")
+    monkeypatch.setattr(by_terms, "linear", lambda _, jobs: np.full(jobs, np.nan))
+    stays(waiting, caplog, waiting.config(), "is not a number")
 
 
 def test_an_answer_about_other_jobs(
@@ -454,7 +471,7 @@ def test_nothing_of_ours_is_imported_by_the_scheduler(
     waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be imported fails where nobody is hurt."""
-    for module in ("oar_accounting.accounting", "oar_accounting.settings", "numpy"):
+    for module in ("oar_accounting.settings", "numpy"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delattr("oar_accounting.settings", raising=False)
     stays(waiting, caplog, waiting.config(), "Error: import of oar_accounting.")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +11,6 @@ from oar_accounting import dialects, schema
 from oar_accounting.catalog import stored_metrics
 from oar_accounting.columns import LARGEST, Ints, ints
 from oar_accounting.errors import UnknownName
-from oar_accounting.fair_share import by_dominance, by_stock, by_terms, by_tree
-from oar_accounting.fair_share.by_stock import StockSources
 from oar_accounting.fair_share.queue import Waiters, waiters
 from oar_accounting.fair_share.recent import NOTHING, Planned, read_recent
 from oar_accounting.fair_share.sources import Sources
@@ -32,6 +31,21 @@ from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.oar_waiting import Queued, read_jobs, read_waiting
 from oar_accounting.settings import Settings
+
+if TYPE_CHECKING:
+    from oar_accounting.fair_share.by_stock import StockSources
+
+# What knows one policy only is imported where that is in force: schedulers wait for it.
+
+
+@contextmanager
+def fair_share_of(given: Settings, now: int, limit: float | None = None) -> "Iterator[FairShare]":
+    """What a site's karma says as of *now*, for one `with` block that opens its databases.
+
+    *limit*: the seconds that one step on them may take.
+    """
+    with dialects.both_open(given.url, given.oar_url, limit) as (engine, oar_engine):
+        yield FairShare(given, Ledger(engine, given.site), OarJobs(oar_engine), now)
 
 
 class FairShare:
@@ -55,11 +69,11 @@ class FairShare:
         queued, wanted = self._queued(), ints([])
         if jobs is not None:
             wanted = ints([job for job in jobs if 0 < job <= LARGEST])
-            with dialects.reading(self._oar.engine) as connection:
-                others = read_jobs(connection, wanted)
             # Among all that wait: what a tree gives, and a place, depend on the others.
-            others = others.take(~np.isin(others.job_id, queued.job_id))
-            queued = Queued.concat([queued, others])
+            others = wanted[~np.isin(wanted, queued.job_id)]
+            if len(others):
+                with dialects.reading(self._oar.engine) as connection:
+                    queued = Queued.concat([queued, read_jobs(connection, others)])
         report = self.report_of(queued)
         return report if jobs is None else report.take(np.isin(report.job_id, wanted))
 
@@ -86,6 +100,8 @@ class FairShare:
         """How everybody stands to what is meant for them."""
         policy = self.rules.policy
         if isinstance(policy, Stock):
+            from oar_accounting.fair_share import by_stock
+
             rows, counts = by_stock.rows(self._stock(policy))
         else:
             queued = self._queued()
@@ -113,6 +129,8 @@ class FairShare:
         """The karma of these jobs, as if no others waited."""
         policy = self.rules.policy
         if isinstance(policy, Stock):
+            from oar_accounting.fair_share import by_stock
+
             return _report(
                 policy.name, self.now, queued, *by_stock.karma_of(self._stock(policy), queued)
             )
@@ -120,7 +138,9 @@ class FairShare:
             jobs = waiters(sources.connection, sources.site, queued)
             return _report(policy.name, self.now, jobs.jobs, *_karma_of(policy, jobs, sources))
 
-    def _stock(self, policy: Stock) -> StockSources:
+    def _stock(self, policy: Stock) -> "StockSources":
+        from oar_accounting.fair_share.by_stock import StockSources
+
         return StockSources(
             policy=policy,
             given=self._given,
@@ -176,9 +196,15 @@ def _karma_of(
     policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
 ) -> tuple[Floats, list[Part]]:
     if isinstance(policy, Linear):
+        from oar_accounting.fair_share import by_terms
+
         return by_terms.karma_of(by_terms.judge(policy, sources), jobs, sources)
     if isinstance(policy, Shared):
+        from oar_accounting.fair_share import by_tree
+
         return by_tree.karma_of(policy, jobs, sources)
+    from oar_accounting.fair_share import by_dominance
+
     return by_dominance.karma_of(policy, jobs, sources)
 
 
@@ -186,11 +212,17 @@ def _rows(
     policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
 ) -> tuple[list[FairShareRow], str]:
     if isinstance(policy, Linear):
+        from oar_accounting.fair_share import by_terms
+
         words = dict.fromkeys(in_words(term.counted.weighting) for term in policy.terms)
         return by_terms.rows(by_terms.judge(policy, sources), sources), "; ".join(words)
     counts = in_words(policy.counted.weighting)
     if isinstance(policy, Shared):
+        from oar_accounting.fair_share import by_tree
+
         return by_tree.rows(policy, jobs, sources), counts
+    from oar_accounting.fair_share import by_dominance
+
     return by_dominance.rows(policy, sources), counts
 
 

@@ -13,7 +13,8 @@ that reads settings or a database runs in the child of `bounded`.
 import json
 import logging
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,11 @@ _log = logging.getLogger("oar.accounting")
 #: Seconds that a scheduler waits for an answer, and what may be set.
 LIMIT = 5.0
 SHORTEST, LONGEST = 0.1, 600.0
+
+
+#: What a platform, of which every round has its own, is marked with: it has been shown to us, or we
+#: were too late for it.
+SEEN, LATE = "oar_accounting_seen", "oar_accounting_late"
 
 
 class BadConfig(Exception):
@@ -59,13 +65,16 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
     """The ids *jids* in the order of our karma as of *now*, epoch seconds; as they are on failure.
 
     *config*: CUSTOM_JOB_SORTING_CONFIG of ``oar.conf``, a JSON object with the keys of `Given`.
-    Jobs that our side does not know of come last. Never raises.
+    Jobs that our side does not know of come last. Once the limit has passed, OAR's order holds for
+    the other queues of the round, too. Never raises.
     """
     received = list(jids)
     try:
         from oar_accounting.schedulers import bounded, show
 
         given = read_given(config, "CUSTOM_JOB_SORTING_CONFIG")
+        if getattr(plt, LATE, False):
+            return received
         said = bounded.answer(partial(_in_order, received, int(now), given), given.limit)
         ordered = array("q", said).tolist()
         if sorted(ordered) != sorted(received):
@@ -74,6 +83,9 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
             show.after_this_process(given.oar_conf, _shown_under(given), given.site)
         return ordered
     except Exception as error:
+        if str(error).startswith("no answer within"):
+            with suppress(Exception):
+                setattr(plt, LATE, True)
         _warn(f"jobs of {_named(queues)} stay as they are", error)
         return received
 
@@ -182,30 +194,31 @@ def _named(queues: Sequence[str]) -> str:
 # -- in the child -----------------------------------------------------------------------------
 
 
-def _opened(given: Given) -> Any:
-    from oar_accounting import dialects, settings
-    from oar_accounting.accounting import Accounting
+@contextmanager
+def _fair_share(now: int, given: Given) -> Iterator[Any]:
+    from oar_accounting import settings
+    from oar_accounting.dialects import check_forkable
+    from oar_accounting.fair_share.answers import fair_share_of
 
     read = settings.load(oar_conf=given.oar_conf, config=given.config, site=given.site)
-    opened = Accounting(read, limit=given.limit)
-    dialects.check_forkable(opened.oar_engine)
-    return opened
+    check_forkable(read.oar_url)
+    check_forkable(read.url)
+    with fair_share_of(read, now, given.limit) as found:
+        yield found
 
 
 def _in_order(jids: Sequence[int], now: int, given: Given) -> bytes:
     """The ids in order, those that nothing is known of last, as 64-bit numbers."""
-    with _opened(given) as accounting:
-        report = accounting.karma(jids, now=now)
-    if report.karma.size and report.karma.min() != report.karma.min():
-        raise ValueError("a karma is not a number")
+    with _fair_share(now, given) as asked:
+        report = asked.karma(jids)
     known = report.job_id.tolist()
     found = set(known)
     return array("q", [*known, *(jid for jid in jids if jid not in found)]).tobytes()
 
 
 def _sums(queues: Sequence[str], start: int, stop: int, given: Counted) -> bytes:
-    with _opened(given) as accounting:
-        sums = accounting.usage_sums(given.metrics, queues, start, stop)
+    with _fair_share(stop, given) as asked:
+        sums = asked.sums(given.metrics, queues, start)
     return json.dumps([sums.window, sums.by_project, sums.by_user], allow_nan=False).encode()
 
 
@@ -217,10 +230,6 @@ ASKED_BY = (
     "get_sum_accounting_by_project",
     "get_sum_accounting_by_user",
 )
-
-
-#: The attribute of a platform that has been shown to us.
-SEEN = "seen_by_oar_accounting"
 
 
 class _Sums:

@@ -48,7 +48,11 @@ def fails(error: BaseException) -> Callable[[], bytes]:
         (lambda: os.kill(os.getpid(), signal.SIGSTOP), "no answer within 0.5 s"),
         (lambda: "text", "TypeError"),
     ],
-    ids=str,
+    # Those that pytest would make differ from process to process.
+    ids=[
+        *("ours", "another", "exit", "interrupt", "long", "abort", "leave", "killed"),
+        *("sleep", "stopped", "text"),
+    ],
 )
 def test_what_fails_says_why_and_leaves_nothing(ask: Callable[[], bytes], why: str) -> None:
     began = time.monotonic()

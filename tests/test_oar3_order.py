@@ -431,7 +431,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[KarmaReport], obj
     monkeypatch.setattr(FairShare, "karma", other)
 
 
-def test_a_round_waits_once(waiting: Round, caplog: Any) -> None:
+def test_a_round_fails_once(waiting: Round, caplog: Any) -> None:
     """For a second group of queues it is not tried again, as the platform is the same."""
     waiting.file.unlink()
     os.mkfifo(waiting.file)
@@ -477,13 +477,22 @@ def test_nothing_of_ours_is_imported_by_the_scheduler(
     stays(waiting, caplog, waiting.config(), "Error: import of oar_accounting.")
 
 
-@pytest.mark.parametrize("module", ["bounded", "show"])
-def test_even_what_bounds_the_rest_may_be_broken(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch, module: str
+def test_the_order_holds_where_it_cannot_be_shown(
+    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, f"oar_accounting.schedulers.{module}", None)
-    monkeypatch.delattr(f"oar_accounting.schedulers.{module}", raising=False)
-    stays(waiting, caplog, waiting.config(), f"import of oar_accounting.schedulers.{module} halted")
+    monkeypatch.setitem(sys.modules, "oar_accounting.schedulers.show", None)
+    monkeypatch.delattr("oar_accounting.schedulers.show", raising=False)
+    assert waiting.order(waiting.config(show=True)) == OURS
+    (line,) = told(caplog)
+    assert line.startswith("oar_accounting: users do not see this karma: ")
+
+
+def test_even_what_bounds_the_rest_may_be_broken(
+    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "oar_accounting.schedulers.bounded", None)
+    monkeypatch.delattr("oar_accounting.schedulers.bounded")
+    stays(waiting, caplog, waiting.config(), "import of oar_accounting.schedulers.bounded halted")
 
 
 @given(

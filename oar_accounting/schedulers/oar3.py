@@ -26,10 +26,9 @@ _log = logging.getLogger("oar.accounting")
 LIMIT = 5.0
 SHORTEST, LONGEST = 0.1, 600.0
 
-
 #: What a platform, of which every round has its own, is marked with: it has been shown to us, or we
-#: were too late for it.
-SEEN, LATE = "oar_accounting_seen", "oar_accounting_late"
+#: could not answer.
+SEEN, FAILED = "oar_accounting_seen", "oar_accounting_failed"
 
 
 class BadConfig(Exception):
@@ -65,29 +64,28 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
     """The ids *jids* in the order of our karma as of *now*, epoch seconds; as they are on failure.
 
     *config*: CUSTOM_JOB_SORTING_CONFIG of ``oar.conf``, a JSON object with the keys of `Given`.
-    Jobs that our side does not know of come last. Once the limit has passed, OAR's order holds for
-    the other queues of the round, too. Never raises.
+    Jobs that our side does not know of come last. After a failure, OAR's order holds for all queues
+    of the round, so that none waits for the limit again. Never raises.
     """
     received = list(jids)
+    if getattr(plt, FAILED, False):
+        return received
     try:
-        from oar_accounting.schedulers import bounded, show
+        from oar_accounting.schedulers import bounded
 
         given = read_given(config, "CUSTOM_JOB_SORTING_CONFIG")
-        if getattr(plt, LATE, False):
-            return received
         said = bounded.answer(partial(_in_order, received, int(now), given), given.limit)
         ordered = array("q", said).tolist()
         if sorted(ordered) != sorted(received):
             raise ValueError("the answer is not about these jobs")
-        if given.show:
-            show.after_this_process(given.oar_conf, _shown_under(given), given.site)
-        return ordered
     except Exception as error:
-        if str(error).startswith("no answer within"):
-            with suppress(Exception):
-                setattr(plt, LATE, True)
+        with suppress(Exception):
+            setattr(plt, FAILED, True)
         _warn(f"jobs of {_named(queues)} stay as they are", error)
         return received
+    if given.show:
+        _show(given)
+    return ordered
 
 
 def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
@@ -173,10 +171,6 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
 
 
-def _shown_under(given: Given) -> str | None:
-    return given.show if isinstance(given.show, str) else given.config
-
-
 def _warn(said: str, error: Exception) -> None:
     # Of ours, the text says it all. A name or a message may hold anything; this is one line.
     ours = type(error).__module__.startswith("oar_accounting.")
@@ -189,6 +183,17 @@ def _named(queues: Sequence[str]) -> str:
         return ", ".join(map(str, queues))
     except TypeError:
         return repr(queues)
+
+
+def _show(given: Given) -> None:
+    """Let users see it when the round is over; what fails here leaves the order as it is."""
+    try:
+        from oar_accounting.schedulers import show
+
+        config = given.show if isinstance(given.show, str) else given.config
+        show.after_this_process(given.oar_conf, config, given.site)
+    except Exception as error:
+        _warn("users do not see this karma", error)
 
 
 # -- in the child -----------------------------------------------------------------------------

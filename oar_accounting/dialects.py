@@ -510,9 +510,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         if _is_busy(error) and not waited:
             raise WriterBusy("another process is writing for this site") from error
         if _is_busy(error):
-            raise DatabaseError(
-                f"{shown(engine.url)}: waited {_lock_wait(engine):g} s for another writer"
-            ) from error
+            waited_for = f"waited {_lock_wait(engine):g} s for another writer of this site"
+            raise DatabaseError(f"{shown(engine.url)}: {waited_for}") from error
         if _is_silent(error):
             raise DatabaseError(f"{shown(engine.url)}: the server does not answer") from error
         said = " ".join(str(error.orig).split())

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -97,35 +97,34 @@ Figures = dict[str, Any]
     show_default=True,
     help="Jobs of a whole round; OAR 3 places no more than 1,000 in one.",
 )
+@click.option("--sides", default=",".join(SIDES), show_default=True, help="Of whole rounds.")
 @click.option("--json", "as_json", is_flag=True, help="Every figure, for a program.")
-def scheduler(waiting: str, totals: int, runs: int, round_waiting: int, as_json: bool) -> None:
+def scheduler(  # noqa: PLR0913 - its options
+    waiting: str, totals: int, runs: int, round_waiting: int, sides: str, as_json: bool
+) -> None:
     """A call that sorts OAR 3's waiting jobs, and whole rounds of OAR 3 where it is installed."""
     try:
-        sizes = [int(each) for each in waiting.split(",")]
+        sizes = [int(each) for each in filter(None, waiting.split(","))]
     except ValueError:
         raise click.BadParameter(f"{waiting}: whole numbers with commas between them") from None
+    chosen = list(filter(None, sides.split(",")))
+    if unknown := set(chosen) - set(SIDES):
+        raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(SIDES)}")
     servers = Servers()
     try:
         servers.start(["postgresql"])
-        figures = _measured(servers.get("postgresql"), sizes, totals, runs, round_waiting)
+        server = servers.get("postgresql")
+        calls = [_calls(server, _size(each, totals), runs) for each in sizes]
+        figures: Figures = {"server": str(server), "calls": calls}
+        if reason := _no_rounds():
+            figures["missing"] = reason
+        elif chosen:
+            figures["rounds"] = _rounds(server, _size(round_waiting, totals), runs, chosen)
     except MissingServerError as error:
         raise click.ClickException(f"no figures: {error}") from None
     finally:
         servers.stop()
     click.echo(json.dumps(figures, indent=2) if as_json else _text_of(figures))
-
-
-def _measured(
-    server: Server, sizes: list[int], totals: int, runs: int, round_waiting: int
-) -> Figures:
-    calls = [_calls(server, _size(each, totals), runs) for each in sizes]
-    if reason := _no_rounds():
-        return {"server": str(server), "calls": calls, "missing": reason}
-    return {
-        "server": str(server),
-        "calls": calls,
-        "rounds": _rounds(server, _size(round_waiting, totals), runs),
-    }
 
 
 def _size(waiting: int, totals: int) -> Size:
@@ -257,7 +256,7 @@ def _no_rounds() -> str:
     return "" if find_spec("psycopg2") else "psycopg2 is not installed"
 
 
-def _rounds(server: Server, size: Size, runs: int) -> Figures:
+def _rounds(server: Server, size: Size, runs: int, sides: Sequence[str]) -> Figures:
     """Seconds of whole processes of OAR 3's scheduler, with every way to sort."""
     with (
         tempfile.TemporaryDirectory(prefix="oar-bench-") as name,
@@ -274,23 +273,23 @@ def _rounds(server: Server, size: Size, runs: int) -> Figures:
         progress(f"filling a month of OAR 3; {size.waiting:,} jobs wait")
         _fill(engine, conf, config, size)
         rows = {each: _count(engine, each) for each in ("accounting_totals", "accounting")}
-        progress(f"rounds of OAR 3's scheduler: {', '.join(SIDES)}")
+        progress(f"rounds of OAR 3's scheduler: {', '.join(sides)}")
         found = _in_turns(
-            {side: _round_of(side, conf, config, engine, size) for side in SIDES}, runs
+            {side: _round_of(side, conf, config, engine, size) for side in sides}, runs
         )
         engine.dispose()
-    seconds = {side: [each["seconds"] for each in found[side]] for side in SIDES}
-    return {
+    seconds = {side: [each["seconds"] for each in found[side]] for side in sides}
+    figures: Figures = {
         "waiting": size.waiting,
         "rows": rows,
         "runs": seconds,
         "median": {side: median(each) for side, each in seconds.items()},
-        "difference": median(seconds["ours"]) - median(seconds["identity"]),
-        "median_of_differences": median(
-            ours - identity
-            for ours, identity in zip(seconds["ours"], seconds["identity"], strict=True)
-        ),
     }
+    if {"ours", "identity"} <= set(sides):
+        turns = zip(seconds["ours"], seconds["identity"], strict=True)
+        figures["difference"] = median(seconds["ours"]) - median(seconds["identity"])
+        figures["median_of_differences"] = median(ours - identity for ours, identity in turns)
+    return figures
 
 
 def _fill(engine: Engine, conf: Path, config: Path, size: Size) -> None:
@@ -365,16 +364,19 @@ def _text_of(figures: Figures) -> str:
         lines.append(f"sort_jobs, {each['waiting']:,} jobs wait, {each['totals']:,} totals rows")
         lines.append(_line("call", each["runs"]))
         lines += [f"    {part:<18}  {seconds:8.3f} s" for part, seconds in each["split"].items()]
+    if "missing" in figures:
+        lines.append(f"no rounds of OAR 3's scheduler: {figures['missing']}")
     if "rounds" not in figures:
-        return "\n".join([*lines, f"no rounds of OAR 3's scheduler: {figures['missing']}"])
+        return "\n".join(lines)
     each = figures["rounds"]
     rows = ", ".join(f"{name} {count:,}" for name, count in each["rows"].items())
     lines.append(f"rounds of OAR 3's scheduler, {each['waiting']:,} jobs wait; {rows}")
     lines += [_line(side, seconds) for side, seconds in each["runs"].items()]
-    lines.append(
-        f"  {'ours - identity':<12}  {each['difference']:5.3f} s  of medians; goal <= {GOAL} s;"
-        f" {each['median_of_differences']:.3f} s median of the turns' differences"
-    )
+    if "difference" in each:
+        lines.append(
+            f"  {'ours - identity':<12}  {each['difference']:5.3f} s  of medians; goal <= {GOAL} s;"
+            f" {each['median_of_differences']:.3f} s median of the turns' differences"
+        )
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ Only the standard library is imported: a scheduler must be able to import this w
 import os
 import sys
 
+#: The processes that have done so: one that was forked from such a one has not.
 _started: list[int] = []
 
 
@@ -15,7 +16,9 @@ def after_this_process(oar_conf: str | None, config: str | None, site: str | Non
         return
     options = {"--oar-conf": oar_conf, "--config": config, "--site": site}
     given = [word for key, value in options.items() if value is not None for word in (key, value)]
-    ours = (sys.executable, "-I", "-m", "oar_accounting.cli", *given)
+    # With the scheduler's own variables, which may say where this library is; but not from where
+    # the scheduler happens to be.
+    ours = (sys.executable, "-P", "-m", "oar_accounting.cli", *given)
     nothing = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
     os.posix_spawn(
         sys.executable,

@@ -43,9 +43,9 @@ class Replay:
 
     Of the same kind are jobs of one queue with as many resources, and with the same wish of a
     cluster. Every start stays when it was; which of the jobs of its kind that waited takes it is
-    what karma decides. It knows nothing of backfilling, of jobs of another kind in their place, and
-    of what another order would have used: karma is made of what was really used, as of the last
-    bound of windows.
+    what karma decides. It knows nothing of backfilling, of jobs of another kind in their place, of
+    walltimes, holds, dependencies and other conditions on resources, nor of what another order
+    would have used: karma is made of what was really used, as of the last bound of windows.
     """
 
     begin: int  #: epoch seconds; starts from there on are replayed

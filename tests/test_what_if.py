@@ -199,6 +199,14 @@ def test_starts_are_given_anew(accounting: Accounting, other: Path) -> None:
     )
 
 
+def test_who_was_forgotten_is_not_named(accounting: Accounting, other: Path) -> None:
+    pseudonym = accounting.forget_user("alice")
+    report = accounting.what_if(other)
+    assert report.replay is not None
+    assert {each.user for each in report.replay.waits} == {pseudonym, "bob", "carol"}
+    assert {each.user for each in report.places} == {pseudonym, "bob", "dora"}
+
+
 def test_the_same_settings_change_nothing(accounting: Accounting, tmp_path: Path) -> None:
     file = tmp_path / "same.toml"
     file.write_text(BY_USER, encoding="utf-8")

@@ -105,5 +105,6 @@ def replay_lines(replay: Replay) -> Iterator[str]:
     )
     yield (
         "Karma is made of what was really used, though another order would have changed that, as "
-        f"of every {replay.step / HOUR:g} h."
+        f"of every {replay.step / HOUR:g} h. What else held a job back is not looked at: walltime, "
+        "other conditions on resources, a hold, other jobs."
     )

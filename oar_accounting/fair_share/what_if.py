@@ -7,9 +7,10 @@ from statistics import fmean, median
 import numpy as np
 
 from oar_accounting import dialects
-from oar_accounting.columns import Ints, ints
+from oar_accounting.columns import Ints, Texts, ints
 from oar_accounting.errors import BadSpan
 from oar_accounting.fair_share.answers import FairShare
+from oar_accounting.fair_share.queue import renamed
 from oar_accounting.karma.replay import Replayed, Starts, replay
 from oar_accounting.karma.weights import Floats
 from oar_accounting.karma_report import KarmaReport
@@ -113,14 +114,16 @@ def _replay(  # noqa: PLR0913 - as above
     days: int,
     progress: Progress | None,
 ) -> Replay:
-    with ledger.reading() as (_, site):
+    with dialects.reading(oar.engine) as connection:
+        started = read_starts(connection, now - days * DAY, now)
+    with ledger.reading() as (connection, site):
         terms = None if site is None else site.terms
+        # Who was forgotten here is not named, though OAR still does.
+        users = (started.jobs if site is None else renamed(connection, site, started.jobs)).user
     window = given.window if terms is None else terms.window
     step = window * max(1, -(-days * DAY // (window * MOST_BOUNDS)))
     first = (now - days * DAY) // step * step
     bounds = np.arange(first, now, step)
-    with dialects.reading(oar.engine) as connection:
-        started = read_starts(connection, now - days * DAY, now)
     starts = _starts(started, "" if terms is None else terms.dimension)
     done = 0
 
@@ -146,7 +149,7 @@ def _replay(  # noqa: PLR0913 - as above
         choices=int(choice.sum()),
         explained=int((choice & before.same).sum()),
         chance=float((1 / before.able[choice]).sum()),
-        waits=_waits(started, before, after),
+        waits=_waits(users, started, before, after),
     )
 
 
@@ -163,10 +166,10 @@ def _starts(started: Started, dimension: str) -> Starts:
     return Starts(jobs.job_id, ints(kind), started.submitted, started.start)
 
 
-def _waits(started: Started, before: Replayed, after: Replayed) -> list[WaitShift]:
+def _waits(users: Texts, started: Started, before: Replayed, after: Replayed) -> list[WaitShift]:
     """By user; those who gain most first."""
     rows: dict[str, list[int]] = {}
-    for row, user in enumerate(started.jobs.user):
+    for row, user in enumerate(users):
         rows.setdefault(user, []).append(row)
     was, now, then = (
         (each - started.submitted).tolist() for each in (started.start, before.start, after.start)

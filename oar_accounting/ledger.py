@@ -29,6 +29,7 @@ from oar_accounting.columns import (
     ints,
 )
 from oar_accounting.errors import SchemaError, WriterBusy
+from oar_accounting.job_times import reach_of
 from oar_accounting.metrics import RESOURCE, Metric
 from oar_accounting.openings import KEPT_OPEN, Cover
 from oar_accounting.readings import Terms
@@ -162,7 +163,7 @@ class Book:
         """
         with self._covering(jobs.job_id):
             before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
-            self.insert(schema.jobs, jobs.as_dict())
+            self.insert_jobs(jobs)
             ended = spans.stop_time != OPEN
             self.insert(schema.spans, spans.take(ended).as_dict())
             running = spans.take(~ended).as_dict()
@@ -335,6 +336,10 @@ class Book:
         """Delete the site's rows for which all of this holds."""
         of_site = table.c.site_id == self.site.site_id
         self.connection.execute(table.delete().where(of_site, *conditions))
+
+    def insert_jobs(self, jobs: JobRecords) -> None:
+        """Add rows of jobs, with what they are found by."""
+        self.insert(schema.jobs, {**jobs.as_dict(), "reach": reach_of(jobs)})
 
     def insert(self, table: Table, columns: dict[str, Any]) -> None:
         """Add rows of the site, given as columns."""

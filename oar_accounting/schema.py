@@ -6,6 +6,7 @@ bulk by one writer at a time, and a check per row would cost more than the writi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -30,7 +31,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oar_accounting import dialects
 from oar_accounting.dialects import Name, Words
 
-VERSION = 4
+VERSION = 5
 
 #: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
 ACTIVE, BUILDING = "active", "building"
@@ -43,6 +44,11 @@ VANISHED = "Vanished"
 OPEN_JOB, CLOSED_JOB, PURGED_JOB = 0, 1, 2
 #: The id, and the state, of what is no job of OAR: under it stand the amounts of purged jobs.
 CARRIED, CARRYING = 0, "Purged"
+
+#: What ``reach`` of a job may be: it asked for or held resources less than two to the power of
+#: this many seconds from its start; `ENDLESS` where that is longer, or not known yet.
+REACHES = tuple(range(12, 32))
+ENDLESS = 63
 
 metadata = MetaData()
 
@@ -116,8 +122,11 @@ jobs = Table(
     Column("closed", SmallInteger, nullable=False),
     # 1: OAR may still change the job: every pass looks at it again.
     Column("unsettled", SmallInteger, nullable=False),
+    # So many times as long as jobs are a span of time is searched for them: see `REACHES`.
+    Column("reach", SmallInteger, nullable=False, server_default=text(str(ENDLESS))),
     info=dialects.BULK,
 )
+Index("accounting_jobs_times", jobs.c.site_id, jobs.c.reach, jobs.c.start_time)
 Index(
     "accounting_jobs_unsettled",
     jobs.c.site_id,
@@ -162,6 +171,7 @@ entries = Table(
     Column("used", BigInteger, nullable=False),
     info=dialects.BULK,
 )
+Index("accounting_entries_times", entries.c.site_id, entries.c.window_start)
 
 totals = Table(
     "accounting_totals",
@@ -287,7 +297,15 @@ attributes = Table(
 )
 
 #: The tables that each version added to the one before.
-ADDED = {2: (passes, forgotten), 3: (openings, adjustments, adjusted, attributes), 4: (days,)}
+ADDED: dict[int, tuple[Table, ...]] = {
+    2: (passes, forgotten),
+    3: (openings, adjustments, adjusted, attributes),
+    4: (days,),
+    5: (),
+}
+#: The columns and indexes that it added to tables which were there before.
+ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {5: (jobs.c.reach,)}
+ADDED_INDEXES = {5: ("accounting_entries_times", "accounting_jobs_times")}
 
 # A remainder has the sign of what is divided, in every database, and a time may be negative.
 _FILL_DAYS = """\
@@ -303,8 +321,18 @@ JOIN accounting_accounts a ON a.account_id = t.account_id
 JOIN accounting_sites s ON s.site_id = a.site_id
 WHERE s.window_seconds < 86400 AND 86400 % s.window_seconds = 0
 GROUP BY 1, 2, 3"""
+_SHORTER = "WHEN stop_time - start_time < {length} AND walltime < {length} THEN {reach}"
+_FILL_REACH = "\n".join(
+    (
+        "UPDATE accounting_jobs SET reach = CASE",
+        f"    WHEN closed = 0 THEN {ENDLESS}",
+        *(f"    {_SHORTER.format(length=2**reach, reach=reach)}" for reach in REACHES),
+        f"    ELSE {ENDLESS}",
+        "END",
+    )
+)
 #: The statement that fills what a version added from what stood there before.
-FILLED = {4: _FILL_DAYS}
+FILLED = {4: _FILL_DAYS, 5: _FILL_REACH}
 
 
 def ddl(database: str) -> str:
@@ -316,10 +344,26 @@ def ddl(database: str) -> str:
 
 def upgrade_ddl(database: str, version: int) -> str:
     """The statements that bring our tables from the version before to *version*."""
-    filled = f"\n\n{FILLED[version]};" if version in FILLED else ""
-    return _created(database, ADDED[version]) + (
-        f"{filled}\n\nUPDATE {schema_version.name} SET version = {version};\n"
-    )
+    parts = [_created(database, ADDED[version])] if ADDED[version] else []
+    parts += [f"{_add_column(database, column)};" for column in ADDED_COLUMNS.get(version, ())]
+    parts += [f"{FILLED[version]};"] if version in FILLED else []
+    dialect = dialects.dialect_of(database)
+    for index in _indexes_added(version):
+        parts.append(f"{str(CreateIndex(index).compile(dialect=dialect)).strip()};")
+    parts.append(f"UPDATE {schema_version.name} SET version = {version};\n")  # noqa: S608
+    return "\n\n".join(parts)
+
+
+def _add_column(database: str, column: Column[Any]) -> str:
+    dialect = dialects.dialect_of(database)
+    compiler: Any = CreateTable(column.table).compile(dialect=dialect)
+    described = compiler.get_column_specification(column)
+    return f"ALTER TABLE {column.table.name} ADD COLUMN {described}"
+
+
+def _indexes_added(version: int) -> list[Index]:
+    every = {str(index.name): index for t in metadata.sorted_tables for index in t.indexes}
+    return [every[name] for name in ADDED_INDEXES.get(version, ())]
 
 
 def drop_ddl() -> str:
@@ -381,12 +425,24 @@ def create(connection: Connection) -> None:
 
 
 def _fill(connection: Connection, before: int) -> None:
-    """Fill what was added after the version *before*."""
+    """Fill what was added after the version *before*, and add it to the tables that were there."""
     # A writer of that version, which knows nothing of the new tables, is waited for.
     connection.execute(select(sites.c.site_id).order_by(sites.c.site_id).with_for_update()).all()
     for version in range(before + 1, VERSION + 1):
+        _add_columns(connection, version)
         if version in FILLED:
             # An upgrade by hand that was interrupted may have filled them.
             for table in ADDED[version]:
                 connection.execute(table.delete())
             connection.execute(text(FILLED[version]))
+        for index in _indexes_added(version):
+            index.create(connection, checkfirst=True)
+
+
+def _add_columns(connection: Connection, version: int) -> None:
+    """Add what is missing of its columns: an upgrade that was interrupted may have added them."""
+    database = dialects.database_name(connection.engine)
+    for column in ADDED_COLUMNS.get(version, ()):
+        there = inspect(connection).get_columns(column.table.name)
+        if column.name not in {each["name"] for each in there}:
+            connection.execute(text(_add_column(database, column)))

@@ -43,6 +43,8 @@ CREATE TABLE accounting_entries (
     PRIMARY KEY (site_id, job_id, account_id, metric_id, window_start)
 )ENGINE=InnoDB;
 
+CREATE INDEX accounting_entries_times ON accounting_entries (site_id, window_start);
+
 CREATE TABLE accounting_jobs (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -55,8 +57,11 @@ CREATE TABLE accounting_jobs (
     types TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
     closed SMALLINT NOT NULL,
     unsettled SMALLINT NOT NULL,
+    reach SMALLINT NOT NULL DEFAULT 63,
     PRIMARY KEY (site_id, job_id)
 )ENGINE=InnoDB;
+
+CREATE INDEX accounting_jobs_times ON accounting_jobs (site_id, reach, start_time);
 
 CREATE INDEX accounting_jobs_unsettled ON accounting_jobs (site_id, unsettled);
 
@@ -185,4 +190,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 )ENGINE=InnoDB;
 
-INSERT INTO accounting_schema (version) VALUES (4);
+INSERT INTO accounting_schema (version) VALUES (5);

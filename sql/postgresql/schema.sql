@@ -43,6 +43,8 @@ CREATE TABLE accounting_entries (
     PRIMARY KEY (site_id, job_id, account_id, metric_id, window_start)
 );
 
+CREATE INDEX accounting_entries_times ON accounting_entries (site_id, window_start);
+
 CREATE TABLE accounting_jobs (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -55,8 +57,11 @@ CREATE TABLE accounting_jobs (
     types TEXT NOT NULL,
     closed SMALLINT NOT NULL,
     unsettled SMALLINT NOT NULL,
+    reach SMALLINT DEFAULT 63 NOT NULL,
     PRIMARY KEY (site_id, job_id)
 );
+
+CREATE INDEX accounting_jobs_times ON accounting_jobs (site_id, reach, start_time);
 
 CREATE INDEX accounting_jobs_unsettled ON accounting_jobs (site_id, unsettled) WHERE unsettled = 1;
 
@@ -185,4 +190,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
-INSERT INTO accounting_schema (version) VALUES (4);
+INSERT INTO accounting_schema (version) VALUES (5);

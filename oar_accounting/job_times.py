@@ -1,0 +1,90 @@
+"""Which jobs asked for or held something in a span of time, found by an index, however long ago.
+
+An index by start alone finds those that began within the span, but not those that had begun before
+it. So each job has a *reach*, the least power of two that is longer than it asked for and held its
+resources: of each reach only the jobs that began so much before the span, or later, may touch it.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+
+from oar_accounting import bulk, schema
+from oar_accounting.blocks import id_blocks
+from oar_accounting.columns import OPEN, Ints, ints
+from oar_accounting.recorded import LOWEST, JobRecords
+from oar_accounting.windows import after
+
+#: So many jobs of a span are found by the index; more of them by going through all ids.
+MOST_FOUND = 200_000
+#: Ids read at once where all are gone through.
+IDS_AT_ONCE = 10_000
+
+_LENGTHS = 2 ** ints(schema.REACHES)
+_REACHES = ints([*schema.REACHES, schema.ENDLESS])
+
+
+def reach_of(jobs: JobRecords) -> Ints:
+    """The reach of each job; that of a job which has not ended is `schema.ENDLESS`."""
+    asked_until = after(jobs.start_time, np.maximum(jobs.walltime, 0))
+    seconds = np.maximum(jobs.stop_time, asked_until) - jobs.start_time
+    seconds = np.where(jobs.closed == schema.OPEN_JOB, OPEN, seconds)
+    return _REACHES[np.searchsorted(_LENGTHS, seconds, "right")]
+
+
+def touching(start: int, stop: int) -> ColumnElement[bool]:
+    """True for jobs that may have asked for or held something within ``[start, stop)``.
+
+    In the terms of the index. It is true for others, too, that ended shortly before.
+    """
+    job = schema.jobs.c
+    begun = [
+        and_(job.reach == reach, job.start_time > start - 2**reach, job.start_time < stop)
+        for reach in schema.REACHES
+    ]
+    return or_(*begun, and_(job.reach == schema.ENDLESS, job.start_time < stop))
+
+
+def _touches(start: int, stop: int) -> ColumnElement[bool]:
+    """The same in terms that no index answers, for where all jobs are gone through anyway."""
+    job = schema.jobs.c
+    lasted = or_(
+        job.closed == schema.OPEN_JOB,
+        job.stop_time > start,
+        job.start_time + job.walltime > start,
+    )
+    return and_(job.start_time < stop, lasted)
+
+
+def job_blocks(
+    connection: Connection,
+    site_id: int,
+    start: int,
+    stop: int,
+    *chosen: ColumnElement[bool],
+) -> Iterator[Ints]:
+    """The ids of the jobs that may touch ``[start, stop)``, epoch seconds, in ascending blocks.
+
+    Each comes once, and some come that do not touch it. *chosen*: further conditions on the columns
+    of `schema.jobs`. Memory does not grow with the number of jobs.
+    """
+    job = schema.jobs.c
+    of_site = and_(job.site_id == site_id, *chosen)
+    if start > -OPEN:
+        query: Select[tuple[int]] = select(job.job_id).where(of_site, touching(start, stop))
+        found = bulk.read_ints(connection, query.limit(MOST_FOUND + 1))[0]
+        if len(found) <= MOST_FOUND:
+            yield from id_blocks(np.sort(found))
+            return
+        of_site = and_(of_site, _touches(start, stop))
+    elif stop < OPEN:
+        of_site = and_(of_site, job.start_time < stop)
+    last = LOWEST
+    while True:
+        query = select(job.job_id).where(of_site, job.job_id > last)
+        ids = bulk.read_ints(connection, query.order_by(job.job_id).limit(IDS_AT_ONCE))[0]
+        yield from id_blocks(ids)
+        if len(ids) < IDS_AT_ONCE:
+            return
+        last = int(ids[-1])

@@ -99,6 +99,8 @@ def _tables() -> MetaData:
     resources.append_column(Column("cluster", String(255)))
     for name in ("core", "gpu", "mem_mib"):
         resources.append_column(Column(name, Integer))
+    resources.append_column(Column("state", String(16), nullable=False))
+    resources.append_column(Column("available_upto", Integer, nullable=False))
     return tables
 
 
@@ -133,7 +135,9 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
     happened = History(rng, now, days).live(jobs)
     with dialects.writing(engine) as connection:
         _insert(connection, "resources", site.resource_rows())
-        _insert(connection, "resource_logs", site.resource_log_rows(now - days * site.DAY))
+        held = [(job.start, job.stop or now, job.resources) for job in happened if job.start]
+        log = site.resource_log_rows(now - days * site.DAY, now, held)
+        _insert(connection, "resource_logs", log)
         _insert(connection, "accounting", accounting_rows(seed, now - days * site.DAY))
         _write(connection, rng, happened, now)
 

@@ -3,7 +3,7 @@
 Times and walltimes are in seconds, memory is in MiB.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ CLUSTERS = (
     Cluster(name="cedar", nodes=6, cores=16, gpus=2, mem_mib=196_608),
 )
 LICENCES = 4
+#: State and ``available_upto`` of every resource: what sleeps can always be woken.
+ALIVE = ("Alive", 2_147_483_647)
 
 # Places to run at, by number: the clusters; the last node of the first one, which is kept for
 # short interactive jobs; the licences.
@@ -40,7 +42,7 @@ BIRCH, SEQUOIA, CEDAR, INTERACTIVE, LICENCE = range(5)
 
 
 def resource_rows() -> list[tuple[Any, ...]]:
-    """OAR's resources: id, type, network_address, cluster, core, gpu, mem_mib.
+    """OAR's resources: id, type, network_address, cluster, core, gpu, mem_mib, and how they are.
 
     The cores of all clusters by node, then the licences. No two cores have the same number, nor
     have two GPUs: a metric counts different numbers.
@@ -53,16 +55,63 @@ def resource_rows() -> list[tuple[Any, ...]]:
             for core in range(cluster.cores):
                 number = len(rows) + 1
                 gpu = gpus + core * cluster.gpus // cluster.cores + 1 if cluster.gpus else None
-                rows.append((number, "default", host, cluster.name, number, gpu, cluster.mem_mib))
+                own = (number, "default", host, cluster.name, number, gpu, cluster.mem_mib)
+                rows.append((*own, *ALIVE))
             gpus += cluster.gpus
     for _ in range(LICENCES):
-        rows.append((len(rows) + 1, "licence", "", None, None, None, None))
+        rows.append((len(rows) + 1, "licence", "", None, None, None, None, *ALIVE))
     return rows
 
 
-def resource_log_rows(since: int) -> list[tuple[Any, ...]]:
-    """OAR's log of the resources: every one is alive *since* then."""
-    return [(row[0], row[0], "state", "Alive", since, 0) for row in resource_rows()]
+#: What befell the nodes that nobody used for longest, and for how much of that time.
+EVENTS = (("Absent", 0.6), ("Suspected", 0.2), ("Absent", 0.5), ("Dead", 0.3), ("Absent", 0.4))
+
+
+def resource_log_rows(
+    since: int, until: int, held: Iterable[tuple[int, int, Sequence[int]]]
+) -> list[tuple[Any, ...]]:
+    """OAR's log of the resources: alive *since* then, but for `EVENTS` where no job ran.
+
+    *held*: start and stop of every job, and the ids of its resources.
+    """
+    nodes: dict[str, list[int]] = {}
+    for number, _, host, *_ in resource_rows():
+        nodes.setdefault(host, []).append(number)
+    idle = _longest_idle(
+        since, until, held, {n: host for host, all_ in nodes.items() for n in all_}
+    )
+    worst = sorted(idle, key=lambda host: idle[host][0] - idle[host][1])
+    events = dict(zip((host for host in worst if host), EVENTS, strict=False))
+    rows: list[tuple[Any, ...]] = []
+    for host, numbers in nodes.items():
+        states = [("Alive", since, 0)]
+        if host in events:
+            state, share = events[host]
+            start, stop = idle[host]
+            begin = start + (stop - start) // 10
+            end = begin + int((stop - start) * share)
+            states = [("Alive", since, begin), (state, begin, end), ("Alive", end, 0)]
+        rows += [(0, number, "state", *each) for number in numbers for each in states]
+    return [(number, *row[1:]) for number, row in enumerate(rows, 1)]
+
+
+def _longest_idle(
+    since: int,
+    until: int,
+    held: Iterable[tuple[int, int, Sequence[int]]],
+    nodes: Mapping[int, str],
+) -> dict[str, tuple[int, int]]:
+    """The longest span of each node in which no job was on it; ids of resources to nodes."""
+    free = dict.fromkeys(nodes.values(), since)
+    longest = dict.fromkeys(nodes.values(), (since, since))
+    last = [(until, until, list(nodes))]
+    for start, stop, numbers in [*sorted(held, key=lambda job: job[0]), *last]:
+        for host in {nodes[number] for number in numbers}:
+            end = min(start, until)
+            if end - free[host] > longest[host][1] - longest[host][0]:
+                longest[host] = (free[host], end)
+            free[host] = max(free[host], stop)
+    return longest
 
 
 #: A place by its number, how many of its nodes, how many units of each.

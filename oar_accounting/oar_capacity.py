@@ -1,20 +1,54 @@
 """What the machine could give: when OAR's resources were there, and how much of a metric they are.
 
-A resource is there while its state is Alive or Absent: a node that sleeps to save energy is Absent,
-and OAR wakes it. What its properties are now, they are taken to have been always.
+For karma a resource is there while its state is Alive or Absent: a node that sleeps to save energy
+is Absent, and OAR wakes it. What its properties are now, they are taken to have been always.
+
+For `utilisation` every second is told as OAR's ``resource_logs`` has it. OAR logs there the state
+of a resource from its creation on, and every property that is changed:
+
+* before the first log of its state a resource was not there; one that has none was always as it is
+  now, and the `MachineLog.notes` say how many these are;
+* a state holds until the next one begins, also over a gap between two logs; of logs that overlap
+  the one that began later holds, and of those that began together the one with the higher id;
+* after its last log, where that is closed, a resource is in the state that it has now;
+* a log that stops before it starts, or when it starts, takes no time;
+* a property is what its logs say; before the first of them as the first says, after the last one,
+  where that is closed, and without any, as it is now; the text ``<unset>`` is no value;
+* a resource is standby, not down, while it is Absent and its ``available_upto`` has not passed: so
+  OAR itself tells what sleeps to save energy. Where OAR has no such column, Absent is down;
+* what OAR no longer has in ``resources`` has no capacity: ``oarremoveresource`` takes its logs and
+  its jobs with it, and logs that are left are not counted, which the notes say.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, case, func, select
 
 from oar_accounting import bulk, oar_tables
-from oar_accounting.columns import OPEN, Columns, Ints
+from oar_accounting.blocks import SPARSE_BLOCK, among, is_dense
+from oar_accounting.columns import OPEN, Bools, Columns, Ints, ints
+from oar_accounting.holdings import located
+from oar_accounting.machine import (
+    ABSENT,
+    ALIVE,
+    OTHER,
+    History,
+    Logs,
+    history,
+    joined,
+    levels,
+)
 from oar_accounting.metrics import Held, Metric, Resources, held_amounts, rates_of
-from oar_accounting.oar_jobs import check_columns
+from oar_accounting.oar_jobs import PAIRS_AT_ONCE, Snapshot, check_columns
 
 THERE = ("Alive", "Absent")
+
+STATE, AVAILABLE_UPTO = "state", "available_upto"
+#: What OAR logs of a property that has no value.
+UNSET = "<unset>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +118,185 @@ def _joined(code: Ints, presence: Presence, rate: Ints) -> Capacity:
     begins = np.flatnonzero((step == 1) & (there == 1))
     ends = np.flatnonzero(there == 0)
     return Capacity(instant[begins], instant[ends], rate[order[begins]])
+
+
+# -- every second -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLog:
+    """What OAR tells of its resources over time; owners are rows of *resource_id*."""
+
+    resource_id: Ints  #: ascending
+    level: History  #: UP, STANDBY or DOWN, by owner
+    kind: History  #: row of *kinds*, by owner
+    kinds: Resources  #: every resource with its properties, once more after each change
+    first: int | None  #: epoch seconds UTC: when a resource was logged first
+    notes: tuple[str, ...]  #: what an administrator should know, one line each
+
+
+def read_machine(
+    snapshot: Snapshot, present: Collection[str], properties: Sequence[str]
+) -> MachineLog:
+    """OAR's resources over time, with these *properties*; *present*: the columns that OAR has.
+
+    Raises :class:`oar_accounting.errors.OarSchemaError` where a property is not there, or OAR's
+    logs cannot be read.
+    """
+    check_columns(snapshot.connection, oar_tables.resource_logs)
+    own = [name for name in (STATE, AVAILABLE_UPTO) if name in present]
+    names = tuple(dict.fromkeys((*properties, *own)))
+    resources = snapshot.resources(names)
+    logged = _state_logs(snapshot.connection)
+    told, known = _of_owners(logged, resources.resource_id)
+    # Without a column that tells their state, resources are taken to be alive.
+    now = resources.properties.get(STATE) or ["Alive"] * len(resources.resource_id)
+    states = history(told, ints([_state_number(each) for each in now]), always=False)
+    logs = _PropertyLogs(snapshot.connection, resources, {"type", *properties, *own} - {STATE})
+    upto = logs.history(AVAILABLE_UPTO, _seconds) if AVAILABLE_UPTO in own else None
+    kind, kinds = _kinds(logs, resources, properties)
+    return MachineLog(
+        resource_id=resources.resource_id,
+        level=levels(states, upto),
+        kind=kind,
+        kinds=kinds,
+        first=int(told.start.min()) if len(told) else None,
+        notes=tuple(_notes(len(resources.resource_id), told, logged.owner[~known])),
+    )
+
+
+def _state_number(state: Any) -> int:
+    return {"Alive": ALIVE, "Absent": ABSENT}.get(str(state), OTHER)
+
+
+def _seconds(value: Any) -> int:
+    """The instant that OAR has as a number, or as its text; 0 for what is none."""
+    try:
+        return int(value or 0)
+    except ValueError:
+        return 0
+
+
+def _state_logs(connection: Connection) -> Logs:
+    """The logs of states; their owners are ids of resources as yet."""
+    table = oar_tables.resource_logs.c
+    state = case((table.value == "Alive", ALIVE), (table.value == "Absent", ABSENT), else_=OTHER)
+    query = select(
+        table.resource_id,
+        table.resource_log_id,
+        table.date_start,
+        func.coalesce(table.date_stop, 0),
+        state,
+    ).where(table.attribute == STATE)
+    resource_id, number, start, stop, value = bulk.read_ints(connection, query)
+    stop = np.where(stop == 0, OPEN, stop)
+    return Logs(resource_id, number, start, stop, value)
+
+
+def _of_owners(logs: Logs, resource_id: Ints) -> tuple[Logs, Bools]:
+    """The logs of resources that are there, with their rows as owners; and which these are."""
+    row, known = located(logs.owner, resource_id)
+    return replace(logs, owner=row).take(known), known
+
+
+def _notes(resources: int, told: Logs, strange: Ints) -> Iterator[str]:
+    if silent := resources - len(np.unique(told.owner)):
+        yield (
+            f"resources of which OAR has logged no state: {silent}; they count as they are now, "
+            "at all times"
+        )
+    if gone := len(np.unique(strange)):
+        yield f"resources that OAR has logs of, but no longer has: {gone}; they have no capacity"
+
+
+class _PropertyLogs:
+    """The logs of properties, read at once, and the values as they are now."""
+
+    def __init__(
+        self, connection: Connection, resources: Resources, names: Collection[str]
+    ) -> None:
+        self._resources = resources
+        table = oar_tables.resource_logs.c
+        query = select(
+            table.attribute,
+            table.resource_id,
+            table.resource_log_id,
+            table.date_start,
+            func.coalesce(table.date_stop, 0),
+            table.value,
+        ).where(table.attribute.in_(sorted(names)))
+        self._rows: dict[str, list[Any]] = {name: [] for name in names}
+        for name, *row in connection.execute(query):
+            # A database may not tell capital letters from small ones.
+            if name in self._rows:
+                self._rows[name].append(row)
+
+    def history(self, name: str, number_of: Any) -> History:
+        """What a property was, each value by the number that is given to it."""
+        rows = self._rows[name]
+        columns = [ints([row[place] for row in rows]) for place in range(4)]
+        values = ints([number_of(None if row[4] == UNSET else row[4]) for row in rows])
+        stop = np.where(columns[3] == 0, OPEN, columns[3])
+        logs = Logs(columns[0], columns[1], columns[2], stop, values)
+        resources = self._resources
+        current = resources.type if name == "type" else resources.properties[name]
+        now = ints([number_of(value) for value in current])
+        return history(_of_owners(logs, resources.resource_id)[0], now, always=True)
+
+
+def _kinds(
+    logs: _PropertyLogs, resources: Resources, properties: Sequence[str]
+) -> tuple[History, Resources]:
+    """Every resource with the properties that it had, and when it had them."""
+    names = ("type", *(name for name in properties if name != "type"))
+    histories, values = [], {}
+    for name in names:
+        numbers: dict[Any, int] = {}
+        histories.append(
+            logs.history(name, lambda value, seen=numbers: seen.setdefault(_text(value), len(seen)))
+        )
+        values[name] = list(numbers)
+    kind, numbered = joined(histories)
+    texts = {
+        name: [values[name][number] for number in column.tolist()]
+        for name, column in zip(names, numbered, strict=True)
+    }
+    kinds = Resources(
+        resource_id=resources.resource_id[kind.owner],
+        type=texts["type"],
+        properties=texts,
+    )
+    return kind, kinds
+
+
+def _text(value: Any) -> str | None:
+    """A value as OAR logs it: numbers as text, and an empty text is no value."""
+    return None if value is None or value == "" else str(value)
+
+
+def assigned_among(
+    connection: Connection, block: Ints, resource_id: Ints
+) -> Iterator[tuple[Ints, Ints]]:
+    """The jobs of a block and the resources they were assigned, as pairs, some at a time.
+
+    *block*: of `id_blocks`. The pairs have all of these resources, which ascend, and may have
+    others.
+    """
+    jobs, assigned = oar_tables.jobs.c, oar_tables.assigned.c
+    joined_tables = oar_tables.jobs.join(
+        oar_tables.assigned, assigned.moldable_job_id == jobs.assigned_moldable_job
+    )
+    query: Select[Any] = (
+        select(jobs.job_id, assigned.resource_id)
+        .select_from(joined_tables)
+        .where(among(block, jobs.job_id))
+    )
+    if len(resource_id) <= SPARSE_BLOCK or is_dense(resource_id):
+        query = query.where(among(resource_id, assigned.resource_id))
+    limited = query.limit(PAIRS_AT_ONCE) if len(block) > 1 else query
+    job_id, found = bulk.read_ints(connection, limited)
+    if len(job_id) == PAIRS_AT_ONCE and len(block) > 1:
+        for half in np.array_split(block, 2):
+            yield from assigned_among(connection, half, resource_id)
+    else:
+        yield job_id, found

@@ -63,17 +63,31 @@ PROPERTIES: dict[str, Any] = {
 MOLDABLES = 500_000
 
 
+#: What every OAR has of its resources, and few cases need: they are alive, and never asleep.
+STATES: dict[str, tuple[Any, str]] = {
+    "state": (String(16), "Alive"),
+    "available_upto": (Integer(), "2147483647"),
+}
+
+
 @cache
-def oar_metadata(variant: Variant = "plain", without: tuple[str, ...] = ()) -> MetaData:
+def oar_metadata(
+    variant: Variant = "plain", without: tuple[str, ...] = (), states: tuple[str, ...] = ()
+) -> MetaData:
     """OAR's tables as they are read, and a little of what else they have.
 
-    *without* are properties that the site has not added to its resources.
+    *without* are properties that the site has not added to its resources, *states* those of
+    `STATES` that they have.
     """
     metadata = MetaData()
     tables = {t.name: t.to_metadata(metadata) for t in oar_tables.metadata.sorted_tables}
     for name, kind in PROPERTIES.items():
         if name not in without:
             tables["resources"].append_column(Column(name, kind))
+    for name in states:
+        kind, usual = STATES[name]
+        column = Column(name, kind, nullable=False, server_default=usual)
+        tables["resources"].append_column(column)
     index: Any = String(7)
     if variant == "oar3":
         state = postgresql.ENUM(*JOB_STATES, name="job_state", metadata=metadata)
@@ -109,7 +123,8 @@ class SmallOar:
     ) -> None:
         self.engine = engine
         self._metadata = oar_metadata() if metadata is None else metadata
-        self._last = dict.fromkeys(("jobs", "resources", "job_types", "job_state_logs"), 0)
+        counted = ("jobs", "resources", "job_types", "job_state_logs", "resource_logs")
+        self._last = dict.fromkeys(counted, 0)
         self._connection: Connection | None = None
         with self._writing() as connection:
             if create:
@@ -144,6 +159,26 @@ class SmallOar:
         table = self.table("resources")
         self._run(update(table).where(table.c.resource_id == resource_id).values(**properties))
 
+    def log_resource(
+        self, resource_id: int, value: str, start: int, stop: int = 0, *, attribute: str = "state"
+    ) -> None:
+        """Log what a resource was, half-open; 0 while it is."""
+        row = {
+            "resource_log_id": self._next("resource_logs"),
+            "resource_id": resource_id,
+            "attribute": attribute,
+            "value": value,
+            "date_start": start,
+            "date_stop": stop,
+        }
+        self._insert("resource_logs", [row])
+
+    def log_states(self, resource_id: int, *states: tuple[int, str], stop: int = 0) -> None:
+        """Log the states of a resource, each with its start; the last until *stop*."""
+        ends = [start for start, _ in states[1:]] + [stop]
+        for (start, value), end in zip(states, ends, strict=True):
+            self.log_resource(resource_id, value, start, end)
+
     def remove_resource(self, resource_id: int) -> None:
         """What ``oarremoveresource`` does: every job that used the resource goes with it."""
         assigned, jobs = self.table("assigned_resources").c, self.table("jobs").c
@@ -152,6 +187,8 @@ class SmallOar:
             gone = select(jobs.job_id).where(jobs.assigned_moldable_job.in_(using))
             for (job,) in connection.execute(gone).all():
                 self.remove_job(job)
+        if (logs := self._metadata.tables.get("resource_logs")) is not None:
+            self._run(delete(logs).where(logs.c.resource_id == resource_id))
         self.lose_resource(resource_id)
 
     def lose_resource(self, resource_id: int) -> None:

@@ -55,9 +55,11 @@ def loaded(name: str) -> dict[str, Any]:
 
 def fill(connection: Connection) -> None:
     """Create the tables of OAR and put in what the real one left."""
-    oar_tables.metadata.create_all(connection)
+    tables = {**oar_tables.metadata.tables, "resource_logs": oar_tables.resource_logs}
+    for table in tables.values():
+        table.create(connection)
     for name, content in loaded("real_oar_2_5_9.json")["tables"].items():
-        table = oar_tables.metadata.tables[name]
+        table = tables[name]
         rows = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
         rows = [{k: v for k, v in row.items() if k in table.columns} for row in rows]
         if name == "jobs":

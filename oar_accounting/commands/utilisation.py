@@ -1,0 +1,101 @@
+"""The command that says how full the machine was."""
+
+from typing import Any
+
+import click
+from rich.text import Text
+
+from oar_accounting import formats, periods
+from oar_accounting.commands.spans import (
+    as_of_option,
+    asked,
+    form_options,
+    metric_option,
+    period_options,
+    where_option,
+)
+from oar_accounting.display import add_row, new_table, show, tell_rows
+from oar_accounting.exits import command
+from oar_accounting.options import Options
+from oar_accounting.records import UtilisationRow
+
+PARTS = ("used", "free", "standby", "down")
+#: How each part is drawn.
+MARKS = dict(zip(PARTS, "█·░x", strict=True))
+WIDTH = 30
+FIELDS = ("metric", "unit", "start", "stop", "capacity", *PARTS, "over")
+
+
+@command("utilisation")
+@metric_option
+@click.option(
+    "--bucket",
+    metavar="LENGTH",
+    help="hour, day, week, month, quarter, year, or how many seconds. Default: one.",
+)
+@period_options
+@where_option
+@as_of_option
+@form_options
+@click.pass_obj
+def utilisation(options: Options, /, form: str | None, bucket: str | None, **given: Any) -> None:
+    """How full the machine was: what was used, free, on standby and down, of what there was.
+
+    Down is Dead, Suspected or Absent, standby is asleep until OAR wakes it, over is what jobs used
+    beyond what was up, as two on one node. --where takes the clusters only.
+
+    \b
+    Example: oar-accounting utilisation --metric core --bucket month --period 2026
+             oar-accounting utilisation --where cluster=alpha --bucket day -p "last week"
+    """
+    given["bucket"] = int(bucket) if bucket is not None and bucket.isdecimal() else bucket
+    with options.accounting() as accounting:
+        told = asked(accounting, given)
+        report = accounting.utilisation(**told)
+        zone = periods.zone(told["timezone"] or accounting.settings.timezone)
+    if form is not None:
+        tell_rows(form, FIELDS, map(_object, report.rows))
+        return
+    table = new_table(bucket or "from", "metric")
+    table.add_column("capacity", justify="right")
+    table.add_column("unit", no_wrap=True)
+    for title in PARTS:
+        table.add_column(title, justify="right")
+    if any(row.over for row in report.rows):
+        table.add_column("over", justify="right")
+    table.add_column(Text("".join(f" {mark} {part}" for part, mark in MARKS.items()).strip()))
+    for row in report.rows:
+        begins = (
+            periods.shown(row.start, zone)
+            if bucket is None
+            else periods.label(row.start, given["bucket"], zone)
+        )
+        over = [formats.percent(row.over, row.capacity)] if any(r.over for r in report.rows) else []
+        add_row(
+            table,
+            begins,
+            row.metric,
+            formats.in_hours(row.capacity, row.unit, row.scale),
+            formats.hour_unit(row.unit),
+            *(formats.percent(getattr(row, part), row.capacity) for part in PARTS),
+            *over,
+            _bar(row),
+        )
+    show(table)
+    for note in report.notes:
+        click.echo(f"note: {formats.printable(note)}", err=True)
+
+
+def _object(row: UtilisationRow) -> dict[str, Any]:
+    told = {name: getattr(row, name) for name in FIELDS}
+    return told | {"unit": formats.exact_unit(row.unit, row.scale)}
+
+
+def _bar(row: UtilisationRow) -> str:
+    """The parts side by side; each ends where the sum of it and those before it does."""
+    drawn, before = "", 0
+    for part in PARTS:
+        before += getattr(row, part)
+        cells = round(WIDTH * before / row.capacity) if row.capacity else 0
+        drawn += MARKS[part] * (cells - len(drawn))
+    return drawn

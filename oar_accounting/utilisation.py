@@ -1,0 +1,439 @@
+"""How full the machine is: capacity, what was down, what slept, what was used, what was free.
+
+    capacity = down + standby + used + free        at every second, and so in every bucket
+    used + over = what the ledger says was used
+
+What is where at which second `oar_capacity` tells of OAR, and `machine` counts. A resource that
+OAR calls down or absent while a job used it was used: its time is counted as if it were Alive.
+What jobs use beyond what is up is over: jobs that share a resource or a node, resources that OAR
+has removed since, or that were not there. Used is the lower of the two at every second, for the
+machine as a whole: where two jobs share a node, and another node is free, both count as used.
+
+Amounts of which no second is known (measured ones, those of purged jobs, and what was taken over
+from OAR's own accounting) lie evenly over their window: they fill what their bucket has free, and
+the rest is over. Adjustments change what somebody is told to have used, not the machine.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Select, func, select
+
+from oar_accounting import bulk, machine, schema
+from oar_accounting.blocks import id_blocks
+from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
+from oar_accounting.columns import Ints, Rates, Spans, exact_sums, group_starts, ints
+from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.holdings import located
+from oar_accounting.job_times import job_blocks
+from oar_accounting.machine import Filled, History, Measure, Stretches, Use, measured
+from oar_accounting.metrics import RESOURCE
+from oar_accounting.oar_capacity import MachineLog, assigned_among, read_machine
+from oar_accounting.oar_jobs import OarJobs, Snapshot
+from oar_accounting.periods import cuts, zone
+from oar_accounting.recorded import read_rates, read_spans
+from oar_accounting.records import UtilisationReport, UtilisationRow
+from oar_accounting.windows import DAY, evenly, repeated
+
+#: Jobs of so many seconds are held in memory at once.
+PAGE = 31 * DAY
+#: Times further from 1970 than this, two thousand years, are none that somebody means.
+FARTHEST = 2**36
+
+#: Half-open span and amount that lies evenly over it.
+Even = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What is asked about."""
+
+    site: Site
+    metrics: Sequence[StoredMetric]
+    values: frozenset[str] | None  #: of the dimension property; None: all
+
+    def accounts(self, connection: Connection) -> Ints | None:
+        """The accounts that count; None: all."""
+        if self.values is None:
+            return None
+        accounts = Accounts(self.site.site_id)
+        accounts.refresh(connection)
+        return ints([n for n, names in accounts.names().items() if names[3] in self.values])
+
+
+def utilisation(  # noqa: PLR0913 - one question
+    connection: Connection,
+    site: Site,
+    oar: OarJobs,
+    metrics: Sequence[str] | None,
+    start: int | None,
+    stop: int,
+    *,
+    bucket: str | int | None,
+    timezone: str,
+    where: Mapping[str, str | Iterable[str]] | None,
+) -> UtilisationReport:
+    """How full the machine was within ``[start, stop)``; open jobs count until *stop*.
+
+    See :meth:`oar_accounting.Accounting.utilisation`. Raises :class:`UnknownName`,
+    :class:`BadSpan` and :class:`oar_accounting.errors.OarSchemaError`.
+    """
+    wanted, notes = _wanted(connection, site, metrics)
+    chosen = _Chosen(site=site, metrics=wanted, values=_values(site, where))
+    present = oar.properties()
+    with oar.snapshot() as snapshot:
+        log = read_machine(snapshot, present, _properties(chosen))
+        _check_values(connection, chosen, log)
+        begin = _first(connection, site, log) if start is None else start
+        bounds = _bounds(begin, stop, bucket, timezone)
+        accounts = chosen.accounts(connection)
+        measures = [measured(each.metric, log.kinds, site.terms.dimension) for each in wanted]
+        sums = _Sums(len(wanted), bounds)
+        for page in _pages(begin, stop):
+            inside = sums.within(page)
+            found = _of_page(connection, snapshot, log, chosen, accounts, measures, inside)
+            sums.add(inside, found)
+    even = _evens(connection, chosen, accounts, begin, stop)
+    if any(even.values()):
+        notes.append(
+            "what was purged, measured or taken over is known by windows only: it counts evenly "
+            "over each of them"
+        )
+    return UtilisationReport(
+        rows=tuple(
+            row
+            for number, stored in enumerate(wanted)
+            for row in _rows(stored, bounds, sums.of(number), even[stored.metric_id])
+        ),
+        notes=(*notes, *log.notes),
+        as_of=stop,
+    )
+
+
+# -- what is asked ----------------------------------------------------------------------------
+
+
+def _wanted(
+    connection: Connection, site: Site, names: Sequence[str] | None
+) -> tuple[list[StoredMetric], list[str]]:
+    """The metrics, and what is to be said of those that are left out."""
+    known = {
+        stored.metric.name: stored
+        for stored in stored_metrics(connection, site.site_id)
+        if stored.state == schema.ACTIVE
+    }
+    composed = [name for name, stored in known.items() if stored.metric.form == "formula"]
+    if names is None:
+        notes = [f"metrics with a formula have no capacity: {', '.join(composed)}"]
+        held = [stored for name, stored in known.items() if name not in composed]
+        return held, notes if composed else []
+    for name in names:
+        if name not in known:
+            raise UnknownName(f"unknown metric {name!r}; recorded are {', '.join(known) or 'none'}")
+        if name in composed:
+            raise UnknownName(
+                f"metric {name!r} has a formula, and so the machine has no capacity of it; its "
+                f"parts may have: {', '.join(part.name for part in known[name].metric.parts)}"
+            )
+    return [known[name] for name in dict.fromkeys(names)], []
+
+
+def _bounds(start: int, stop: int, bucket: str | int | None, timezone: str) -> list[int]:
+    """The bounds of the buckets. Raises :class:`BadSpan`."""
+    for instant in (start, stop):
+        if abs(instant) > FARTHEST:
+            raise BadSpan(f"{instant} is beyond any calendar; epoch seconds were expected")
+    if stop <= start:
+        raise BadSpan(f"the span from {start} to {stop} is empty")
+    return [start, stop] if bucket is None else cuts(start, stop, bucket, zone(timezone))
+
+
+def _values(site: Site, where: Mapping[str, str | Iterable[str]] | None) -> frozenset[str] | None:
+    """The values of the dimension property; None: all. Raises :class:`UnknownName`."""
+    if not where:
+        return None
+    dimension = site.terms.dimension
+    for key in where:
+        if key != dimension or not dimension:
+            raise UnknownName(
+                f"utilisation cannot be told by {key!r}; "
+                + (f"only by {dimension!r}" if dimension else "the site keeps no property apart")
+            )
+    given = where[dimension]
+    return frozenset([given] if isinstance(given, str) else given)
+
+
+def _check_values(connection: Connection, chosen: _Chosen, log: MachineLog) -> None:
+    """Raise :class:`UnknownName` for a value that neither a resource nor an account ever had."""
+    if chosen.values is None:
+        return
+    accounts = Accounts(chosen.site.site_id)
+    accounts.refresh(connection)
+    dimension = chosen.site.terms.dimension
+    known = {names[3] for names in accounts.names().values()}
+    known |= set(log.kinds.values_of(dimension)[1])
+    if unknown := sorted(chosen.values - known):
+        raise UnknownName(
+            f"unknown {dimension} {unknown[0]!r}; known are {', '.join(sorted(known - {''}))}"
+        )
+
+
+def _properties(chosen: _Chosen) -> tuple[str, ...]:
+    """The properties of resources that are needed."""
+    of_metrics = [name for stored in chosen.metrics for name in stored.metric.properties]
+    dimension = chosen.site.terms.dimension
+    return tuple(dict.fromkeys([*of_metrics, *([dimension] if dimension else [])]))
+
+
+def _first(connection: Connection, site: Site, log: MachineLog) -> int:
+    """When the first resource was logged or the first job used something."""
+    spans, entries, openings = schema.spans.c, schema.entries.c, schema.openings.c
+    queries = (
+        select(func.min(spans.start_time)).where(spans.site_id == site.site_id, spans.asked == 0),
+        select(func.min(entries.window_start)).where(entries.site_id == site.site_id),
+        select(func.min(openings.window_start)).where(openings.site_id == site.site_id),
+    )
+    known = [connection.execute(query).scalar_one() for query in queries]
+    instants = [int(each) for each in (*known, log.first) if each is not None]
+    if not instants:
+        raise BadSpan("OAR has logged no resource and no job is recorded: a start is needed")
+    return min(instants)
+
+
+# -- what is counted --------------------------------------------------------------------------
+
+
+def _pages(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for begin in range(start, stop, PAGE):
+        yield begin, min(begin + PAGE, stop)
+
+
+class _Sums:
+    """The amounts of all metrics by bucket, as they are added page by page."""
+
+    def __init__(self, metrics: int, bounds: Sequence[int]) -> None:
+        self._bounds = ints(bounds)
+        shape = (metrics, len(Filled.__slots__), len(bounds) - 1)
+        # Python's integers: a page fits in 63 bits, as everything that is recorded.
+        self._amounts = np.zeros(shape, dtype=object)
+
+    def within(self, page: tuple[int, int]) -> Ints:
+        """The bounds of buckets within a page, and its own."""
+        inside = self._bounds[(self._bounds > page[0]) & (self._bounds < page[1])]
+        return np.concatenate([page[:1], inside, page[1:]]).astype(np.int64)
+
+    def add(self, inside: Ints, found: Sequence[Filled]) -> None:
+        """Add what was found of each metric between bounds that are `within` a page."""
+        bucket = np.searchsorted(self._bounds, inside[:-1], "right") - 1
+        for number, each in enumerate(found):
+            for place, column in enumerate(each.as_dict().values()):
+                self._amounts[number, place, bucket] += column.astype(object)
+
+    def of(self, number: int) -> list[list[int]]:
+        """Of a metric capacity, down, standby, used, free and over of each bucket."""
+        amounts: list[list[int]] = self._amounts[number].T.tolist()
+        return amounts
+
+
+def _of_page(  # noqa: PLR0913 - the sources of one answer
+    connection: Connection,
+    snapshot: Snapshot,
+    log: MachineLog,
+    chosen: _Chosen,
+    accounts: Ints | None,
+    measures: Sequence[Measure],
+    bounds: Ints,
+) -> list[Filled]:
+    """The amounts of each metric between the *bounds*."""
+    start, stop = int(bounds[0]), int(bounds[-1])
+    level = machine.within(log.level, start, stop)
+    there = machine.stretches(level, log.kind, start, stop)
+    jobs = _PageOfJobs(snapshot, log.resource_id, there.take(there.level != machine.UP))
+    for block in job_blocks(connection, chosen.site.site_id, start, stop):
+        spans = _used_within(read_spans(connection, chosen.site.site_id, block), start, stop)
+        rates = read_rates(connection, chosen.site.site_id, block)
+        rates = rates.take(rates.used > 0)
+        jobs.use_of_resources(block, spans.take(np.isin(spans.job_id, rates.job_id)))
+        if accounts is not None:
+            rates = rates.take(np.isin(rates.account_id, accounts))
+        jobs.use_of_metrics(spans, rates, [stored.metric_id for stored in chosen.metrics])
+    if jobs.rescued():
+        there = machine.stretches(jobs.raised(level), log.kind, start, stop)
+    there = _of_values(there, log, chosen)
+    return [
+        machine.filled(machine.steps_of(measure, there), jobs.use(stored.metric_id), bounds)
+        for stored, measure in zip(chosen.metrics, measures, strict=True)
+    ]
+
+
+def _used_within(spans: Spans, start: int, stop: int) -> Spans:
+    """The parts of used spans within ``[start, stop)``."""
+    spans = spans.take((spans.asked == 0) & (spans.start_time < stop) & (spans.stop_time > start))
+    return replace(
+        spans,
+        start_time=np.maximum(spans.start_time, start),
+        stop_time=np.minimum(spans.stop_time, stop),
+    )
+
+
+def _of_values(there: Stretches, log: MachineLog, chosen: _Chosen) -> Stretches:
+    """Those of the resources that have one of the chosen values of the dimension property."""
+    if chosen.values is None:
+        return there
+    number, values = log.kinds.values_of(chosen.site.terms.dimension)
+    wanted = ints([value in chosen.values for value in values]) != 0
+    return there.take(wanted[number[there.kind]])
+
+
+class _PageOfJobs:
+    """What the jobs of a page use: of the metrics, and of resources that are not up."""
+
+    def __init__(self, snapshot: Snapshot, resource_id: Ints, idle: Stretches) -> None:
+        self._snapshot = snapshot
+        self._resource_id = resource_id
+        self._idle = idle
+        self._idle_ids = resource_id[np.unique(idle.owner)]
+        self._parts: dict[int, list[tuple[Ints, Ints, Ints]]] = defaultdict(list)
+        self._busy: list[tuple[Ints, Ints, Ints]] = []
+
+    def use_of_metrics(self, spans: Spans, rates: Rates, metrics: Sequence[int]) -> None:
+        """Count what these used spans hold each second of each metric."""
+        for metric_id in metrics:
+            job, rate = _by_job(rates.take(rates.metric_id == metric_id))
+            at, there = located(spans.job_id, job)
+            some = spans.take(there)
+            self._parts[metric_id].append((some.start_time, some.stop_time, rate[at[there]]))
+
+    def use_of_resources(self, block: Ints, spans: Spans) -> None:
+        """Note which resources that are not up are used in these spans, by what OAR assigned."""
+        block = np.intersect1d(block, spans.job_id)
+        # Jobs that were retired have ids below zero, which OAR does not know.
+        block = block[block > schema.CARRIED]
+        if not len(self._idle) or not len(block):
+            return
+        order = np.argsort(spans.job_id, kind="stable")
+        spans = spans.take(order)
+        for some in id_blocks(block):
+            for job, resource in assigned_among(self._snapshot.connection, some, self._idle_ids):
+                self._note(job, resource, spans)
+
+    def _note(self, job: Ints, resource: Ints, spans: Spans) -> None:
+        owner, there = located(resource, self._resource_id)
+        there &= np.isin(resource, self._idle_ids)
+        job, owner = job[there], owner[there]
+        first = np.searchsorted(spans.job_id, job, "left")
+        pair, nth = repeated(np.searchsorted(spans.job_id, job, "right") - first)
+        span = first[pair] + nth
+        start, stop, owner = spans.start_time[span], spans.stop_time[span], owner[pair]
+        meets = machine.touching(self._idle, owner, start, stop)
+        if np.any(meets):
+            self._busy.append((owner[meets], start[meets], stop[meets]))
+
+    def rescued(self) -> bool:
+        """True where a job used what OAR says was not up."""
+        return bool(self._busy)
+
+    def raised(self, level: History) -> History:
+        """The levels, but that what a job used is up."""
+        owner, start, stop = map(np.concatenate, zip(*self._busy, strict=True))
+        return machine.with_busy(level, owner, start, stop)
+
+    def use(self, metric_id: int) -> Use:
+        """What all jobs use of a metric."""
+        parts = self._parts.get(metric_id) or [(ints([]), ints([]), ints([]))]
+        return machine.use_of(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _by_job(rates: Rates) -> tuple[Ints, Ints]:
+    """The jobs, ascending, and what each uses each second on all its accounts together."""
+    if not len(rates):
+        return ints([]), ints([])
+    order = np.argsort(rates.job_id, kind="stable")
+    job = rates.job_id[order]
+    starts = group_starts([job])
+    return job[starts], exact_sums(rates.used[order], starts)
+
+
+# -- what is known by windows only ------------------------------------------------------------
+
+
+def _evens(
+    connection: Connection, chosen: _Chosen, accounts: Ints | None, start: int, stop: int
+) -> defaultdict[int, list[Even]]:
+    """By metric the amounts that lie evenly over spans which reach into ``[start, stop)``."""
+    found: defaultdict[int, list[Even]] = defaultdict(list)
+    window = chosen.site.terms.window
+    entry = schema.entries.c
+    ids = [stored.metric_id for stored in chosen.metrics]
+    query = select(entry.metric_id, entry.window_start, entry.window_start + window).where(
+        entry.site_id == chosen.site.site_id,
+        entry.metric_id.in_(ids),
+        entry.window_start > start - window,
+        entry.window_start < stop,
+    )
+    for metric_id, *even in _summed(connection, query, entry.account_id, entry.used, accounts):
+        found[metric_id].append((even[0], even[1], even[2]))
+    opening = schema.openings.c
+    for stored in chosen.metrics:
+        if stored.metric.name == RESOURCE.name:
+            left = opening.used - opening.covered_used
+            query = select(opening.site_id, opening.window_start, opening.window_stop).where(
+                opening.site_id == chosen.site.site_id,
+                opening.window_start < stop,
+                opening.window_stop > start,
+                left > 0,
+            )
+            for _, *even in _summed(connection, query, opening.account_id, left, accounts):
+                found[stored.metric_id].append((even[0], even[1], even[2]))
+    return found
+
+
+def _summed(
+    connection: Connection, query: Select[Any], account_id: Any, amount: Any, accounts: Ints | None
+) -> Iterator[list[int]]:
+    """The rows of a query of three numbers, each with the sum of an amount of the accounts."""
+    sums = bulk.exact_sum(connection, amount)
+    groups = [*query.selected_columns, *([] if accounts is None else [account_id])]
+    query = query.with_only_columns(*groups, *sums).group_by(*groups)
+    counted = None if accounts is None else set(accounts.tolist())
+    for row in connection.execute(query):
+        if counted is None or row[3] in counted:
+            yield [*map(int, row[:3]), bulk.whole_sum(row[len(groups) :])]
+
+
+def _rows(
+    stored: StoredMetric, bounds: Sequence[int], amounts: list[list[int]], even: list[Even]
+) -> Iterator[UtilisationRow]:
+    """The rows of a metric, what lies evenly put where there is room."""
+    more = _in_buckets(bounds, even)
+    for bucket, (start, stop) in enumerate(pairwise(bounds)):
+        capacity, down, standby, used, free, over = amounts[bucket]
+        fits = min(more[bucket], free)
+        yield UtilisationRow(
+            metric=stored.metric.name,
+            unit=stored.metric.unit,
+            scale=stored.metric.scale,
+            start=start,
+            stop=stop,
+            capacity=capacity,
+            down=down,
+            standby=standby,
+            used=used + fits,
+            free=free - fits,
+            over=over + more[bucket] - fits,
+        )
+
+
+def _in_buckets(bounds: Sequence[int], even: list[Even]) -> list[int]:
+    """What of the amounts lies in each bucket."""
+    found = [0] * (len(bounds) - 1)
+    for start, stop, amount in even:
+        first = max(bisect_right(bounds, start) - 1, 0)
+        for bucket in range(first, min(bisect_left(bounds, stop), len(found))):
+            found[bucket] += evenly(amount, start, stop, bounds[bucket], bounds[bucket + 1])
+    return found

@@ -30,6 +30,7 @@ SHARED = {
     ],
     "hooks/oar2": ["karma_scheduler", "OARAccountingKarma.pm"],
     **{f"sql/{database}": ["*.sql"] for database in ("postgresql", "mariadb", "sqlite")},
+    "sql/reports": ["*.sql", "*.out"],
 }
 
 setup(
@@ -53,10 +54,19 @@ setup(
         )
         for directory, patterns in SHARED.items()
     ],
-    install_requires=["sqlalchemy>=2.0.29,<2.2", "numpy>=1.26", "click>=8.1", "rich>=12.5"],
+    install_requires=[
+        "sqlalchemy>=2.0.29,<2.2",
+        "numpy>=1.26",
+        "click>=8.1",
+        "rich>=12.5",
+        # Small machines have no time zones of their own.
+        "tzdata>=2024.1",
+    ],
     extras_require={
         "postgresql": POSTGRESQL,
         "mysql": MYSQL,
+        "arrow": ["pyarrow>=14"],
+        "pandas": ["pandas>=2"],
         "test": TEST,
         "dev": [*TEST, "mypy>=1.13", "ruff>=0.8"],
     },

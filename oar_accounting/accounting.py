@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from oar_accounting import (
@@ -17,7 +17,7 @@ from oar_accounting import (
     formats,
     journal,
     law,
-    queries,
+    periods,
     schema,
     settings,
     stock_accounting,
@@ -63,8 +63,9 @@ from oar_accounting.records import (
     Progress,
     Status,
     StockReport,
-    UsageReport,
+    UtilisationReport,
 )
+from oar_accounting.reporting import Reporting
 from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
 from oar_accounting.taken_over import take_over
@@ -83,7 +84,7 @@ DAY = 86_400
 CREATE_ATTEMPTS = 8
 
 
-class Accounting:
+class Accounting(Reporting):
     """The accounting of one OAR server.
 
     Times are epoch seconds UTC, spans are half-open, amounts are whole numbers in the metric's
@@ -581,40 +582,59 @@ class Accounting:
             conf = settings.oar_conf_file(oar_conf)
             return doctor.examine_machine(error, conf, int(time.time()), root)
 
-    def usage(
+    def period(self, said: str, timezone: str | None = None) -> tuple[int, int]:
+        """The half-open span that people mean: "last month", "2026-03"; see `periods.period`.
+
+        In *timezone*, else in that of the settings. Raises :class:`oar_accounting.BadSpan`.
+        """
+        zone = periods.zone(timezone or self.settings.timezone)
+        return periods.period(said, zone, int(time.time()))
+
+    def instant(self, said: str, timezone: str | None = None) -> int:
+        """Epoch seconds from a date, a time, or the begin of a period. Raises as `period`."""
+        zone = periods.zone(timezone or self.settings.timezone)
+        return periods.instant(said, zone, int(time.time()))
+
+    def utilisation(  # noqa: PLR0913 - one question
         self,
-        by: Sequence[str] = ("user",),
         metrics: Sequence[str] | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,
-        without_adjustments: bool = False,
-    ) -> UsageReport:
-        """What closed jobs asked for and used within ``[start, stop)``, on bounds of windows.
+        bucket: str | int | None = None,
+        timezone: str | None = None,
+        where: Mapping[str, str | Iterable[str]] | None = None,
+        as_of: int | None = None,
+    ) -> UtilisationReport:
+        """How full the machine was within ``[start, stop)``: capacity, down, standby, used, free.
 
-        *by* names user, project, queue, the dimension property or attributes; no *metrics* are all
-        of them. Opening amounts and adjustments are within the amounts, and told apart.
-        Raises :class:`oar_accounting.UnknownName` and :class:`oar_accounting.BadSpan`.
+        No *metrics* are all that have a capacity: those with a formula have none. Without *start*
+        it begins with the first log of a resource or the first use. The period ends at *as_of*,
+        which is now at the latest and by default: nothing is known of what comes, and jobs that
+        run count until then. *bucket*: one of `periods.BUCKETS` or so many seconds, by the clocks
+        of *timezone*, else of the settings; None: all at once. *where*: values of the dimension
+        property, by its name; resources and usage of these only. Opening amounts count, adjustments
+        do not: they change no machine. Raises
+        :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan`,
+        :class:`oar_accounting.OarSchemaError` where OAR's ``resource_logs`` cannot be read, and
+        :class:`oar_accounting.AmountOverflow`.
         """
+        from oar_accounting.utilisation import utilisation
+
+        now = int(time.time())
+        end = min(each for each in (now, stop, as_of) if each is not None)
         with self._ledger.reading() as (connection, site):
-            return queries.usage(
+            return utilisation(
                 connection,
                 self._known(connection, site),
-                by,
+                self._oar,
                 metrics,
                 start,
-                stop,
-                adjusted=not without_adjustments,
+                end,
+                bucket=bucket,
+                timezone=timezone or self.settings.timezone,
+                where=where,
             )
-
-    def _known(self, connection: Connection, site: Site | None) -> Site:
-        if site is None:
-            recorded = ", ".join(catalog.site_names(connection)) or "none"
-            raise UnknownName(
-                f"site {self.settings.site!r} is not recorded here, recorded are: {recorded}; a "
-                "new one is recorded by: oar-accounting catch-up"
-            )
-        return site
 
     @contextmanager
     def _noted(self, verb: str, *, wait: bool = True, new: bool = True) -> Iterator[Entry]:

@@ -249,6 +249,11 @@ def exact_sum(connection: Connection, values: ColumnElement[int]) -> list[Column
     return [func.sum(values)]
 
 
+def whole_number(value: ColumnElement[Any]) -> ColumnElement[int]:
+    """A sum or the like as a whole number of 63 bits; one that does not fit is an error."""
+    return cast(value, BigInteger)
+
+
 def whole_sum(parts: Sequence[Any]) -> int:
     """The exact sum from the values of the columns of `exact_sum`."""
     total = 0

@@ -21,20 +21,28 @@ PLACES = {
     "catch-up": "recording.catch_up",
     "demo": "demo.demo",
     "doctor": "health.doctor",
+    "efficiency": "summaries.efficiency",
     "fairshare": "karma.fairshare",
     "forget-user": "keeping.forget_user",
     "import-accounting": "keeping.import_accounting",
     "init": "recording.init",
+    "jobs": "jobs.jobs",
     "karma": "karma.karma",
     "oaraccounting": "stock.oaraccounting",
+    "project": "project.project",
     "purge": "keeping.purge",
     "rebuild": "recording.rebuild",
     "record": "recording.record",
     "retire": "keeping.retire",
+    "series": "usage.series",
     "schema": "recording.print_schema",
     "show-karma": "showing.show_karma",
+    "sizes": "summaries.sizes",
+    "top": "summaries.top",
     "usage": "usage.usage",
+    "utilisation": "utilisation.utilisation",
     "verify": "recording.verify",
+    "waiting": "summaries.waiting",
 }
 
 
@@ -67,7 +75,8 @@ def main(context: click.Context, /, **given: Any) -> None:
     Try it without an OAR:       oar-accounting demo
     On the OAR server, once:     oar-accounting init
     Every few minutes:           oar-accounting catch-up
-    Who used how much of what:   oar-accounting usage --by user
+    Who used how much of what:   oar-accounting usage --by user --period "last month"
+    How full was the machine:    oar-accounting utilisation --bucket month
     Who is next, and why:        oar-accounting karma
     """
     # A terminal that cannot show a letter gets its number, not a traceback.

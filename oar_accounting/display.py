@@ -1,8 +1,10 @@
 """What people see: progress, tables, and what a pass did, on a terminal, in a pipe or in syslog."""
 
+import csv
+import json
 import sys
 import syslog
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from io import TextIOBase
@@ -15,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from oar_accounting import formats
-from oar_accounting.records import Amounts, PassReport, UsageReport
+from oar_accounting import formats, periods
+from oar_accounting.records import Amounts, PassReport, Usage, UsageReport
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))
 TITLES = {
@@ -86,15 +88,37 @@ def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
             "metric": row.metric,
             "unit": formats.exact_unit(row.unit, row.scale),
             **{name: getattr(row, name) for name in AMOUNTS},
+            "start": row.start,
+            "stop": row.stop,
+            "accuracy": row.accuracy,
         }
 
 
+USAGE_FIELDS = ("metric", "unit", *AMOUNTS, "start", "stop", "accuracy")
+
+
+def tell_rows(form: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows for machines: a list of JSON objects, or comma-separated values."""
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    opening = "["
+    for row in rows:
+        # One at a time: there may be millions.
+        click.echo(f"{opening}{json.dumps(row, ensure_ascii=False)}", nl=False)
+        opening = ",\n "
+    click.echo("[]" if opening == "[" else "]")
+
+
 def usage_table(report: UsageReport) -> Table:
-    """The same as people read it: a line per group, in hours.
+    """The same as people read it: a line per bucket and group, in hours.
 
     Two columns per metric, and one more for each part of them that no recorded job accounts for.
     """
-    table = new_table(*report.by)
+    bucketed = [] if report.bucket is None else [str(report.bucket)]
+    table = new_table(*bucketed, *report.by)
     metrics = dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows)
     columns = [
         (*metric, name)
@@ -106,20 +130,69 @@ def usage_table(report: UsageReport) -> Table:
     for metric, unit, _, name in columns:
         header = Text(f"{metric} {TITLES.get(name, name)}\n{formats.hour_unit(unit)}")
         table.add_column(header, justify="right")
-    groups = report.by_group()
-    lines = [
-        ([value or f"(no {key})" for key, value in zip(report.by, group, strict=True)], amounts)
-        for group, amounts in groups.items()
-    ]
-    if len(groups) > 1:
-        lines.append((["total", *("" for _ in report.by[1:])], report.total()))
-    for names, amounts in lines:
+    for names, amounts in _usage_lines(report):
         cells = [
             formats.in_hours(getattr(amounts.get(metric, Amounts()), name), unit, scale)
             for metric, unit, scale, name in columns
         ]
         add_row(table, *names, *cells)
     return table
+
+
+def _usage_lines(report: UsageReport) -> Iterator[tuple[list[str], dict[str, Amounts]]]:
+    """The cells of names of each line, and its amounts by metric."""
+    lines: dict[tuple[int | None, tuple[str, ...]], dict[str, Amounts]] = {}
+    for row in report.rows:
+        lines.setdefault((row.start, row.group), {})[row.metric] = row
+    for (start, group), amounts in lines.items():
+        yield [*_bucket_label(report, start), *named(report.by, group)], amounts
+    if len(lines) > 1:
+        keys = [""] * (len(report.by) + (report.bucket is not None))
+        yield ["total", *keys[1:]], report.total()
+
+
+def _bucket_label(report: UsageReport, start: int | None) -> list[str]:
+    if report.bucket is None or start is None:
+        return []
+    return [periods.label(start, report.bucket, periods.zone(report.timezone))]
+
+
+def named(by: Sequence[str], group: Sequence[str]) -> list[str]:
+    """The values of a group; what has none is said to have none."""
+    return [value or f"(no {key})" for key, value in zip(by, group, strict=True)]
+
+
+def tell_accuracy(rows: Iterable[Usage]) -> None:
+    """What of an answer is not to the second, on standard error."""
+    found = {row.accuracy for row in rows}
+    if "proportional" in found:
+        click.echo(
+            "note: a bound cuts windows of which only the sum is known: they have their share "
+            "by time",
+            err=True,
+        )
+    if "windows" in found:
+        click.echo(
+            "note: a bound cuts windows of purged jobs: they count whole where they begin", err=True
+        )
+
+
+#: Cells of a bar.
+WIDTH = 20
+
+
+def bar(share: float, mark: float | None = None) -> str:
+    """A share of the whole as a bar, with a mark at another share."""
+    filled = min(round(max(share, 0.0) * WIDTH), WIDTH)
+    cells = ["█"] * filled + ["·"] * (WIDTH - filled)
+    if mark is not None:
+        cells.insert(min(round(max(mark, 0.0) * WIDTH), WIDTH), "|")
+    return "".join(cells)
+
+
+def is_wide() -> bool:
+    """True for a terminal with room for more than the figures."""
+    return sys.stdout.isatty() and Console().width >= 120
 
 
 def new_table(*names: str) -> Table:

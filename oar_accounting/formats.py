@@ -1,7 +1,10 @@
 """How amounts, times and names are written for people, and read from them. Pure."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from difflib import get_close_matches
 
+from oar_accounting import periods
 from oar_accounting.errors import BadSpan
 
 HOUR = 3600
@@ -43,23 +46,15 @@ def exact_unit(unit: str, scale: int) -> str:
 def instant(said: str) -> int:
     """Epoch seconds from a whole number of them, or from a date or time in UTC.
 
-    Raises :class:`BadSpan`.
+    `periods.instant` reads them in a zone, and words. Raises :class:`BadSpan`.
     """
-    try:
-        seconds = int(said)
-        if abs(seconds) >= 2**62:
-            raise BadSpan(f"{said} is beyond any calendar; epoch seconds were expected")
-        return seconds
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(said)
-    except ValueError:
+    seconds = periods.moment(said, UTC)
+    if seconds is None:
         raise BadSpan(
             f"{said!r} is no time; expected a date like 2026-03-01, a time like "
             "2026-03-01T12:00 (UTC), or epoch seconds"
-        ) from None
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
+        )
+    return seconds
 
 
 def date(instant: int) -> str:
@@ -70,12 +65,38 @@ def date(instant: int) -> str:
         return str(instant)
 
 
+def percent(part: int, whole: int) -> str:
+    """A part of a whole in percent with one decimal; empty where there is no whole."""
+    return f"{100 * part / whole:.1f}%" if whole else ""
+
+
+def clock(seconds: int) -> str:
+    """A length of time as hours, minutes and seconds: 26:03:59."""
+    sign = "-" if seconds < 0 else ""
+    minutes, second = divmod(abs(seconds), 60)
+    return f"{sign}{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
 def lasting(seconds: int) -> str:
     """A length of time in the largest unit of which there are two or more, rounded down."""
     for unit, length in (("days", 86_400), ("hours", HOUR), ("minutes", 60)):
         if abs(seconds) >= 2 * length:
             return f"{abs(seconds) // length} {unit}"
     return f"{abs(seconds)} s"
+
+
+#: Names that are listed in an error, at most.
+MOST_LISTED = 10
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What an error says of a *name* that is not *known*: which are near, or some that are."""
+    names = sorted(filter(None, known))
+    if near := get_close_matches(name, names, n=3):
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    listed = ", ".join(map(repr, names[:MOST_LISTED]))
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"; recorded are {listed or 'none'}{more}"
 
 
 def printable(name: str) -> str:

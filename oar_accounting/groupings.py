@@ -9,13 +9,20 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from oar_accounting.amounts import Stay
 from oar_accounting.attributes import stored
 from oar_accounting.attributes.memberships import Memberships
 from oar_accounting.catalog import Names, Site
 from oar_accounting.errors import UnknownName
 
 DIMENSIONS = ("user", "project", "queue")
+#: The keys of jobs, in the order in which they are named to people; accounts do not have them.
+JOB_KEYS = ("job", "type", "state", "size")
+#: The key whose value is the name of the OAR server.
+SITE = "site"
+
+Group = tuple[str, ...]
+#: A group and when an account is in it: half-open, epoch seconds.
+Stay = tuple[int, int, Group]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,27 +40,46 @@ class Key:
         return list(self.members.within(name, start, stop))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteName:
+    """The key that all accounts of a site have the same value of: its name."""
+
+    name: str
+
+    def values(self, _: Names, start: int, stop: int) -> list[tuple[int, int, str]]:
+        """The name, within ``[start, stop)``."""
+        return [(start, stop, self.name)]
+
+
+def find_place(connection: Connection, site: Site, name: str) -> Key | SiteName:
+    """The key of this name, which may be the site. Raises :class:`UnknownName`."""
+    if name == SITE:
+        return SiteName(name=site.name)
+    return find_key(connection, site, name, (SITE, *JOB_KEYS))
+
+
 def names_of(site: Site) -> tuple[str, ...]:
     """What an account has names for: the last is the site's dimension property."""
     return (*DIMENSIONS, site.terms.dimension or "cluster")
 
 
-def find_key(connection: Connection, site: Site, name: str) -> Key:
-    """The key of this name. Raises :class:`UnknownName`."""
+def find_key(connection: Connection, site: Site, name: str, others: Sequence[str] = ()) -> Key:
+    """The key of this name; *others* would do, too. Raises :class:`UnknownName`."""
     own = names_of(site)
     if name in own:
         return Key(place=own.index(name))
     known = stored.known(connection, site.site_id)
     if name not in known and name != "root":
+        keys = ", ".join((*own, *others, *sorted(known)))
         raise UnknownName(
-            f"unknown grouping key {name!r}; known keys are {', '.join((*own, *sorted(known)))}; "
+            f"unknown grouping key {name!r}; known keys are {keys}; "
             "an attribute such as laboratory is brought in with: oar-accounting attributes import"
         )
     members = stored.load(connection, site.site_id, name)
     return Key(place=own.index(members.kind), members=members)
 
 
-def stays(keys: Sequence[Key], names: Names, start: int, stop: int) -> list[Stay]:
+def stays(keys: Sequence[Key | SiteName], names: Names, start: int, stop: int) -> list[Stay]:
     """In which groups an account is within ``[start, stop)``, and when; without gaps."""
     values = [key.values(names, start, stop) for key in keys]
     begins = sorted({start}.union(*({begin for begin, _, _ in each} for each in values)))

@@ -4,109 +4,340 @@ SQL sums by account and metric; names are put to them here, so that two names ar
 every byte is equal, on every database.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from oar_accounting import formats, schema
-from oar_accounting.amounts import ALWAYS, Group, Question, amounts_of_groups
-from oar_accounting.catalog import Accounts, Site, stored_metrics
+from oar_accounting import catalog, formats, periods, schema
+from oar_accounting.account_groups import AccountGroups
+from oar_accounting.amounts.answer import amounts_of
+from oar_accounting.amounts.laid import adjustments, in_windows, openings
+from oar_accounting.amounts.question import ACCOUNT_BITS, Question
+from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
+from oar_accounting.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.groupings import find_key, stays
-from oar_accounting.metrics import Metric
+from oar_accounting.groupings import JOB_KEYS, SITE, Group, find_place
+from oar_accounting.job_keys import (
+    DEFAULT_SIZES,
+    STATES,
+    KeysOfJobs,
+    Sizes,
+    conditions,
+)
 from oar_accounting.recorded import open_jobs
-from oar_accounting.records import Amounts, Usage, UsageReport
+from oar_accounting.usage_columns import (
+    AMOUNTS,
+    ShownMetric,
+    UsageColumns,
+    added_up,
+    amounts_by_share,
+)
 
-#: Shown for an account that somebody has deleted by hand.
-NAMELESS = "?"
+#: The span of an answer without bounds.
+ALWAYS = (-OPEN, OPEN)
 
 
-def usage(  # noqa: PLR0913 - one question
-    connection: Connection,
-    site: Site,
-    by: Sequence[str],
-    metrics: Sequence[str] | None,
-    start: int | None,
-    stop: int | None,
-    *,
-    adjusted: bool,
-) -> UsageReport:
-    """What closed jobs asked for and used within ``[start, stop)``, on bounds of windows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted to know. Times are epoch seconds UTC, spans half-open."""
 
-    No metrics are all that are complete; where not *adjusted*, adjustments are left out. Raises
-    :class:`UnknownName` and :class:`BadSpan`.
+    by: tuple[str, ...] = ("user",)
+    metrics: tuple[str, ...] | None = None  #: None: all that are complete
+    start: int | None = None  #: None: from the beginning
+    stop: int | None = None  #: None: without end
+    bucket: str | int | None = None  #: one of `periods.BUCKETS`, or seconds
+    timezone: str = "UTC"
+    where: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    as_of: int | None = None
+    adjusted: bool = True
+    whole_windows: bool = False
+    sizes: Sizes = DEFAULT_SIZES
+    ended: tuple[int, int] | None = None  #: only of jobs that ended within this span
+
+    def keys_of_jobs(self) -> list[str]:
+        """The keys that only jobs have."""
+        return [name for name in JOB_KEYS if name in {*self.by, *self.where}]
+
+
+def usage(connection: Connection, own: Site, wanted: Wanted) -> UsageColumns:
+    """What was asked and used, at the site that asks where others are not named.
+
+    Raises :class:`UnknownName` and :class:`BadSpan`.
     """
-    by = tuple(dict.fromkeys(by))
-    keys = [find_key(connection, site, name) for name in by]
-    _check_span(start, stop, site.terms.window)
-    shown = {
-        stored.metric_id: stored.metric
+    _check(wanted)
+    sites = sites_of(connection, own, wanted)
+    check_values(connection, sites, wanted)
+    found = [_of_site(connection, site, wanted) for site in sites]
+    return found[0] if len(found) == 1 else _together(found)
+
+
+def _check(wanted: Wanted) -> None:
+    if wanted.start is not None and wanted.stop is not None and wanted.stop <= wanted.start:
+        raise BadSpan(f"the span from {wanted.start} to {wanted.stop} is empty")
+    for number in wanted.where.get("job", ()):
+        if number and not number.removeprefix("-").isdecimal():
+            raise UnknownName(f"job {number!r}: the number of a job was expected")
+
+
+def count_open_jobs(connection: Connection, own: Site, wanted: Wanted) -> int:
+    """How many jobs hold resources now, at the sites that are asked about."""
+    return sum(open_jobs(connection, s.site_id) for s in sites_of(connection, own, wanted))
+
+
+def _together(found: Sequence[UsageColumns]) -> UsageColumns:
+    """The answers of several sites as one."""
+    groups: dict[Group, int] = {}
+    metrics: dict[ShownMetric, int] = {}
+    keys: list[list[Ints]] = [[], [], [], []]
+    for each in found:
+        group = ints([groups.setdefault(name, len(groups)) for name in each.groups])
+        metric = ints([metrics.setdefault(name, len(metrics)) for name in each.metrics])
+        rows = (each.start, each.stop, group[each.group], metric[each.metric])
+        for column, values in zip(keys, rows, strict=True):
+            column.append(values)
+    start, stop, group, metric = (np.concatenate(column) for column in keys)
+    by = found[0].by
+    return added_up(
+        by,
+        list(groups),
+        list(metrics),
+        (start, stop, group, metric),
+        [np.concatenate([getattr(each, name) for each in found]) for name in AMOUNTS],
+        np.concatenate([each.accuracy for each in found]),
+        [sort_key(by, each) for each in groups],
+    )
+
+
+# -- one site ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteQuestion:
+    """What is asked of one site, and how its answer is told to people."""
+
+    wanted: Wanted
+    asked: Question
+    buckets: Ints
+    accounts: AccountGroups
+    jobs: KeysOfJobs | None
+    metrics: tuple[StoredMetric, ...]  #: that are wanted, in their order
+
+    @classmethod
+    def of(cls, connection: Connection, site: Site, wanted: Wanted) -> "SiteQuestion":
+        """What is wanted of the site. Raises :class:`UnknownName` and :class:`BadSpan`."""
+        shown = shown_metrics(connection, site)
+        metrics = tuple(shown[name] for name in wanted_metrics(wanted.metrics, shown))
+        ids = [each.metric_id for each in metrics]
+        buckets = _buckets(connection, site, wanted, ids)
+        accounts = AccountGroups.of(connection, site, wanted.by, wanted.where, buckets)
+        (size,) = wanted_metrics([wanted.sizes.metric], shown)
+        keys = _keys_of_jobs(connection, site, wanted, shown[size])
+        asked = Question(
+            site=site,
+            metrics=ids,
+            cuts=accounts.cuts,
+            accounts=accounts.chosen(),
+            as_of=wanted.as_of,
+            adjusted=wanted.adjusted,
+            job_keys=keys,
+            job_conditions=(
+                *conditions(wanted.where),
+                *accounts.job_conditions(wanted.where),
+                *_ended(wanted),
+            ),
+            # A job touches no instant at which it ends.
+            jobs_within=ALWAYS if wanted.ended is None else (wanted.ended[0] - 1, wanted.ended[1]),
+        )
+        return cls(
+            wanted=wanted,
+            asked=asked,
+            buckets=buckets,
+            accounts=accounts,
+            jobs=keys,
+            metrics=metrics,
+        )
+
+    def groups_of(self, holder: Ints, part: Ints) -> tuple[Ints, list[Group]]:
+        """The number of the group of each holder in a part; -1 for one not asked for."""
+        account_id = holder & ((1 << ACCOUNT_BITS) - 1)
+        key = holder >> ACCOUNT_BITS
+        return self.accounts.groups_of(account_id, part, key, self.jobs, self.wanted.by)
+
+    def bucket_of(self, part: Ints) -> Ints:
+        """The number of the bucket that each part is in."""
+        bucket: Ints = np.searchsorted(self.buckets, self.asked.cuts[part], "right") - 1
+        return bucket
+
+
+def _keys_of_jobs(
+    connection: Connection, site: Site, wanted: Wanted, size: StoredMetric
+) -> KeysOfJobs | None:
+    """What tells jobs apart; None where their accounts are enough."""
+    if not wanted.keys_of_jobs() and wanted.ended is None:
+        return None
+    return KeysOfJobs(
+        connection,
+        site,
+        [name for name in wanted.by if name in JOB_KEYS],
+        {name: values for name, values in wanted.where.items() if name in JOB_KEYS},
+        wanted.sizes,
+        size,
+        _ended(wanted),
+    )
+
+
+def _ended(wanted: Wanted) -> list[ColumnElement[bool]]:
+    if wanted.ended is None:
+        return []
+    job, (start, stop) = schema.jobs.c, wanted.ended
+    return [job.closed != schema.OPEN_JOB, job.stop_time >= start, job.stop_time < stop]
+
+
+def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns:
+    question = SiteQuestion.of(connection, site, wanted)
+    rows, amounts = amounts_by_share(amounts_of(connection, question.asked))
+    number, groups = question.groups_of(rows.holder, rows.part)
+    bucket = question.bucket_of(rows.part)
+    place = {stored.metric_id: nth for nth, stored in enumerate(question.metrics)}
+    metric = ints([place[each] for each in rows.metric_id.tolist()])
+    counts = number >= 0
+    starts, stops = question.buckets[bucket], question.buckets[bucket + 1]
+    return added_up(
+        wanted.by,
+        groups,
+        [_shown(stored) for stored in question.metrics],
+        (starts[counts], stops[counts], number[counts], metric[counts]),
+        [amount[counts] for amount in amounts],
+        rows.accuracy[counts],
+        [sort_key(wanted.by, group) for group in groups],
+    )
+
+
+def _shown(stored: StoredMetric) -> ShownMetric:
+    return ShownMetric(name=stored.metric.name, unit=stored.metric.unit, scale=stored.metric.scale)
+
+
+def shown_metrics(connection: Connection, site: Site) -> dict[str, StoredMetric]:
+    """The metrics of the site that are complete, by name."""
+    return {
+        stored.metric.name: stored
         for stored in stored_metrics(connection, site.site_id)
         if stored.state == schema.ACTIVE
     }
-    wanted = _wanted(metrics, {metric.name: key for key, metric in shown.items()})
-    begin, end = (ALWAYS[0] if start is None else start, ALWAYS[1] if stop is None else stop)
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
-    question = Question(
-        site=site,
-        metrics=wanted,
-        start=begin,
-        stop=end,
-        stays={
-            account_id: stays(keys, names, begin, end)
-            for account_id, names in accounts.names().items()
-        },
-        nameless=tuple(NAMELESS for _ in by),
-        adjusted=adjusted,
-    )
-    order = {metric_id: place for place, metric_id in enumerate(wanted)}
-    return UsageReport(
-        by=by,
-        start=start,
-        stop=stop,
-        rows=_rows(amounts_of_groups(connection, question), shown, order),
-        open_jobs=open_jobs(connection, site.site_id),
-    )
 
 
-def _rows(
-    amounts: Mapping[tuple[Group, int], Amounts],
-    shown: Mapping[int, Metric],
-    order: Mapping[int, int],
-) -> tuple[Usage, ...]:
-    """The amounts by group, and within it by the order of the metrics."""
-    rows = sorted(amounts.items(), key=lambda item: (item[0][0], order[item[0][1]]))
-    return tuple(
-        Usage(
-            group=group,
-            metric=shown[metric_id].name,
-            unit=shown[metric_id].unit,
-            scale=shown[metric_id].scale,
-            **asdict(each),
-        )
-        for (group, metric_id), each in rows
-    )
-
-
-def _wanted(metrics: Sequence[str] | None, known: dict[str, int]) -> list[int]:
-    if metrics is None:
-        return list(known.values())
-    for name in metrics:
+def wanted_metrics(wanted: Iterable[str] | None, known: Mapping[str, Any]) -> list[str]:
+    """The names that are wanted, once each; all where it is None. Raises :class:`UnknownName`."""
+    if wanted is None:
+        return list(known)
+    names = list(dict.fromkeys(wanted))
+    for name in names:
         if name not in known:
             raise UnknownName(f"unknown metric {name!r}; recorded are {', '.join(known) or 'none'}")
-    return [known[name] for name in dict.fromkeys(metrics)]
+    return names
 
 
-def _check_span(start: int | None, stop: int | None, window: int) -> None:
-    for name, instant in (("start", start), ("stop", stop)):
-        if instant is not None and instant % window:
-            before = instant // window * window
-            raise BadSpan(
-                f"{name} {instant} ({formats.date(instant)} UTC) is not on a bound of windows of "
-                f"{window} s; the nearest are {before} ({formats.date(before)}) and "
-                f"{before + window} ({formats.date(before + window)})"
-            )
-    if start is not None and stop is not None and stop <= start:
-        raise BadSpan(f"the span from {start} to {stop} is empty")
+def sort_key(by: Sequence[str], group: Group) -> tuple[tuple[int, str], ...]:
+    """What a group is sorted by: jobs and sizes by number, everything else by its name."""
+    return tuple(
+        (_number(value), "") if name in ("job", "size") else (0, value)
+        for name, value in zip(by, group, strict=True)
+    )
+
+
+def _number(label: str) -> int:
+    digits = label.removesuffix("+")
+    first = digits[:1] + digits[1:].partition("-")[0]
+    return int(first) if first else -OPEN
+
+
+def _buckets(connection: Connection, site: Site, wanted: Wanted, metrics: Sequence[int]) -> Ints:
+    """The bounds of the buckets, or those of the whole span."""
+    start, stop = wanted.start, wanted.stop
+    if wanted.whole_windows:
+        start, stop = _around(site.terms.window, start, stop)
+    if wanted.bucket is None:
+        return ints([ALWAYS[0] if start is None else start, ALWAYS[1] if stop is None else stop])
+    zone = periods.zone(wanted.timezone)
+    if start is None or stop is None:
+        first, last = _extent(connection, site, metrics)
+        last = last if wanted.as_of is None else max(last, wanted.as_of)
+        start = first if start is None else start
+        stop = max(last if stop is None else stop, start + 1)
+    return ints(periods.cuts(start, stop, wanted.bucket, zone))
+
+
+def _around(window: int, start: int | None, stop: int | None) -> tuple[int | None, int | None]:
+    """The windows that OAR's ``oarstat --accounting`` counts of a span: those it reaches into.
+
+    To OAR the last second of a window is its end: a span that begins there does not reach into it.
+    """
+    first = None if start is None else (start + 1) // window * window
+    last = None if stop is None else -(-stop // window) * window
+    return first, last
+
+
+def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple[int, int]:
+    """When the first amount begins and the last one ends; the same instant where there is none."""
+    asked = Question(site=site, metrics=metrics, cuts=ints(ALWAYS))
+    window = site.terms.window
+    found: list[tuple[int, int]] = []
+    for source in (in_windows(schema.totals, window, asked), openings(asked), adjustments(asked)):
+        query = source.query(func.min(source.start), func.max(source.stop))
+        found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
+    begun = select(func.min(schema.spans.c.start_time)).where(
+        schema.spans.c.site_id == site.site_id, schema.spans.c.stop_time.is_(None)
+    )
+    found += [(row[0], row[0]) for row in connection.execute(begun) if row[0] is not None]
+    if not found:
+        return 0, 0
+    return int(min(row[0] for row in found)), int(max(row[1] for row in found))
+
+
+# -- names that somebody mistyped --------------------------------------------------------------
+
+
+def check_values(connection: Connection, sites: Sequence[Site], wanted: Wanted) -> None:
+    """Raise :class:`UnknownName` where nothing has a value that is asked for."""
+    for name, values in wanted.where.items():
+        if name in ("job", "type"):
+            continue
+        known = _known_values(connection, sites, name, wanted.sizes)
+        for value in sorted(values - known - {""}):
+            raise UnknownName(f"{name} {value!r} is not recorded{formats.meant(value, known)}")
+
+
+def _known_values(
+    connection: Connection, sites: Sequence[Site], name: str, sizes: Sizes
+) -> set[str]:
+    if name == "state":
+        return set(STATES)
+    if name == "size":
+        return set(sizes.labels())
+    known: set[str] = set()
+    for site in sites:
+        place = find_place(connection, site, name)
+        accounts = Accounts(site.site_id)
+        accounts.refresh(connection)
+        for names in accounts.names().values():
+            known |= {value for _, _, value in place.values(names, *ALWAYS)}
+    return known
+
+
+def sites_of(connection: Connection, own: Site, wanted: Wanted) -> list[Site]:
+    """The sites that are asked about: the own one, unless they are told apart or named.
+
+    Raises :class:`UnknownName`.
+    """
+    if SITE not in {*wanted.by, *wanted.where}:
+        return [own]
+    names = catalog.site_names(connection)
+    chosen = wanted.where.get(SITE, frozenset(names))
+    for name in sorted(chosen - {*names}):
+        raise UnknownName(f"site {name!r} is not recorded{formats.meant(name, names)}")
+    return [
+        site for name in names if name in chosen and (site := catalog.find_site(connection, name))
+    ]

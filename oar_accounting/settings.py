@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
 from oar_accounting.dialects import LONGEST_NAME, parse_url
-from oar_accounting.errors import SettingsError
+from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
 from oar_accounting.readings import CONTAINERS, PROFILES
 
@@ -34,6 +34,7 @@ KEYS = (
     "profile",
     "recheck_days",
     "site",
+    "timezone",
     "url",
     "window",
 )
@@ -51,6 +52,7 @@ class Settings:
     profile: str = "default"
     containers: str = "outer"
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
+    timezone: str = "UTC"  #: in which people's days, weeks and months are
     metrics: tuple[Metric, ...] = BUILT_IN
     #: The table ``[karma]`` as it stands there; None without one. `karma_settings` reads it.
     karma: object = None
@@ -98,6 +100,7 @@ def load(
         profile=given.one_of("profile", PROFILES),
         containers=given.one_of("containers", CONTAINERS),
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
+        timezone=given.timezone(),
         metrics=(*BUILT_IN, *given.metrics()),
         karma=table.get("karma"),
         file=file,
@@ -231,6 +234,20 @@ class _Toml:
         if value not in known:
             raise self._wrong(key, "one of " + ", ".join(map(repr, known)))
         return str(value)
+
+    def timezone(self) -> str:
+        """The name of a time zone."""
+        if "timezone" not in self._table:
+            return "UTC"
+        # Most commands have no need of zones.
+        from oar_accounting import periods
+
+        name = self.text("timezone", "")
+        try:
+            periods.zone(name)
+        except BadSpan:
+            raise self._wrong("timezone", "a time zone like 'Europe/Paris'") from None
+        return name
 
     def url(self, key: str) -> URL:
         """A database; its password may be within."""

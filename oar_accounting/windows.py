@@ -5,7 +5,7 @@ length W seconds is ``[w·W, (w+1)·W)``, for negative *w* too. Splitting is exa
 the pieces of a span add up to its length, and ``rate × seconds`` is never rounded.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -92,6 +92,24 @@ def spread(start: Ints, stop: Ints, window: int) -> Pieces:
     return Pieces(row, window_start, ends - begins)
 
 
+def spread_between(start: Ints, stop: Ints, begins: Ints, ends: Ints) -> Pieces:
+    """Split spans over intervals ``[begins, ends)``, which ascend and do not overlap.
+
+    Of the pieces, ``window_start`` is the number of the interval; what lies in none is left out.
+    """
+    first = np.searchsorted(ends, start, "right")
+    row, nth = repeated(_intervals_touched(start, stop, begins, ends))
+    interval = first[row] + nth
+    begin = np.maximum(start[row], begins[interval])
+    return Pieces(row, interval, np.minimum(stop[row], ends[interval]) - begin)
+
+
+def _intervals_touched(start: Ints, stop: Ints, begins: Ints, ends: Ints) -> Ints:
+    first = np.searchsorted(ends, start, "right")
+    last = np.searchsorted(begins, stop, "left")
+    return np.where(stop > start, np.maximum(last - first, 0), 0)
+
+
 def repeated(counts: Ints) -> tuple[Ints, Ints]:
     """Row *i* as often as ``counts[i]``, and beside each the number of the repetition from 0."""
     row = np.repeat(np.arange(len(counts)), counts)
@@ -107,18 +125,38 @@ def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
     """
     if not len(spans) or not len(rates):
         return Totals.concat([])
+    most = int(np.unique(rates.job_id, return_counts=True)[1].max())
+    spans = _in_lengths(spans, window * max(PIECES_AT_ONCE // most, 1))
+    filled = windows_filled(spans.start_time, spans.stop_time, window)
+    return _added_up(spans, rates, filled, lambda s: spread(s.start_time, s.stop_time, window))
+
+
+def amounts_between(spans: Spans, rates: Rates, begins: Ints, ends: Ints) -> Totals:
+    """The same in intervals ``[begins, ends)``, which ascend and do not overlap.
+
+    The number of the interval stands in the place of the window's start.
+    """
+    if not len(spans) or not len(rates):
+        return Totals.concat([])
+    touched = _intervals_touched(spans.start_time, spans.stop_time, begins, ends)
+    spans, touched = spans.take(touched > 0), touched[touched > 0]
+    return _added_up(
+        spans, rates, touched, lambda s: spread_between(s.start_time, s.stop_time, begins, ends)
+    )
+
+
+def _added_up(spans: Spans, rates: Rates, filled: Ints, split: Callable[[Spans], Pieces]) -> Totals:
+    """The amounts of the pieces into which the spans are *split*; *filled*: how many of each."""
     rates = rates.take(np.argsort(rates.job_id, kind="stable"))
-    _, held = np.unique(rates.job_id, return_counts=True)
-    spans = _in_lengths(spans, window * max(PIECES_AT_ONCE // int(held.max()), 1))
     first = np.searchsorted(rates.job_id, spans.job_id, "left")
     held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
-    filled = windows_filled(spans.start_time, spans.stop_time, window)
-    parts: list[Totals] = []
+    parts: list[Totals] = [Totals.concat([])]
     for part in _portions(filled * held):
-        parts.append(_portion(spans.take(part), first[part], held[part], rates, window))
+        some = spans.take(part)
+        parts.append(_portion(some, split(some), first[part], held[part], rates))
         if len(parts) > 8:
             parts = [add_up(Totals.concat(parts))]
-    return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
+    return parts[1] if len(parts) == 2 else add_up(Totals.concat(parts))
 
 
 def in_portions(spans: Spans, window: int) -> Iterator[Spans]:
@@ -148,8 +186,7 @@ def _portions(sizes: Ints) -> Iterator[slice]:
     yield from (slice(a, b) for a, b in pairwise(bounds))
 
 
-def _portion(spans: Spans, first: Ints, held: Ints, rates: Rates, window: int) -> Totals:
-    pieces = spread(spans.start_time, spans.stop_time, window)
+def _portion(spans: Spans, pieces: Pieces, first: Ints, held: Ints, rates: Rates) -> Totals:
     piece, nth = repeated(held[pieces.row])
     row = pieces.row[piece]
     rate = first[row] + nth

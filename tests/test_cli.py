@@ -34,16 +34,20 @@ COMMANDS = (
         "catch-up",
         "demo",
         "doctor",
+        "efficiency",
         "fairshare",
         "forget-user",
         "import-accounting",
         "init",
+        "jobs",
         "karma",
         "oaraccounting",
+        "project",
         "purge",
         "rebuild",
     ),
-    *("record", "retire", "schema", "show-karma", "usage", "verify"),
+    *("record", "retire", "schema", "series", "show-karma", "sizes", "top", "usage"),
+    *("utilisation", "verify", "waiting"),
 )
 DAY = 86_400
 
@@ -155,12 +159,14 @@ def test_usage_for_machines_is_exact(site: str) -> None:
         "asked": 14400,
         "used": 7200,
         **dict.fromkeys(("opening_asked", "opening_used", "adjusted_asked", "adjusted_used"), 0),
+        **{"start": None, "stop": None, "accuracy": "exact"},
     }
     alice = {**bob, "user": "alice", "asked": 7200, "used": 3600}
     assert json.loads(shown.stdout) == [alice, bob]
     rows = run("--url", site, "usage", "--by", "user,project", "--metric", "resource", "--csv")
     assert list(csv.DictReader(io.StringIO(rows.stdout))) == [
-        {key: str(value) for key, value in row.items()} for row in (alice, bob)
+        {key: "" if value is None else str(value) for key, value in row.items()}
+        for row in (alice, bob)
     ]
 
 
@@ -199,8 +205,13 @@ def test_usage_for_people_has_units_and_no_control_characters(site: str) -> None
     [
         (["usage", "--by", "foot"], "unknown grouping key 'foot'; known keys are user", 2),
         (["usage", "--metric", "x"], "unknown metric 'x'; recorded are resource, node", 2),
-        (["usage", "--from", "soon"], "'soon' is no time; expected a date", 2),
-        (["usage", "--from", "17"], "not on a bound of windows of 86400 s", 2),
+        (["usage", "--from", "soon"], "'soon' is no time", 2),
+        (["usage", "--period", "2026-13"], "'2026-13' is no", 2),
+        (["usage", "-p", "2026", "--to", "now"], "--from and --to do not go with it", 2),
+        (["usage", "--timezone", "Mars"], "'Mars' is no time zone", 2),
+        (["usage", "--where", "user"], "KEY=VALUE was expected, like user=alice", 2),
+        (["usage", "--where", "user=x"], "user 'x' is not recorded; recorded are 'alice', ", 2),
+        (["series", "--bucket", "fortnight"], "'fortnight' is no length of a bucket", 2),
         (["usage", "--from", "86400", "--to", "0"], "is empty", 2),
         (["rebuild", "--metric", "gpu"], "metric 'gpu' is not declared", 2),
         (["--config", "/no/such", "verify"], "/no/such: cannot be read", 2),

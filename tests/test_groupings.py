@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import Accounting, BadSpan, UnknownName, schema
+from oar_accounting import Accounting, UnknownName, schema
 from oar_accounting.dialects import file_url
 from oar_accounting.formats import date
 from oar_accounting.records import Amounts
@@ -131,12 +131,13 @@ def _adjust(engine: Engine, start: int, stop: int, used: int) -> None:
         )
 
 
-def test_a_move_within_a_window_that_has_amounts_is_told(site: Accounting) -> None:
-    site.import_attributes(f"user,team,valid_from\nalice,new,{T0 + HOUR}\n")
-    with pytest.raises(BadSpan, match="within a window of 86400 s"):
-        site.usage(("team",))
-    # Without her, nothing is to be split.
-    assert used(site, "team", stop=T0) == {("",): 2 * 7}
+def test_a_move_within_a_window_is_split_to_the_second(site: Accounting) -> None:
+    site.import_attributes(f"user,team,valid_from\nalice,new,{T0 + 5003}\n")
+    rows = {row.group: row for row in site.usage(("user", "team"), ("resource",)).rows}
+    assert rows["alice", "new"].used == DAY - 5003
+    assert rows["alice", ""].used == 2 * DAY + 5003
+    assert {row.accuracy for row in rows.values()} == {"exact"}
+    assert used(site, "team") == {("",): 2 + 6 + 12, ("new",): 0}
 
 
 def test_an_unknown_key_names_the_attributes_too(site: Accounting) -> None:

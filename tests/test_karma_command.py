@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
 from oar_accounting import own
-from oar_accounting.commands.karma import bar
+from oar_accounting.display import bar
 from oar_accounting.karma_report import (
     Explanation,
     FairShareReport,

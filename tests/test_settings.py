@@ -219,6 +219,11 @@ def test_metrics_are_declared_beside_the_built_in(tmp_path: Path) -> None:
     assert [metric.name for metric in given.metrics] == ["resource", "node", "core"]
 
 
+def test_the_time_zone_is_utc_or_one_that_is_named(tmp_path: Path) -> None:
+    assert from_toml(tmp_path, "").timezone == "UTC"
+    assert from_toml(tmp_path, 'timezone = "Europe/Paris"\n').timezone == "Europe/Paris"
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
@@ -232,6 +237,10 @@ def test_metrics_are_declared_beside_the_built_in(tmp_path: Path) -> None:
         ("containers = 1", "containers must be one of"),
         ("recheck_days = -1", "from 0 to"),
         ("dimension = 3", "dimension must be a text"),
+        ("timezone = 'Europe/Lyon'", "timezone must be a time zone like .* not 'Europe/Lyon'"),
+        ("timezone = '../../etc/passwd'", "timezone must be a time zone like 'Europe/Paris'"),
+        ("timezone = ''", "timezone must be a time zone like 'Europe/Paris', not ''"),
+        ("timezone = 1", "timezone must be a text, not 1"),
         ("url = 'oracle://x'", "url: database URL: unknown kind 'oracle'"),
         ("url = 'rubbish'", "url: a database URL looks like"),
         ("metrics = 3", "metrics must be tables"),

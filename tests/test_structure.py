@@ -17,7 +17,8 @@ MODULES = sorted(
 COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 
 PURE = {
-    *("columns", "errors", "formats", "metrics", "openmetrics", "readings", "records", "windows"),
+    *("columns", "errors", "formats", "machine", "metrics", "openmetrics", "readings", "records"),
+    *("periods", "windows"),
     *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
     *("composed", "exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
     *(module for module in MODULES if module.startswith("karma.")),

@@ -11,14 +11,11 @@ from rich.table import Table
 
 from oar_accounting import formats
 from oar_accounting.commands import what_if
-from oar_accounting.display import add_row, new_table, show
+from oar_accounting.display import add_row, bar, new_table, show
 from oar_accounting.exits import command
 from oar_accounting.karma_report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
 from oar_accounting.karma_words import SUMS, explanation, figure
 from oar_accounting.options import Options
-
-#: Characters of the bar of what is the whole.
-WIDTH = 20
 
 
 @command("karma")
@@ -193,12 +190,3 @@ def fairshare_table(report: FairShareReport) -> Table:
 def _hours(used: Any, amount: float) -> str:
     hours = amount / formats.one_hour(used.unit, used.scale)
     return f"{hours:,.1f} {formats.hour_unit(used.unit)}"
-
-
-def bar(share: float, target: float | None) -> str:
-    """The share of the whole as a bar, with a mark where the target is."""
-    filled = min(round(max(share, 0.0) * WIDTH), WIDTH)
-    cells = ["█"] * filled + ["·"] * (WIDTH - filled)
-    if target is not None:
-        cells.insert(min(round(max(target, 0.0) * WIDTH), WIDTH), "|")
-    return "".join(cells)

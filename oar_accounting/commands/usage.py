@@ -1,69 +1,148 @@
-"""The command that says who used how much of what."""
+"""The commands that say who used how much of what, at once and bucket by bucket."""
 
-import csv
-import json
-import sys
 from typing import Any
 
 import click
+from rich.text import Text
 
-from oar_accounting import formats
-from oar_accounting.display import AMOUNTS, show, usage_objects, usage_table
+from oar_accounting import formats, periods
+from oar_accounting.commands.spans import (
+    as_of_option,
+    asked,
+    form_options,
+    metric_option,
+    names_of,
+    period_options,
+    where_option,
+)
+from oar_accounting.display import (
+    USAGE_FIELDS,
+    add_row,
+    bar,
+    named,
+    new_table,
+    show,
+    tell_accuracy,
+    tell_rows,
+    usage_objects,
+    usage_table,
+)
 from oar_accounting.exits import command
 from oar_accounting.options import Options
+from oar_accounting.records import Usage, UsageReport
 
-
-def names_of(_: click.Context, __: click.Parameter, said: str | None) -> tuple[str, ...] | None:
-    """The names of a list with commas."""
-    return None if said is None else tuple(name.strip() for name in said.split(",") if name.strip())
+BY_HELP = (
+    "site, user, project, queue, cluster (or the site's dimension), an attribute such as "
+    "laboratory, or of jobs: job, type, state, size; in any order."
+)
 
 
 @command("usage")
 @click.option(
-    "--by",
-    default="user",
-    show_default=True,
-    callback=names_of,
-    metavar="KEY,...",
-    help="user, project, queue, cluster (or the site's dimension), or an attribute such as "
-    "laboratory, in any order.",
+    "--by", default="user", show_default=True, callback=names_of, metavar="KEY,...", help=BY_HELP
 )
+@metric_option
+@period_options
+@where_option
+@as_of_option
 @click.option(
-    "--metric", "metrics", callback=names_of, metavar="NAME,...", help="Default: every metric."
+    "--whole-windows",
+    is_flag=True,
+    help="Count every window whole that the span reaches into, as oarstat --accounting does.",
 )
-@click.option(
-    "--from",
-    "start",
-    metavar="TIME",
-    help="First instant: a date (UTC) or epoch seconds, on a bound of a window.",
-)
-@click.option("--to", "stop", metavar="TIME", help="First instant that no longer counts.")
 @click.option(
     "--without-adjustments",
     is_flag=True,
     help="Leave out what was corrected by hand: see oar-accounting adjustments.",
 )
-@click.option("--json", "form", flag_value="json", help="A list of objects, amounts exact.")
-@click.option("--csv", "form", flag_value="csv", help="The same as comma-separated values.")
+@form_options
 @click.pass_obj
-def usage(options: Options, /, by: tuple[str, ...], form: str | None, **given: Any) -> None:
+def usage(options: Options, /, form: str | None, **given: Any) -> None:
     """Who asked for and used how much of what.
 
     \b
-    Example: oar-accounting usage --by project,user --metric node --from 2026-03-01 --to 2026-04-01
+    Example: oar-accounting usage --by project,user --metric node --period 2026-03
+             oar-accounting usage --by type --where user=alice --from yesterday --as-of now
     """
+    report = answered(options, given)
+    if form is not None:
+        tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
+        return
+    show(usage_table(report))
+    tell_accuracy(report.rows)
+    if report.open_jobs:
+        click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+
+
+@command("series")
+@click.option(
+    "--bucket",
+    default="month",
+    show_default=True,
+    metavar="LENGTH",
+    help="hour, day, week, month, quarter, year, or how many seconds.",
+)
+@click.option(
+    "--by", default="", callback=names_of, metavar="KEY,...", help=f"Also tell apart: {BY_HELP}"
+)
+@metric_option
+@period_options
+@where_option
+@as_of_option
+@form_options
+@click.pass_obj
+def series(options: Options, /, form: str | None, bucket: str, **given: Any) -> None:
+    """What was asked for and used, bucket by bucket: a line for each month, day, hour ...
+
+    \b
+    Example: oar-accounting series --bucket day --metric core --period "last month"
+             oar-accounting series --by project --period 2026 --csv
+    """
+    given["bucket"] = int(bucket) if bucket.isdecimal() else bucket
+    report = answered(options, given)
+    if form is not None:
+        tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
+        return
+    show(series_table(report))
+    tell_accuracy(report.rows)
+
+
+def answered(options: Options, given: dict[str, Any]) -> UsageReport:
+    """The answer to what was given on the command line."""
     with options.accounting() as accounting:
-        for bound in ("start", "stop"):
-            if given[bound] is not None:
-                given[bound] = formats.instant(given[bound])
-        report = accounting.usage(by, **given)
-    if form == "json":
-        click.echo(json.dumps(list(usage_objects(report)), ensure_ascii=False, indent=1))
-    elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, [*report.by, "metric", "unit", *AMOUNTS])
-        writer.writeheader()
-        writer.writerows(usage_objects(report))
-    else:
-        show(usage_table(report))
-        if report.open_jobs:
-            click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+        report: UsageReport = accounting.usage(**asked(accounting, given))
+    return report
+
+
+def series_table(report: UsageReport) -> Any:
+    """A line per bucket, group and metric, with a bar: the largest of the metric fills it."""
+    assert report.bucket is not None
+    zone = periods.zone(report.timezone)
+    metrics = dict.fromkeys(row.metric for row in report.rows)
+    table = new_table(str(report.bucket), *report.by, *(["metric"] if len(metrics) > 1 else []))
+    for title in ("asked", "used"):
+        table.add_column(Text(title), justify="right")
+    for title in ("unit", ""):
+        table.add_column(title, no_wrap=True)
+    largest = {name: _largest(report, name) for name in metrics}
+    for metric in metrics:
+        for row in report.rows:
+            if row.metric == metric:
+                add_row(
+                    table,
+                    periods.label(row.start or 0, report.bucket, zone),
+                    *named(report.by, row.group),
+                    *([metric] if len(metrics) > 1 else []),
+                    formats.in_hours(row.asked, row.unit, row.scale),
+                    formats.in_hours(row.used, row.unit, row.scale),
+                    formats.hour_unit(row.unit),
+                    bar(row.used / largest[metric]),
+                )
+    return table
+
+
+def _largest(report: UsageReport, metric: str) -> int:
+    def used(row: Usage) -> int:
+        return row.used if row.metric == metric else 0
+
+    return max(map(used, report.rows), default=0) or 1

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.amounts import Group
 from oar_accounting.columns import Ints
 from oar_accounting.fair_share.by_terms import of_all
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.usage import Weighed
-from oar_accounting.groupings import Key
+from oar_accounting.groupings import Group, Key
 from oar_accounting.karma.dominant import dominant
 from oar_accounting.karma.rules import Dominant
 from oar_accounting.karma.wording import in_words

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.amounts import Group
 from oar_accounting.catalog import Names, Site, StoredMetric
 from oar_accounting.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.entities import Entities, entities_by
 from oar_accounting.fair_share.recent import Recent
 from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
-from oar_accounting.groupings import Key, find_key
+from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
 from oar_accounting.karma.weights import Weighting, earliest, weights
 from oar_accounting.metrics import Metric

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from oar_accounting import bulk, schema
-from oar_accounting.amounts import beside_totals
+from oar_accounting.amounts.laid import beside_totals
 from oar_accounting.catalog import Site
 from oar_accounting.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.errors import AmountOverflow

@@ -1,0 +1,48 @@
+"""The answer: all sources put together."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from oar_accounting.amounts.by_job import (
+    Intervals,
+    later,
+    of_all_closed_jobs,
+    of_closed_jobs,
+    of_open_jobs,
+    parts_within,
+)
+from oar_accounting.amounts.by_window import of_windows
+from oar_accounting.amounts.laid import adjustments, evenly_laid, openings
+from oar_accounting.amounts.question import Answer, Question, Sums
+from oar_accounting.columns import OPEN
+
+
+def amounts_of(connection: Connection, asked: Question) -> Answer:
+    """The amounts in every part of the question. Raises :class:`oar_accounting.AmountOverflow`."""
+    none = Sums.concat([])
+    return Answer(
+        jobs=Sums.concat([none, *_of_jobs(connection, asked)]),
+        openings=evenly_laid(connection, asked, openings(asked)),
+        adjustments=(
+            evenly_laid(connection, asked, adjustments(asked)) if asked.adjusted else none
+        ),
+    )
+
+
+def _of_jobs(connection: Connection, asked: Question) -> Iterator[Sums]:
+    if asked.as_of is not None:
+        yield of_open_jobs(connection, asked, asked.as_of)
+    if asked.job_keys is not None:
+        yield from of_all_closed_jobs(connection, asked)
+        return
+    yield from of_windows(connection, asked)
+    if asked.as_of is not None and asked.as_of < asked.stop:
+        yield _taken_back(connection, asked, asked.as_of)
+
+
+def _taken_back(connection: Connection, asked: Question, as_of: int) -> Sums:
+    """What the totals have of a time after *as_of*, as amounts below zero."""
+    parts = parts_within(asked, as_of, OPEN)
+    taken = Intervals(parts.begin, parts.end, parts.taken_from, parts.added_to)
+    return of_closed_jobs(connection, asked, taken, lambda spans: later(spans, as_of))

@@ -1,0 +1,115 @@
+"""What closed jobs asked for and used, by the totals; by the second where a bound cuts a window."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from sqlalchemy import Connection, Table, or_
+
+from oar_accounting import schema
+from oar_accounting.amounts.by_job import (
+    MOST_LOOK_UPS,
+    Intervals,
+    of_closed_jobs,
+    read_measured,
+)
+from oar_accounting.amounts.laid import FEW_PARTS, in_windows, share_out, summed
+from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
+from oar_accounting.columns import OPEN, Ints
+from oar_accounting.windows import DAY, kept_by_day
+
+
+def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:
+    """The amounts of closed jobs in every part."""
+    window = asked.site.terms.window
+    ranges = _whole_windows(asked.cuts, window)
+    if len(ranges) <= FEW_PARTS:
+        for part, begin, end in ranges:
+            for table, length, first, last in _tables(begin, end, window):
+                source = in_windows(table, length, asked)
+                yield summed(connection, asked, source, part, first, last)
+    else:
+        yield from _read_whole(connection, asked, window)
+    bounds = asked.bounds()
+    inner = bounds[bounds % window != 0]
+    if len(inner):
+        yield from _of_cut_windows(connection, asked, inner)
+
+
+def _whole_windows(cuts: Ints, window: int) -> list[tuple[int, int, int]]:
+    """The parts that have whole windows, with the first bound and the last of these."""
+    begins = np.where(cuts[:-1] == -OPEN, -OPEN, -(-cuts[:-1] // window) * window)
+    ends = np.where(cuts[1:] == OPEN, OPEN, cuts[1:] // window * window)
+    part = np.flatnonzero(begins < ends)
+    return list(zip(part.tolist(), begins[part].tolist(), ends[part].tolist(), strict=True))
+
+
+def _tables(begin: int, end: int, window: int) -> Iterator[tuple[Table, int, int, int]]:
+    """Where to read the windows of ``[begin, end)``: by day where these are kept, and the rest.
+
+    Each time the table, the length of its windows, the first bound and the last.
+    """
+    first = begin if begin == -OPEN else -(-begin // DAY) * DAY
+    last = end if end == OPEN else end // DAY * DAY
+    if not kept_by_day(window) or first >= last:
+        yield schema.totals, window, begin, end
+        return
+    if begin < first:
+        yield schema.totals, window, begin, first
+    yield schema.days, DAY, first, last
+    if last < end:
+        yield schema.totals, window, last, end
+
+
+def _read_whole(connection: Connection, asked: Question, window: int) -> Iterator[Sums]:
+    """What lies within parts as a whole, from all rows: there are many parts."""
+    by_day = kept_by_day(window) and not np.any(asked.bounds() % DAY)
+    table, length = (schema.days, DAY) if by_day else (schema.totals, window)
+    source = in_windows(table, length, asked)
+    for begin, end in source.pages(connection, asked):
+        rows = source.read(
+            connection, source.start >= begin, source.start < end, *source.reaching(asked)
+        )
+        part, last = asked.part_at(rows.start), asked.part_at(rows.stop - 1)
+        yield rows.sums(part, (part == last) & (part >= 0) & (part < asked.parts), asked)
+
+
+def _of_cut_windows(connection: Connection, asked: Question, inner: Ints) -> Iterator[Sums]:
+    """The windows that bounds, which lie *inner* of them, cut.
+
+    All but the longest piece of a window are looked up; this one is what they leave of its total.
+    """
+    window = asked.site.terms.window
+    windows = np.unique(inner // window * window)
+    pieces, longest = _cut_into_pieces(asked, windows, inner)
+    yield of_closed_jobs(connection, asked, pieces)
+    source = in_windows(schema.totals, window, asked)
+    for at in range(0, len(windows), MOST_LOOK_UPS):
+        some = windows[at : at + MOST_LOOK_UPS].tolist()
+        rows = source.read(connection, source.start.in_(some))
+        part = longest[np.searchsorted(windows, rows.start)]
+        yield rows.sums(part, part >= 0, asked)
+        start = schema.entries.c.window_start
+        within = or_(*(start.between(each, each + window - 1) for each in some))
+        job_id, rows = read_measured(connection, asked, within)
+        yield share_out(asked, job_id, rows, PROPORTIONAL, carried=True)
+        part = longest[np.searchsorted(windows, rows.start)]
+        yield replace(rows, asked=-rows.asked, used=-rows.used).sums(part, part >= 0, asked)
+
+
+def _cut_into_pieces(asked: Question, windows: Ints, inner: Ints) -> tuple[Intervals, Ints]:
+    """The pieces of the windows but for the longest of each, and the part that this one is in."""
+    begins = np.union1d(windows, inner)
+    at = np.searchsorted(windows, begins, "right") - 1
+    ends = windows[at] + asked.site.terms.window
+    ends[:-1] = np.minimum(ends[:-1], begins[1:])
+    part = asked.part_at(begins)
+    part = np.where(part < asked.parts, part, -1)
+    order = np.lexsort((begins, begins - ends, at))
+    longest = order[np.searchsorted(at[order], np.arange(len(windows)), "left")]
+    others = np.setdiff1d(np.arange(len(begins)), longest)
+    taken_from = part[longest][at[others]]
+    # From one part to the same, as outside of all, nothing moves.
+    moved = part[others] != taken_from
+    others, taken_from = others[moved], taken_from[moved]
+    return Intervals(begins[others], ends[others], part[others], taken_from), part[longest]

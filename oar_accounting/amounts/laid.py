@@ -1,0 +1,291 @@
+"""Amounts that lie evenly over spans: the rows of totals, entries, opening amounts, adjustments."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+)
+
+from oar_accounting import bulk, schema
+from oar_accounting.amounts.question import EXACT, PROPORTIONAL, WHOLE, Question, Sums
+from oar_accounting.catalog import Site
+from oar_accounting.columns import OPEN, Bools, Columns, Ints, ints
+from oar_accounting.metrics import RESOURCE
+from oar_accounting.windows import evenly
+
+#: Parts up to this many are summed by the database one by one; more of them from all rows.
+FEW_PARTS = 64
+#: Rows that are held in memory at once, about.
+ROWS_AT_ONCE = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Laid(Columns):
+    """Amounts that lie evenly over half-open spans."""
+
+    holder: Ints
+    metric_id: Ints
+    start: Ints
+    stop: Ints
+    asked: Ints
+    used: Ints
+
+    def sums(self, part: Ints, chosen: Bools, asked: Question) -> Sums:
+        """The *chosen* rows, which are of no job and lie each in one *part*."""
+        rows = self.take(chosen)
+        exact = np.full(len(rows), EXACT)
+        found = Sums(part[chosen], rows.holder, rows.metric_id, rows.asked, rows.used, exact)
+        return asked.of_no_job(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A table whose rows tell amounts over spans."""
+
+    rows: FromClause
+    chosen: Sequence[ColumnElement[bool]]
+    account_id: ColumnElement[int]
+    metric_id: ColumnElement[int]
+    start: ColumnElement[int]
+    stop: ColumnElement[int]
+    asked: ColumnElement[int]
+    used: ColumnElement[int]
+    job_id: ColumnElement[int] | None = None  #: of the job that an amount is for, if it is for one
+    share_is_exact: bool = False  #: true: to lie evenly is what the amounts were made for
+    length: int = 0  #: of every span; 0 where they differ
+
+    def query(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        """The columns of its rows."""
+        return select(*columns).select_from(self.rows).where(*self.chosen)
+
+    def read(self, connection: Connection, *conditions: ColumnElement[bool]) -> Laid:
+        """Its rows for which all of this holds."""
+        query = self.query(*self._columns()).where(*conditions)
+        return Laid.of(bulk.read_ints(connection, query))
+
+    def read_of_jobs(
+        self, connection: Connection, *conditions: ColumnElement[bool]
+    ) -> tuple[Ints, Laid]:
+        """The same, and the job that each is for; `schema.CARRIED` where it is for none."""
+        if self.job_id is None:
+            rows = self.read(connection, *conditions)
+            return np.full(len(rows), schema.CARRIED), rows
+        query = self.query(self.job_id, *self._columns()).where(*conditions)
+        job_id, *found = bulk.read_ints(connection, query)
+        return job_id, Laid.of(found)
+
+    def _columns(self) -> tuple[ColumnElement[int], ...]:
+        return (self.account_id, self.metric_id, self.start, self.stop, self.asked, self.used)
+
+    def reaching(self, asked: Question) -> list[ColumnElement[bool]]:
+        """True for rows that reach into the time of the question."""
+        if self.length and asked.start > -OPEN + self.length:
+            # In terms of the column itself, which has an index.
+            return [self.start < asked.stop, self.start > asked.start - self.length]
+        return [self.start < asked.stop, self.stop > asked.start]
+
+    def pages(self, connection: Connection, asked: Question) -> Iterator[tuple[int, int]]:
+        """Times of which each has about so many rows as fit in memory; together all of them."""
+        query = self.query(func.count(), func.min(self.start), func.max(self.start)).where(
+            *self.reaching(asked)
+        )
+        rows, first, last = connection.execute(query).one()
+        if not rows:
+            return
+        step = (int(last) - int(first)) // (int(rows) // ROWS_AT_ONCE + 1) + 1
+        for start in range(int(first), int(last) + 1, step):
+            yield start, start + step
+
+
+def in_windows(table: Table, length: int, asked: Question) -> Source:
+    """The totals, or the days, with windows of *length* seconds."""
+    start, *_ = table.primary_key.columns
+    return Source(
+        rows=table,
+        chosen=(asked.wants(table.c.metric_id, table.c.account_id),),
+        account_id=table.c.account_id,
+        metric_id=table.c.metric_id,
+        start=start,
+        stop=start + length,
+        asked=table.c.asked,
+        used=table.c.used,
+        length=length,
+    )
+
+
+def measured(asked: Question) -> Source:
+    """What was measured of jobs that have ended, and what is carried of purged ones."""
+    table, job = schema.entries.c, schema.jobs.c
+    window = asked.site.terms.window
+    of_job = and_(job.site_id == table.site_id, job.job_id == table.job_id)
+    return Source(
+        rows=schema.entries.join(schema.jobs, of_job),
+        chosen=(
+            table.site_id == asked.site.site_id,
+            asked.wants(table.metric_id, table.account_id),
+            job.closed != schema.OPEN_JOB,
+        ),
+        account_id=table.account_id,
+        metric_id=table.metric_id,
+        start=table.window_start,
+        stop=table.window_start + window,
+        asked=table.asked,
+        used=table.used,
+        job_id=table.job_id,
+        length=window,
+    )
+
+
+def openings(asked: Question) -> Source:
+    """What is open of the amounts that were taken over from OAR's own accounting."""
+    table, metric = schema.openings.c, schema.metrics.c
+    return Source(
+        rows=schema.openings.join(schema.metrics, metric.site_id == table.site_id),
+        chosen=(
+            table.site_id == asked.site.site_id,
+            metric.name == RESOURCE.name,
+            asked.wants(metric.metric_id, table.account_id),
+        ),
+        account_id=table.account_id,
+        metric_id=metric.metric_id,
+        start=table.window_start,
+        stop=table.window_stop,
+        asked=_above_zero(table.asked - table.covered_asked),
+        used=_above_zero(table.used - table.covered_used),
+    )
+
+
+def _above_zero(amount: ColumnElement[int]) -> ColumnElement[int]:
+    return case((amount > 0, amount), else_=0)
+
+
+def adjustments(asked: Question) -> Source:
+    """What was corrected by hand."""
+    line, header, metric = schema.adjusted.c, schema.adjustments.c, schema.metrics.c
+    posted = schema.adjusted.join(
+        schema.adjustments, header.adjustment_id == line.adjustment_id
+    ).join(schema.metrics, (metric.site_id == header.site_id) & (metric.name == line.metric))
+    return Source(
+        rows=posted,
+        chosen=(
+            header.site_id == asked.site.site_id,
+            asked.wants(metric.metric_id, line.account_id),
+        ),
+        account_id=line.account_id,
+        metric_id=metric.metric_id,
+        start=line.start_time,
+        stop=line.stop_time,
+        asked=line.asked,
+        used=line.used,
+        job_id=func.coalesce(line.job_id, schema.CARRIED),
+        share_is_exact=True,
+    )
+
+
+def beside_totals(
+    connection: Connection, site: Site, metrics: Sequence[int], start: int, stop: int
+) -> list[Ints]:
+    """The rows of opening amounts and adjustments that reach into ``[start, stop)``.
+
+    Columns: account, metric, start and stop of the span over which it lies evenly, asked, used.
+    """
+    asked = Question(site=site, metrics=metrics, cuts=ints([start, stop]))
+    parts = [
+        source.read(connection, *source.reaching(asked))
+        for source in (openings(asked), adjustments(asked))
+    ]
+    return list(Laid.concat(parts).as_dict().values())
+
+
+def evenly_laid(connection: Connection, asked: Question, source: Source) -> Sums:
+    """The amounts of a source in every part; what a bound cuts is shared out by the second."""
+    how = EXACT if source.share_is_exact else PROPORTIONAL
+
+    def shared(*conditions: ColumnElement[bool]) -> Sums:
+        job_id, rows = source.read_of_jobs(connection, *conditions, *source.reaching(asked))
+        return share_out(asked, job_id, rows, how)
+
+    if source.job_id is not None and asked.job_keys is not None:
+        return shared()
+    if asked.parts > FEW_PARTS:
+        pages = source.pages(connection, asked)
+        return Sums.concat([shared(source.start >= a, source.start < b) for a, b in pages])
+    found = [
+        summed(connection, asked, source, part, begin, end)
+        for part, (begin, end) in enumerate(pairwise(asked.cuts.tolist()))
+    ]
+    cut = [and_(source.start < at, source.stop > at) for at in asked.bounds().tolist()]
+    return Sums.concat([*found, shared(or_(*cut))]) if cut else Sums.concat(found)
+
+
+def summed(  # noqa: PLR0913 - one reading
+    connection: Connection, asked: Question, source: Source, part: int, begin: int, end: int
+) -> Sums:
+    """The sums, by account and metric, of what lies within ``[begin, end)`` as a whole."""
+    amounts = (bulk.exact_sum(connection, each) for each in (source.asked, source.used))
+    columns = [each for parts in amounts for each in parts]
+    within = [source.start >= begin, source.start < end]
+    if not source.length:
+        within.append(source.stop <= end)
+    query = source.query(source.account_id, source.metric_id, *columns).where(*within)
+    half = len(columns) // 2
+    rows = [
+        (part, account, metric, bulk.whole_sum(sums[:half]), bulk.whole_sum(sums[half:]), EXACT)
+        for account, metric, *sums in connection.execute(
+            query.group_by(source.account_id, source.metric_id)
+        )
+    ]
+    return asked.of_no_job(Sums.of_rows(rows))
+
+
+def share_out(
+    asked: Question, job_id: Ints, rows: Laid, how: int, *, carried: bool = False
+) -> Sums:
+    """The amounts of rows, each shared out over the parts that it reaches into.
+
+    *how*: what a share is. Where they are *carried*, amounts of no job are those of purged ones,
+    which are whole in the part in which they begin.
+    """
+    holder, wanted = asked.holders(job_id, rows.holder)
+    rows = replace(rows, holder=holder)
+    first, last = asked.part_at(rows.start), asked.part_at(rows.stop - 1)
+    inside = wanted & (first == last) & (first >= 0) & (first < asked.parts)
+    some = rows.take(inside)
+    exact = np.full(len(some), EXACT)
+    found = Sums(first[inside], some.holder, some.metric_id, some.asked, some.used, exact)
+    cut = np.flatnonzero(wanted & (first != last))
+    whole = (carried & (job_id[cut] == schema.CARRIED)).tolist()
+    columns = (column.tolist() for column in rows.take(cut).as_dict().values())
+    shares = [
+        (part, name, metric, *amounts, WHOLE if is_whole else how)
+        for is_whole, name, metric, *row in zip(whole, *columns, strict=True)
+        for part, amounts in _shares(asked, *row, whole=is_whole)
+    ]
+    return Sums.concat([found, Sums.of_rows(shares)])
+
+
+def _shares(  # noqa: PLR0913 - a row
+    asked: Question, start: int, stop: int, of_asked: int, of_used: int, *, whole: bool
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The parts that ``[start, stop)`` reaches into, each with its share of the amounts."""
+    first, last = asked.part_at(ints([start, stop - 1])).tolist()
+    for part in range(max(first, 0), min(last, asked.parts - 1) + 1):
+        begin, end = int(asked.cuts[part]), int(asked.cuts[part + 1])
+        if whole:
+            yield part, (of_asked, of_used) if part == first else (0, 0)
+        else:
+            share = (evenly(amount, start, stop, begin, end) for amount in (of_asked, of_used))
+            yield part, (next(share), next(share))

@@ -1,0 +1,271 @@
+"""The commands that rank and sum up: top, efficiency, sizes, waiting."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from oar_accounting import formats
+from oar_accounting.commands.spans import (
+    as_of_option,
+    asked,
+    by_option,
+    form_options,
+    metric_option,
+    period_options,
+    size_options,
+    sizes_of,
+    where_option,
+)
+from oar_accounting.display import (
+    add_row,
+    bar,
+    named,
+    new_table,
+    show,
+    tell_accuracy,
+    tell_rows,
+)
+from oar_accounting.exits import command
+from oar_accounting.options import Options
+from oar_accounting.records import Efficiency, SizeUse, Usage, UsageReport
+
+# -- top ---------------------------------------------------------------------------------------
+
+
+@command("top")
+@by_option("user")
+@click.option("--metric", default="resource", show_default=True, metavar="NAME")
+@click.option(
+    "--first",
+    "-n",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many are listed.",
+)
+@period_options
+@where_option
+@as_of_option
+@form_options
+@click.pass_obj
+def top(options: Options, /, form: str | None, first: int, metric: str, **given: Any) -> None:
+    """Who used most of a metric, with their share of all.
+
+    \b
+    Example: oar-accounting top --metric core --period "last month"
+             oar-accounting top --by project,cluster -n 5 --period 2026-Q1
+    """
+    with options.accounting() as accounting:
+        report = accounting.usage(metrics=(metric,), **asked(accounting, given))
+    ranked = sorted(report.rows, key=lambda row: (-row.used, row.group))
+    whole = sum(row.used for row in ranked)
+    if form is not None:
+        fields = ("place", *report.by, "metric", "unit", "used", "share")
+        tell_rows(form, fields, _top_objects(report, ranked[:first], whole))
+        return
+    table = new_table()
+    table.add_column("place", justify="right")
+    for key in report.by:
+        table.add_column(key, no_wrap=True)
+    unit = ranked[0].unit if ranked else "s"
+    table.add_column(f"{metric} used\n{formats.hour_unit(unit)}", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("", no_wrap=True)
+    for place, row in enumerate(ranked[:first], 1):
+        _top_row(table, [str(place), *named(report.by, row.group)], row, row.used, whole)
+    rest = ranked[first:]
+    blank = [""] * (len(report.by) - 1)
+    if rest:
+        others = ["", f"{len(rest)} others", *blank]
+        _top_row(table, others, rest[0], sum(row.used for row in rest), whole)
+    if len(ranked) > 1:
+        _top_row(table, ["", "total", *blank], ranked[0], whole, whole)
+    show(table)
+    tell_accuracy(report.rows)
+    if report.open_jobs:
+        click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+
+
+def _top_row(table: Any, names: Sequence[str], like: Usage, used: int, whole: int) -> None:
+    share = used / whole if whole else 0.0
+    amount = formats.in_hours(used, like.unit, like.scale)
+    add_row(table, *names, amount, formats.percent(used, whole), bar(share))
+
+
+def _top_objects(
+    report: UsageReport, rows: Sequence[Usage], whole: int
+) -> Iterator[dict[str, Any]]:
+    for place, row in enumerate(rows, 1):
+        yield {
+            "place": place,
+            **dict(zip(report.by, row.group, strict=True)),
+            "metric": row.metric,
+            "unit": formats.exact_unit(row.unit, row.scale),
+            "used": row.used,
+            "share": row.used / whole if whole else None,
+        }
+
+
+# -- efficiency --------------------------------------------------------------------------------
+
+
+@command("efficiency")
+@by_option("user")
+@metric_option
+@size_options
+@period_options
+@where_option
+@form_options
+@click.pass_obj
+def efficiency(options: Options, /, form: str | None, **given: Any) -> None:
+    """What jobs that ended asked for, used and left unused, whole.
+
+    \b
+    Example: oar-accounting efficiency --metric core --period 2026-03
+             oar-accounting efficiency --by queue,size --period "last year"
+    """
+    sizes = sizes_of(given)
+    with options.accounting() as accounting:
+        told = asked(accounting, given)
+        told.pop("timezone")
+        rows = accounting.efficiency(sizes=sizes, **told)
+    by = told["by"]
+    if form is not None:
+        fields = (*by, "jobs", "metric", "unit", "asked", "used", "unused", "share")
+        tell_rows(form, fields, (_efficiency_object(by, row) for row in rows))
+        return
+    table = new_table(*by, "metric")
+    for title in ("jobs", "asked", "used", "unused"):
+        table.add_column(title, justify="right")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("used/asked", justify="right")
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        add_row(
+            table,
+            *named(by, row.group),
+            row.metric,
+            f"{row.jobs:,}",
+            *(formats.in_hours(n, row.unit, row.scale) for n in (row.asked, row.used, row.unused)),
+            formats.hour_unit(row.unit),
+            formats.percent(row.used, row.asked),
+            bar(row.share or 0.0),
+        )
+    show(table)
+
+
+def _efficiency_object(by: Sequence[str], row: Efficiency) -> dict[str, Any]:
+    return {
+        **dict(zip(by, row.group, strict=True)),
+        "jobs": row.jobs,
+        "metric": row.metric,
+        "unit": formats.exact_unit(row.unit, row.scale),
+        "asked": row.asked,
+        "used": row.used,
+        "unused": row.unused,
+        "share": row.share,
+    }
+
+
+# -- sizes -------------------------------------------------------------------------------------
+
+
+@command("sizes")
+@by_option("")
+@metric_option
+@size_options
+@period_options
+@where_option
+@as_of_option
+@form_options
+@click.pass_obj
+def sizes(options: Options, /, form: str | None, **given: Any) -> None:
+    """How large jobs are: what each class of size used, and how many jobs it had.
+
+    \b
+    Example: oar-accounting sizes --metric core --period 2026-03
+             oar-accounting sizes --by project --size-metric core --size-bounds 1,16,64
+    """
+    classes = sizes_of(given)
+    with options.accounting() as accounting:
+        told = asked(accounting, given)
+        told.pop("timezone")
+        rows = accounting.sizes(sizes=classes, **told)
+    by = (*(name for name in told["by"] if name != "size"), "size")
+    if form is not None:
+        fields = (*by, "jobs", "metric", "unit", "used")
+        tell_rows(form, fields, (_size_object(by, row) for row in rows))
+        return
+    whole: dict[str, int] = {}
+    for row in rows:
+        whole[row.metric] = whole.get(row.metric, 0) + row.used
+    table = new_table(*by, "metric")
+    for title in ("jobs", "used"):
+        table.add_column(title, justify="right")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("share", justify="right")
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        add_row(
+            table,
+            *named(by, row.group),
+            row.metric,
+            f"{row.jobs:,}",
+            formats.in_hours(row.used, row.unit, row.scale),
+            formats.hour_unit(row.unit),
+            formats.percent(row.used, whole[row.metric]),
+            bar(row.used / whole[row.metric]),
+        )
+    show(table)
+
+
+def _size_object(by: Sequence[str], row: SizeUse) -> dict[str, Any]:
+    return {
+        **dict(zip(by, row.group, strict=True)),
+        "jobs": row.jobs,
+        "metric": row.metric,
+        "unit": formats.exact_unit(row.unit, row.scale),
+        "used": row.used,
+    }
+
+
+# -- waiting -----------------------------------------------------------------------------------
+
+
+@command("waiting")
+@by_option("queue,size")
+@size_options
+@period_options
+@where_option
+@form_options
+@click.pass_obj
+def waiting(options: Options, /, form: str | None, **given: Any) -> None:
+    """How long jobs waited from their submission to their start.
+
+    \b
+    Example: oar-accounting waiting --period "last month"
+             oar-accounting waiting --by project --where queue=default --period 2026-03
+    """
+    classes = sizes_of(given)
+    with options.accounting() as accounting:
+        told = asked(accounting, given)
+        told.pop("timezone")
+        rows = accounting.waiting(sizes=classes, **told)
+    by = told["by"]
+    if form is not None:
+        fields = (*by, "jobs", "mean", "median", "percentile_90", "longest")
+        objects = (asdict(row) for row in rows)
+        tell_rows(
+            form, fields, (dict(zip(by, each.pop("group"), strict=True)) | each for each in objects)
+        )
+        return
+    table = new_table(*by)
+    for title in ("jobs", "mean", "median", "90% within", "longest"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        waits = (row.mean, row.median, row.percentile_90, row.longest)
+        add_row(table, *named(by, row.group), f"{row.jobs:,}", *map(formats.clock, waits))
+    show(table)

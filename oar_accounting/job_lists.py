@@ -1,0 +1,242 @@
+"""The jobs themselves, page by page: what each asked for, used and left unused.
+
+A page begins after the last number of the one before. Numbers do not change, so no job comes twice
+and none that is there is left out, whatever is recorded meanwhile.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, and_
+
+from oar_accounting import schema
+from oar_accounting.account_groups import AccountGroups
+from oar_accounting.blocks import among
+from oar_accounting.catalog import Names, Site, StoredMetric
+from oar_accounting.columns import OPEN, Ints, Rates, Totals, add_up, ints
+from oar_accounting.errors import BadSpan
+from oar_accounting.groupings import JOB_KEYS
+from oar_accounting.holdings import located
+from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
+from oar_accounting.job_times import job_blocks
+from oar_accounting.queries import Wanted, check_values, shown_metrics, wanted_metrics
+from oar_accounting.readings import RUNNING
+from oar_accounting.recorded import JobRecords, jobs_where, read_entries, read_rates, read_spans
+from oar_accounting.records import HeldMetric, JobPage, RecordedJob
+from oar_accounting.windows import amounts_between
+
+#: What of a job must lie within a span: that it ran, or an instant.
+Moment = Literal["ran", "submitted", "started", "ended"]
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
+
+#: Jobs on a page, at most.
+MOST_ON_PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsWanted:
+    """Which jobs are wanted: of *wanted* the keys that are filtered by, metrics, span and sizes."""
+
+    wanted: Wanted
+    moment: Moment = "ran"
+
+    def bounds(self) -> tuple[int, int]:
+        """The span, which may have no end."""
+        start, stop = self.wanted.start, self.wanted.stop
+        return (-OPEN if start is None else start, OPEN if stop is None else stop)
+
+
+def page(
+    connection: Connection, site: Site, wanted: JobsWanted, after: int | None, limit: int
+) -> JobPage:
+    """The next jobs *after* this number, *limit* of them at most.
+
+    Raises :class:`oar_accounting.UnknownName` and :class:`BadSpan`.
+    """
+    if not 1 <= limit <= MOST_ON_PAGE:
+        raise BadSpan(f"{limit} jobs at once: from 1 to {MOST_ON_PAGE} were expected")
+    if wanted.moment not in MOMENTS:
+        raise BadSpan(f"{wanted.moment!r} is no moment of a job; expected {', '.join(MOMENTS)}")
+    found: list[RecordedJob] = []
+    reader = _Reader(connection, site, wanted)
+    for block in _blocks(connection, site, wanted, reader.accounts, after):
+        for at in range(0, len(block), limit):
+            found += reader.jobs(block[at : at + limit])
+            if len(found) > limit:
+                return JobPage(jobs=tuple(found[:limit]), after=found[limit - 1].job_id)
+    return JobPage(jobs=tuple(found), after=None)
+
+
+def _blocks(
+    connection: Connection,
+    site: Site,
+    wanted: JobsWanted,
+    accounts: AccountGroups,
+    after: int | None,
+) -> Iterator[Ints]:
+    """The ids of jobs that may be wanted, in ascending blocks."""
+    job = schema.jobs.c
+    where = wanted.wanted.where
+    chosen = [
+        job.job_id != schema.CARRIED,
+        *conditions(where),
+        *accounts.job_conditions(where),
+        *_of_moment(wanted),
+    ]
+    if after is not None:
+        chosen.append(job.job_id > after)
+    start, stop = wanted.bounds()
+    if wanted.moment == "submitted":
+        start, stop = -OPEN, OPEN
+    elif wanted.moment == "ended" and start > -OPEN:
+        # A job touches no instant at which it ends.
+        start -= 1
+    yield from job_blocks(connection, site.site_id, start, stop, *chosen)
+
+
+def _of_moment(wanted: JobsWanted) -> list[ColumnElement[bool]]:
+    """What a job must be for its moment to lie within the span, as the database tells it."""
+    start, stop = wanted.bounds()
+    if (start, stop) == (-OPEN, OPEN) and wanted.moment in ("ran", "submitted"):
+        return []
+    job = schema.jobs.c
+    ended = and_(job.closed != schema.OPEN_JOB, job.stop_time > job.start_time, job.start_time > 1)
+    running = and_(job.closed == schema.OPEN_JOB, job.state.in_(RUNNING))
+    match wanted.moment:
+        case "submitted":
+            return [job.submission_time >= start, job.submission_time < stop]
+        case "started":
+            return [job.start_time >= start, job.start_time < stop, ended | running]
+        case "ended":
+            return [job.stop_time >= start, job.stop_time < stop, ended]
+    return [job.start_time < stop, and_(ended, job.stop_time > start) | running]
+
+
+class _Reader:
+    """Reads jobs whole; keeps what is the same for all of them."""
+
+    def __init__(self, connection: Connection, site: Site, wanted: JobsWanted) -> None:
+        self._connection = connection
+        self._site = site
+        asked = wanted.wanted
+        check_values(connection, [site], asked)
+        shown = shown_metrics(connection, site)
+        self._metrics = [shown[name] for name in wanted_metrics(asked.metrics, shown)]
+        (size,) = wanted_metrics([asked.sizes.metric], shown)
+        self._size: StoredMetric = shown[size]
+        self._as_of = asked.as_of
+        self.accounts = AccountGroups.of(connection, site, (), asked.where, ints([-OPEN, OPEN]))
+        filters = {name: some for name, some in asked.where.items() if name in JOB_KEYS}
+        self._keys = KeysOfJobs(connection, site, (), filters, asked.sizes, self._size)
+        self._filtered = bool({*asked.where} - {*JOB_KEYS})
+
+    def jobs(self, block: Ints) -> list[RecordedJob]:
+        """The jobs of the block that are wanted, by ascending number."""
+        block = block[self._keys(block) >= 0]
+        if not len(block):
+            return []
+        rows = jobs_where(self._connection, self._site.site_id, among(block, schema.jobs.c.job_id))
+        rows = rows.take(np.isin(rows.job_id, block))
+        rates = read_rates(self._connection, self._site.site_id, block)
+        rows = rows.take(self._asked_for(rows, rates))
+        amounts = self._amounts(rows.job_id, rates)
+        sizes = dict(zip(*(c.tolist() for c in self._held(block)), strict=True))
+        return list(self._records(rows, amounts, sizes))
+
+    def _held(self, block: Ints) -> tuple[Ints, Ints]:
+        return held_by(self._connection, self._site, block, self._size.metric_id)
+
+    def _asked_for(self, rows: JobRecords, rates: Rates) -> Ints:
+        """The rows of jobs whose account is asked for at their start; or one of their parts' is.
+
+        A job over two clusters has a part in each.
+        """
+        if not self._filtered:
+            return np.arange(len(rows))
+        job_id = np.concatenate([rows.job_id, rates.job_id])
+        account = np.concatenate([rows.account_id, rates.account_id])
+        at, _ = located(job_id, rows.job_id)
+        instant = np.where(rows.start_time > 1, rows.start_time, rows.submission_time)[at]
+        part = np.searchsorted(self.accounts.cuts, instant, "right") - 1
+        key = np.zeros(len(account), np.int64)
+        number, _ = self.accounts.groups_of(account, part, key, None, ())
+        chosen: Ints = np.flatnonzero(np.isin(rows.job_id, job_id[number >= 0]))
+        return chosen
+
+    def _amounts(self, ids: Ints, rates: Rates) -> Mapping[int, Mapping[int, tuple[int, int]]]:
+        """Asked and used of the jobs by metric id; open jobs as of the instant that is wanted."""
+        spans = read_spans(self._connection, self._site.site_id, ids)
+        spans = spans.take(np.isin(spans.job_id, ids))
+        ends = spans.start_time if self._as_of is None else np.full(len(spans), self._as_of)
+        stop = np.where(
+            spans.stop_time == OPEN, np.maximum(ends, spans.start_time), spans.stop_time
+        )
+        spans = type(spans)(spans.job_id, spans.asked, spans.start_time, stop)
+        of_job = Rates(rates.job_id, rates.job_id, rates.metric_id, rates.asked, rates.used)
+        held = amounts_between(spans, of_job, ints([-OPEN]), ints([OPEN]))
+        entries = read_entries(self._connection, self._site.site_id, ids)
+        measured = Totals(
+            np.zeros(len(entries), np.int64),
+            entries.job_id,
+            entries.metric_id,
+            entries.asked,
+            entries.used,
+        )
+        found: dict[int, dict[int, tuple[int, int]]] = {}
+        every = add_up(Totals.concat([held, measured]))
+        for job, metric, asked, used in zip(
+            every.account_id.tolist(),
+            every.metric_id.tolist(),
+            every.asked.tolist(),
+            every.used.tolist(),
+            strict=True,
+        ):
+            found.setdefault(job, {})[metric] = (asked, used)
+        return found
+
+    def _records(
+        self,
+        rows: JobRecords,
+        amounts: Mapping[int, Mapping[int, tuple[int, int]]],
+        sizes: Mapping[int, int],
+    ) -> Iterator[RecordedJob]:
+        nobody: Names = ("?", "?", "?", "")
+        scale = self._size.metric.scale
+        columns = (rows.as_dict()[name].tolist() for name in JobRecords.__slots__)
+        for job, account, state, submitted, start, stop, walltime, types, closed, _ in zip(
+            *columns, strict=True
+        ):
+            user, project, queue, _ = self.accounts.names.get(account, nobody)
+            ended = closed != schema.OPEN_JOB
+            ran = start > 1 and (stop > start if ended else state in RUNNING)
+            yield RecordedJob(
+                job_id=job,
+                user=user,
+                project=project,
+                queue=queue,
+                state=state,
+                types=tuple(types_of(types)),
+                submitted=submitted,
+                started=start if ran else None,
+                ended=stop if ran and ended else None,
+                walltime=walltime,
+                waited=max(start - submitted, 0) if ran else None,
+                size=sizes.get(job, 0) // scale,
+                metrics=tuple(self._held_metrics(amounts.get(job, {}))),
+                purged=closed == schema.PURGED_JOB,
+            )
+
+    def _held_metrics(self, amounts: Mapping[int, tuple[int, int]]) -> Iterator[HeldMetric]:
+        for stored in self._metrics:
+            if stored.metric_id in amounts:
+                asked, used = amounts[stored.metric_id]
+                metric = stored.metric
+                yield HeldMetric(
+                    metric=metric.name,
+                    unit=metric.unit,
+                    scale=metric.scale,
+                    asked=asked,
+                    used=used,
+                )

@@ -1,0 +1,257 @@
+"""The verbs that answer about what is recorded, and write nothing."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from oar_accounting import catalog, job_lists, queries, summaries, waits
+from oar_accounting.catalog import Site
+from oar_accounting.errors import UnknownName
+from oar_accounting.job_keys import DEFAULT_SIZES, Sizes
+from oar_accounting.job_lists import JobsWanted, Moment
+from oar_accounting.ledger import Ledger
+from oar_accounting.queries import Wanted
+from oar_accounting.records import (
+    Efficiency,
+    JobPage,
+    ProjectReport,
+    RecordedJob,
+    SizeUse,
+    UsageReport,
+    Waiting,
+)
+from oar_accounting.settings import Settings
+from oar_accounting.usage_columns import UsageColumns
+
+#: For each key of `Reporting.usage` the value that counts, or several.
+Where = Mapping[str, str | int | Iterable[str | int]]
+
+
+class Reporting:
+    """The questions about one site; times are epoch seconds UTC, spans are half-open."""
+
+    settings: Settings
+    _ledger: Ledger
+
+    def usage(  # noqa: PLR0913 - one question
+        self,
+        by: Sequence[str] = ("user",),
+        metrics: Sequence[str] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        bucket: str | int | None = None,
+        timezone: str | None = None,
+        where: Where | None = None,
+        as_of: int | None = None,
+        without_adjustments: bool = False,
+        whole_windows: bool = False,
+        sizes: Sizes = DEFAULT_SIZES,
+    ) -> UsageReport:
+        """What was asked for and used within ``[start, stop)``, exact to the second.
+
+        *by*: site, user, project, queue, the dimension property, attributes, and of jobs: job,
+        type, state, size. No *metrics* are all. *bucket*: hour, day, week, month, quarter, year, or
+        seconds, by the clocks of *timezone*, else of the settings. *where*: for any of the same
+        keys the values that count. Jobs that have not ended count as of the instant *as_of*, which
+        also bounds what others had used; without it they do not count, and `open_jobs` says how
+        many these are. Opening amounts and adjustments are within the amounts, and told apart.
+        *whole_windows*: count every window whole that the span reaches into, as OAR does.
+        *sizes*: what the key size means. All rows of adjacent spans, and of any buckets, add up to
+        those of their union; `records.ACCURACIES` says where that is not to the second.
+
+        Raises :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
+        :class:`oar_accounting.AmountOverflow`.
+        """
+        wanted = self._wanted(
+            by=by,
+            metrics=metrics,
+            start=start,
+            stop=stop,
+            bucket=bucket,
+            timezone=timezone,
+            where=where,
+            as_of=as_of,
+            adjusted=not without_adjustments,
+            whole_windows=whole_windows,
+            sizes=sizes,
+        )
+        with self._ledger.reading() as (connection, site):
+            own = self._known(connection, site)
+            found = queries.usage(connection, own, wanted)
+            running = 0 if as_of is not None else queries.count_open_jobs(connection, own, wanted)
+        return UsageReport(
+            by=wanted.by,
+            start=start,
+            stop=stop,
+            rows=tuple(found.rows()),
+            open_jobs=running,
+            bucket=bucket,
+            timezone=wanted.timezone,
+            as_of=as_of,
+        )
+
+    def usage_columns(self, by: Sequence[str] = ("user",), **given: Any) -> UsageColumns:
+        """The answer of `usage`, which says what may be *given*, as columns of numpy arrays."""
+        adjusted = not given.pop("without_adjustments", False)
+        wanted = self._wanted(by=by, adjusted=adjusted, **given)
+        with self._ledger.reading() as (connection, site):
+            return queries.usage(connection, self._known(connection, site), wanted)
+
+    def jobs(  # noqa: PLR0913 - one question
+        self,
+        *,
+        where: Where | None = None,
+        metrics: Sequence[str] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        moment: Moment = "ran",
+        as_of: int | None = None,
+        sizes: Sizes = DEFAULT_SIZES,
+        after: int | None = None,
+        limit: int = 1000,
+    ) -> JobPage:
+        """Jobs by ascending number, a page of *limit* of them: what each asked for and used, whole.
+
+        *moment*: what of a job lies within ``[start, stop)``: that it ran (which without bounds is
+        every job), or that it was submitted, started or ended then. *where*: as for `usage`; of
+        attributes those at a job's start count. What open jobs used counts until *as_of*, or not
+        at all. *after*: the cursor of the page before. Raises as `usage`.
+        """
+        wanted = self._jobs_wanted(
+            moment, where=where, metrics=metrics, start=start, stop=stop, as_of=as_of, sizes=sizes
+        )
+        with self._ledger.reading() as (connection, site):
+            return job_lists.page(connection, self._known(connection, site), wanted, after, limit)
+
+    def each_job(self, *, at_once: int = 1000, **given: Any) -> Iterator[RecordedJob]:
+        """The same jobs one after the other, as many as there are; *given* as for `jobs`.
+
+        *at_once* of them are in memory, and each such page is read by itself: passes go on.
+        """
+        after: int | None = None
+        while True:
+            page = self.jobs(**given, after=after, limit=at_once)
+            yield from page.jobs
+            if page.after is None:
+                return
+            after = page.after
+
+    def _jobs_wanted(self, moment: Moment, **given: Any) -> JobsWanted:
+        return JobsWanted(wanted=self._wanted(by=(), **given), moment=moment)
+
+    def efficiency(  # noqa: PLR0913 - one question
+        self,
+        by: Sequence[str] = ("user",),
+        metrics: Sequence[str] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        where: Where | None = None,
+        sizes: Sizes = DEFAULT_SIZES,
+    ) -> list[Efficiency]:
+        """What jobs that ended within ``[start, stop)`` asked for, used and left unused, whole.
+
+        By the keys of `usage`, sorted by group and metric. Raises as `usage`.
+        """
+        wanted = self._wanted(
+            by=by, metrics=metrics, start=start, stop=stop, where=where, sizes=sizes
+        )
+        with self._ledger.reading() as (connection, site):
+            return summaries.efficiency(connection, self._known(connection, site), wanted)
+
+    def sizes(  # noqa: PLR0913 - one question
+        self,
+        by: Sequence[str] = (),
+        metrics: Sequence[str] | None = None,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        where: Where | None = None,
+        as_of: int | None = None,
+        sizes: Sizes = DEFAULT_SIZES,
+    ) -> list[SizeUse]:
+        """What jobs used within ``[start, stop)``, by their size, and how many they were.
+
+        The class of size is the last of each group, after the keys *by*. Raises as `usage`.
+        """
+        names = (*(name for name in by if name != "size"), "size")
+        wanted = self._wanted(
+            by=names,
+            metrics=metrics,
+            start=start,
+            stop=stop,
+            where=where,
+            as_of=as_of,
+            sizes=sizes,
+            adjusted=False,
+        )
+        with self._ledger.reading() as (connection, site):
+            return summaries.sizes(connection, self._known(connection, site), wanted)
+
+    def waiting(
+        self,
+        by: Sequence[str] = waits.USUAL,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        where: Where | None = None,
+        sizes: Sizes = DEFAULT_SIZES,
+    ) -> list[Waiting]:
+        """How long the jobs that started within ``[start, stop)`` had waited, by group.
+
+        *by*: user, project, queue, attributes, and of jobs: type, state, size. Raises as `usage`.
+        """
+        wanted = self._wanted(by=by, start=start, stop=stop, where=where, sizes=sizes)
+        with self._ledger.reading() as (connection, site):
+            return waits.waiting(connection, self._known(connection, site), wanted)
+
+    def project(  # noqa: PLR0913 - one question
+        self,
+        name: str,
+        metric: str,
+        start: int,
+        stop: int,
+        *,
+        timezone: str | None = None,
+        as_of: int | None = None,
+    ) -> ProjectReport:
+        """A project's page: month by month beside the year before, and its members.
+
+        Months are cut by the clocks of *timezone*; the year before are the same dates of it.
+        Raises as `usage`.
+        """
+        wanted = self._wanted(
+            by=(),
+            metrics=(metric,),
+            start=start,
+            stop=stop,
+            bucket="month",
+            timezone=timezone,
+            where={"project": name},
+            as_of=as_of,
+        )
+        with self._ledger.reading() as (connection, site):
+            return summaries.project(connection, self._known(connection, site), wanted, name)
+
+    def _wanted(self, **given: Any) -> Wanted:
+        """What a caller wants to know, as `queries` takes it."""
+        where = {
+            key: frozenset({str(value)} if isinstance(value, str | int) else map(str, value))
+            for key, value in (given.pop("where", None) or {}).items()
+        }
+        for name in ("by", "metrics"):
+            if given.get(name) is not None:
+                given[name] = tuple(dict.fromkeys(given[name]))
+        given["timezone"] = given.get("timezone") or self.settings.timezone
+        return Wanted(where=where, **given)
+
+    def _known(self, connection: Connection, site: Site | None) -> Site:
+        if site is None:
+            recorded = ", ".join(catalog.site_names(connection)) or "none"
+            raise UnknownName(
+                f"site {self.settings.site!r} is not recorded here, recorded are: {recorded}; a "
+                "new one is recorded by: oar-accounting catch-up"
+            )
+        return site

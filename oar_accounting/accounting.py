@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from oar_accounting.fair_share.own import OwnFairShare
     from oar_accounting.fair_share.sums import UsageSums
     from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
+    from oar_accounting.own_reports import OwnReports
     from oar_accounting.shown_karma import ShownReport
     from oar_accounting.what_if_report import WhatIfReport
 
@@ -387,6 +388,12 @@ class Accounting(Reporting):
         from oar_accounting.fair_share.own import OwnFairShare
 
         return OwnFairShare(self._fair_share(now), self._ledger, user)
+
+    def reports_for(self, user: str) -> "OwnReports":
+        """What an ordinary user may ask of usage: their own, and their projects' as a whole."""
+        from oar_accounting.own_reports import OwnReports
+
+        return OwnReports(self, self._ledger, user)
 
     def _fair_share(self, now: int | None) -> "FairShare":
         # Few programs ask for karma, and all would wait for what knows it.

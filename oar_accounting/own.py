@@ -7,14 +7,31 @@ who asks; the caller chooses neither settings nor database, and sees nobody else
 import os
 import pwd
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from oar_accounting import settings
+from oar_accounting import periods, settings
+from oar_accounting.commands.spans import (
+    as_of_option,
+    asked,
+    bucket_of,
+    bucket_option,
+    by_option,
+    form_options,
+    metric_option,
+    period_options,
+)
 from oar_accounting.errors import UnknownName
 from oar_accounting.exits import fail, told
+
+if TYPE_CHECKING:
+    from oar_accounting.accounting import Accounting
+    from oar_accounting.own_reports import OwnReports
 
 SUDO = "/usr/bin/sudo"
 #: Who may read OAR's settings, and is become here.
@@ -53,7 +70,11 @@ def own() -> None:
     \b
     When is it my turn, and why:   oar-accounting-own karma
                                    oar-accounting-own karma --explain 4711
-    What have I used:              oar-accounting-own fairshare
+    How do I stand:                oar-accounting-own fairshare
+    What have I used:              oar-accounting-own usage --period "last month"
+    Of what I asked for:           oar-accounting-own efficiency --period 2026-03
+    Which jobs were that:          oar-accounting-own jobs --period yesterday
+    What my project used:          oar-accounting-own project NAME
     """
 
 
@@ -83,6 +104,99 @@ def fairshare(as_json: bool) -> None:
 
     with told(debug=False):
         tell_fairshare(answered("fairshare"), as_json=as_json)
+
+
+@own.command("usage")
+@by_option("project")
+@metric_option
+@bucket_option(None)
+@period_options
+@as_of_option
+@form_options
+def usage(form: str | None, bucket: str | None, **given: Any) -> None:
+    """What you asked for and used."""
+    from oar_accounting.commands.usage import tell_usage
+
+    with told(debug=False), opened() as (accounting, mine):
+        given["bucket"] = bucket_of(bucket)
+        tell_usage(mine.usage(**without_where(accounting, given)), form)
+
+
+@own.command("jobs")
+@metric_option
+@period_options
+@as_of_option
+@click.option("--after", type=int, metavar="JOB", help="Begin after this number.")
+@click.option("--first", "-n", type=click.IntRange(1), metavar="N", help="How many jobs.")
+@form_options
+def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -> None:
+    """Your jobs: what each asked for, used and left unused, and how long it waited."""
+    from oar_accounting.commands.jobs import tell_listed
+
+    with told(debug=False), opened() as (accounting, mine):
+        asked_for = without_where(accounting, given)
+        zone = periods.zone(asked_for.pop("timezone") or accounting.settings.timezone)
+        tell_listed(partial(mine.jobs, **asked_for), form, zone, after, first)
+
+
+@own.command("efficiency")
+@by_option("project")
+@metric_option
+@period_options
+@form_options
+def efficiency(form: str | None, **given: Any) -> None:
+    """What your jobs that ended asked for, used and left unused."""
+    from oar_accounting.commands.summaries import tell_efficiency
+
+    with told(debug=False), opened() as (accounting, mine):
+        asked_for = without_where(accounting, given)
+        asked_for.pop("timezone")
+        tell_efficiency(asked_for["by"], mine.efficiency(**asked_for), form)
+
+
+@own.command("waiting")
+@by_option("queue")
+@period_options
+@form_options
+def waiting(form: str | None, **given: Any) -> None:
+    """How long your jobs waited from their submission to their start."""
+    from oar_accounting.commands.summaries import tell_waiting
+
+    with told(debug=False), opened() as (accounting, mine):
+        asked_for = without_where(accounting, given)
+        asked_for.pop("timezone")
+        tell_waiting(asked_for["by"], mine.waiting(**asked_for), form)
+
+
+@own.command("project")
+@click.argument("name")
+@click.option("--metric", default="resource", show_default=True, metavar="NAME")
+@period_options
+@as_of_option
+@form_options
+def project(form: str | None, name: str, **given: Any) -> None:
+    """A project of yours, month by month beside last year, and your part in it."""
+    from oar_accounting.commands.project import tell_project, this_year
+
+    with told(debug=False), opened() as (accounting, mine):
+        tell_project(mine.project(name, **this_year(accounting, given)), form)
+
+
+def without_where(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]:
+    """What was *given*, as `OwnReports` takes it: whose it is is not asked."""
+    told_of = asked(accounting, given)
+    told_of.pop("where")
+    return told_of
+
+
+@contextmanager
+def opened() -> "Iterator[tuple[Accounting, OwnReports]]":
+    """The accounting, and what of it the caller may see."""
+    from oar_accounting.accounting import Accounting
+
+    # Where settings are is not asked of the environment, which is the caller's.
+    with Accounting(settings.load(environ={})) as accounting:
+        yield accounting, accounting.reports_for(caller())
 
 
 def answered(verb: str, *arguments: Any) -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from oar_accounting import catalog, formats, periods, schema
 from oar_accounting.account_groups import AccountGroups
 from oar_accounting.amounts.answer import amounts_of
+from oar_accounting.amounts.by_job import open_ids, read_held
 from oar_accounting.amounts.laid import adjustments, in_windows, openings
 from oar_accounting.amounts.question import ACCOUNT_BITS, Question
 from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
@@ -83,8 +84,16 @@ def _check(wanted: Wanted) -> None:
 
 
 def count_open_jobs(connection: Connection, own: Site, wanted: Wanted) -> int:
-    """How many jobs hold resources now, at the sites that are asked about."""
-    return sum(open_jobs(connection, s.site_id) for s in sites_of(connection, own, wanted))
+    """How many jobs hold resources now, of those that are asked about."""
+    sites = sites_of(connection, own, wanted)
+    if not {*wanted.where} - {SITE}:
+        return sum(open_jobs(connection, site.site_id) for site in sites)
+    count = 0
+    for site in sites:
+        asked = SiteQuestion.of(connection, site, wanted).asked
+        _, rates = read_held(connection, asked, open_ids(connection, asked))
+        count += len(np.unique(rates.job_id))
+    return count
 
 
 def _together(found: Sequence[UsageColumns]) -> UsageColumns:

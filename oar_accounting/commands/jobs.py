@@ -1,6 +1,8 @@
 """The command that lists jobs: what each asked for, used and left unused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import tzinfo
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -18,7 +20,10 @@ from oar_accounting.commands.spans import (
 from oar_accounting.display import add_row, is_wide, new_table, show, tell_rows
 from oar_accounting.exits import command
 from oar_accounting.options import Options
-from oar_accounting.records import RecordedJob
+from oar_accounting.records import JobPage, RecordedJob
+
+#: Gives a page of jobs: *limit* of them *after* a number.
+Pages = Callable[..., JobPage]
 
 #: Jobs that a table shows at most, where nobody says how many.
 USUAL = 50
@@ -68,21 +73,27 @@ def jobs(
     with options.accounting() as accounting:
         told = asked(accounting, given)
         zone = periods.zone(told.pop("timezone") or accounting.settings.timezone)
-        if form is not None:
-            found = _following(accounting, after, told)
-            rows = chain.from_iterable(map(job_objects, islice(found, first)))
-            tell_rows(form, FIELDS, rows)
-            return
-        page = accounting.jobs(after=after, limit=first or USUAL, **told)
+        tell_listed(partial(accounting.jobs, **told), form, zone, after, first)
+
+
+def tell_listed(
+    pages: Pages, form: str | None, zone: tzinfo, after: int | None, first: int | None
+) -> None:
+    """The first jobs after a number: as a table, or as rows for machines, page by page."""
+    if form is not None:
+        found = _following(pages, after)
+        tell_rows(form, FIELDS, chain.from_iterable(map(job_objects, islice(found, first))))
+        return
+    page = pages(after=after, limit=first or USUAL)
     show(_table(page.jobs, zone))
     if page.after is not None:
         click.echo(f"more follow: --after {page.after}, or -n for more at once", err=True)
 
 
-def _following(accounting: Any, after: int | None, told: dict[str, Any]) -> Iterator[RecordedJob]:
+def _following(pages: Pages, after: int | None) -> Iterator[RecordedJob]:
     """The jobs after a number, page by page."""
     while True:
-        page = accounting.jobs(after=after, limit=AT_ONCE, **told)
+        page = pages(after=after, limit=AT_ONCE)
         yield from page.jobs
         if page.after is None:
             return
@@ -104,7 +115,7 @@ def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
         yield common | dict.fromkeys(FIELDS[13:])
 
 
-def _table(found: tuple[RecordedJob, ...], zone: Any) -> Any:
+def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
     """A line per job; on a wide terminal with its types and when it was submitted."""
     wide = is_wide()
     metrics = dict.fromkeys((m.metric, m.unit) for job in found for m in job.metrics)

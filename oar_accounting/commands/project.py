@@ -1,6 +1,6 @@
 """The command that prints a project's page: its months beside last year's, and its members."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from oar_accounting.display import add_row, bar, new_table, show, tell_rows
 from oar_accounting.exits import command
 from oar_accounting.options import Options
 from oar_accounting.records import ProjectReport
+
+if TYPE_CHECKING:
+    from oar_accounting.accounting import Accounting
 
 FIELDS = ("part", "name", "unit", "jobs", "asked", "used", "a_year_before")
 
@@ -31,18 +34,21 @@ def project(options: Options, /, form: str | None, name: str, **given: Any) -> N
              oar-accounting project climate --csv
     """
     with options.accounting() as accounting:
-        if given["period"] is given["start"] is given["stop"] is None:
-            given["period"] = "this year"
-        told = asked(accounting, given)
-        told.pop("where")
-        first, last = accounting.period("this year", told["timezone"])
-        told["start"] = first if told["start"] is None else told["start"]
-        told["stop"] = last if told["stop"] is None else told["stop"]
-        report = accounting.project(name, **told)
+        report = accounting.project(name, **this_year(accounting, given))
     tell_project(report, form)
 
 
-def tell_project(report: ProjectReport, form: str | None, *, members: bool = True) -> None:
+def this_year(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]:
+    """What was *given*, as `Accounting.project` takes it: without a bound, that of this year."""
+    told = asked(accounting, given)
+    told.pop("where")
+    first, last = accounting.period("this year", told["timezone"])
+    told["start"] = first if told["start"] is None else told["start"]
+    told["stop"] = last if told["stop"] is None else told["stop"]
+    return told
+
+
+def tell_project(report: ProjectReport, form: str | None) -> None:
     """The page, or its rows for machines."""
     if form is not None:
         tell_rows(form, FIELDS, _objects(report))
@@ -65,9 +71,8 @@ def tell_project(report: ProjectReport, form: str | None, *, members: bool = Tru
         add_row(table, label, *hours, _change(used, before), drawn)
     click.echo(f"Project {formats.printable(report.project)}, {report.metric}, {report.timezone}")
     show(table)
-    if members:
-        click.echo("")
-        show(_members(report, unit))
+    click.echo("")
+    show(_members(report, unit))
 
 
 def _members(report: ProjectReport, unit: str) -> Any:

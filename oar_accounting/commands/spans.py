@@ -178,3 +178,20 @@ def sizes_of(given: dict[str, Any]) -> Sizes:
         if len(numbers) != len(words) or list(numbers) != sorted(set(numbers)) or 0 in numbers:
             raise BadSpan(f"--size-bounds {bounds}: ascending whole numbers from 1 were expected")
     return Sizes(metric=metric or DEFAULT_SIZES.metric, bounds=numbers)
+
+
+def bucket_option(default: str | None) -> Callable[[F], F]:
+    """``--bucket`` with this default; see `bucket_of`."""
+    return click.option(
+        "--bucket",
+        default=default,
+        show_default=default is not None,
+        metavar="LENGTH",
+        help="hour, day, week, month, quarter, year, or how many seconds."
+        + ("" if default else " Default: all at once."),
+    )
+
+
+def bucket_of(said: str | None) -> str | int | None:
+    """A bucket as the verbs take it."""
+    return int(said) if said is not None and said.isdecimal() else said

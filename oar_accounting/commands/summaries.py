@@ -29,7 +29,7 @@ from oar_accounting.display import (
 )
 from oar_accounting.exits import command
 from oar_accounting.options import Options
-from oar_accounting.records import Efficiency, SizeUse, Usage, UsageReport
+from oar_accounting.records import Efficiency, SizeUse, Usage, UsageReport, Waiting
 
 # -- top ---------------------------------------------------------------------------------------
 
@@ -132,7 +132,11 @@ def efficiency(options: Options, /, form: str | None, **given: Any) -> None:
         told = asked(accounting, given)
         told.pop("timezone")
         rows = accounting.efficiency(sizes=sizes, **told)
-    by = told["by"]
+    tell_efficiency(told["by"], rows, form)
+
+
+def tell_efficiency(by: Sequence[str], rows: Sequence[Efficiency], form: str | None) -> None:
+    """The table, or its rows for machines."""
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "asked", "used", "unused", "share")
         tell_rows(form, fields, (_efficiency_object(by, row) for row in rows))
@@ -254,7 +258,11 @@ def waiting(options: Options, /, form: str | None, **given: Any) -> None:
         told = asked(accounting, given)
         told.pop("timezone")
         rows = accounting.waiting(sizes=classes, **told)
-    by = told["by"]
+    tell_waiting(told["by"], rows, form)
+
+
+def tell_waiting(by: Sequence[str], rows: Sequence[Waiting], form: str | None) -> None:
+    """The table, or its rows for machines."""
     if form is not None:
         fields = (*by, "jobs", "mean", "median", "percentile_90", "longest")
         objects = (asdict(row) for row in rows)

@@ -9,6 +9,8 @@ from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
+    bucket_of,
+    bucket_option,
     form_options,
     metric_option,
     names_of,
@@ -64,24 +66,22 @@ def usage(options: Options, /, form: str | None, **given: Any) -> None:
     Example: oar-accounting usage --by project,user --metric node --period 2026-03
              oar-accounting usage --by type --where user=alice --from yesterday --as-of now
     """
-    report = answered(options, given)
+    tell_usage(answered(options, given), form)
+
+
+def tell_usage(report: UsageReport, form: str | None) -> None:
+    """The table, or its rows for machines; a line per bucket where there are buckets."""
     if form is not None:
         tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
         return
-    show(usage_table(report))
+    show(usage_table(report) if report.bucket is None else series_table(report))
     tell_accuracy(report.rows)
     if report.open_jobs:
         click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
 
 
 @command("series")
-@click.option(
-    "--bucket",
-    default="month",
-    show_default=True,
-    metavar="LENGTH",
-    help="hour, day, week, month, quarter, year, or how many seconds.",
-)
+@bucket_option("month")
 @click.option(
     "--by", default="", callback=names_of, metavar="KEY,...", help=f"Also tell apart: {BY_HELP}"
 )
@@ -98,13 +98,8 @@ def series(options: Options, /, form: str | None, bucket: str, **given: Any) -> 
     Example: oar-accounting series --bucket day --metric core --period "last month"
              oar-accounting series --by project --period 2026 --csv
     """
-    given["bucket"] = int(bucket) if bucket.isdecimal() else bucket
-    report = answered(options, given)
-    if form is not None:
-        tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
-        return
-    show(series_table(report))
-    tell_accuracy(report.rows)
+    given["bucket"] = bucket_of(bucket)
+    tell_usage(answered(options, given), form)
 
 
 def answered(options: Options, given: dict[str, Any]) -> UsageReport:

@@ -9,6 +9,8 @@ from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
+    bucket_of,
+    bucket_option,
     form_options,
     metric_option,
     period_options,
@@ -28,11 +30,7 @@ FIELDS = ("metric", "unit", "start", "stop", "capacity", *PARTS, "over")
 
 @command("utilisation")
 @metric_option
-@click.option(
-    "--bucket",
-    metavar="LENGTH",
-    help="hour, day, week, month, quarter, year, or how many seconds. Default: one.",
-)
+@bucket_option(None)
 @period_options
 @where_option
 @as_of_option
@@ -48,7 +46,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
     Example: oar-accounting utilisation --metric core --bucket month --period 2026
              oar-accounting utilisation --where cluster=alpha --bucket day -p "last week"
     """
-    given["bucket"] = int(bucket) if bucket is not None and bucket.isdecimal() else bucket
+    given["bucket"] = bucket_of(bucket)
     with options.accounting() as accounting:
         told = asked(accounting, given)
         report = accounting.utilisation(**told)

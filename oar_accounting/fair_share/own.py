@@ -1,15 +1,10 @@
 """What an ordinary user may know of karma."""
 
-from sqlalchemy import Connection, select
-
-from oar_accounting import schema
-from oar_accounting.blocks import short_lists
-from oar_accounting.catalog import Accounts
-from oar_accounting.columns import ints
 from oar_accounting.errors import SchemaError
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport, Viewer
 from oar_accounting.ledger import Ledger
+from oar_accounting.own_projects import own_projects
 
 
 class OwnFairShare:
@@ -37,26 +32,12 @@ class OwnFairShare:
 
     def _viewer(self) -> Viewer:
         """The user with the projects in which they have used something."""
-        projects: set[str] = set()
+        projects: frozenset[str] = frozenset()
         try:
             with self._ledger.reading() as (connection, site):
                 if site is not None:
-                    accounts = Accounts(site.site_id)
-                    accounts.refresh(connection)
-                    own = {k: v for k, v in accounts.names().items() if v[0] == self._user}
-                    # Anybody may name any project; one's own are those in which one used something.
-                    projects = {own[each][1] for each in _used(connection, list(own))}
+                    projects = own_projects(connection, site, self._user) or frozenset()
         except SchemaError:
             # OAR's own karma needs no table of ours; then only the user's own rows are shown.
-            projects = set()
-        return Viewer(user=self._user, projects=frozenset(projects))
-
-
-def _used(connection: Connection, account_ids: list[int]) -> list[int]:
-    """Those of the accounts that have used something."""
-    table = schema.totals.c
-    found: list[int] = []
-    for some in short_lists(ints(account_ids)):
-        query = select(table.account_id).where(table.account_id.in_(some), table.used > 0)
-        found += connection.execute(query.distinct()).scalars()
-    return found
+            projects = frozenset()
+        return Viewer(user=self._user, projects=projects)

@@ -1,0 +1,28 @@
+"""Whose projects are whose: anybody may name any project; one's own are those one has used."""
+
+from sqlalchemy import Connection, select
+
+from oar_accounting import schema
+from oar_accounting.blocks import short_lists
+from oar_accounting.catalog import Accounts, Site
+from oar_accounting.columns import ints
+
+
+def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str] | None:
+    """The projects in which the user has used something; None where nobody knows the user."""
+    accounts = Accounts(site.site_id)
+    accounts.refresh(connection)
+    own = {number: names for number, names in accounts.names().items() if names[0] == user}
+    if not own:
+        return None
+    return frozenset(own[number][1] for number in _used(connection, list(own)))
+
+
+def _used(connection: Connection, account_ids: list[int]) -> list[int]:
+    """Those of the accounts that have used something."""
+    table = schema.totals.c
+    found: list[int] = []
+    for some in short_lists(ints(account_ids)):
+        query = select(table.account_id).where(table.account_id.in_(some), table.used > 0)
+        found += connection.execute(query.distinct()).scalars()
+    return found

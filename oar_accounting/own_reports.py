@@ -1,0 +1,84 @@
+"""What an ordinary user may know of usage: their own, and what their projects used as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from oar_accounting.errors import UnknownName
+from oar_accounting.groupings import SITE
+from oar_accounting.ledger import Ledger
+from oar_accounting.own_projects import own_projects
+from oar_accounting.records import (
+    Efficiency,
+    JobPage,
+    ProjectMember,
+    ProjectReport,
+    UsageReport,
+    Waiting,
+)
+from oar_accounting.reporting import Reporting
+
+#: Who the other members of a project are to one of them.
+OTHERS = "(others)"
+
+
+class OwnReports:
+    """The answers of `Reporting`, as one user may see them; they are asked as those are.
+
+    No error tells whose names are recorded.
+    """
+
+    def __init__(self, everything: Reporting, ledger: Ledger, user: str) -> None:
+        self._everything = everything
+        self._ledger = ledger
+        self._user = user
+
+    def usage(self, by: Sequence[str] = ("project",), **given: Any) -> UsageReport:
+        """What the user asked for and used."""
+        return self._everything.usage(by, where=self._own(by), **given)
+
+    def jobs(self, **given: Any) -> JobPage:
+        """The user's jobs."""
+        return self._everything.jobs(where=self._own(()), **given)
+
+    def efficiency(self, by: Sequence[str] = ("project",), **given: Any) -> list[Efficiency]:
+        """What the user's jobs left unused."""
+        return self._everything.efficiency(by, where=self._own(by), **given)
+
+    def waiting(self, by: Sequence[str] = ("queue",), **given: Any) -> list[Waiting]:
+        """How long the user's jobs waited."""
+        return self._everything.waiting(by, where=self._own(by), **given)
+
+    def project(self, name: str, **given: Any) -> ProjectReport:
+        """The page of a project in which the user has used something; the others are one."""
+        if name not in self._projects():
+            raise UnknownName(f"project {name!r} is not one in which you have used something")
+        report = self._everything.project(name, **given)
+        own = [each for each in report.members if each.user == self._user]
+        others = [each for each in report.members if each.user != self._user]
+        if others:
+            own.append(_together(others))
+        return replace(report, members=tuple(own))
+
+    def _own(self, by: Sequence[str]) -> dict[str, str]:
+        if SITE in by:
+            raise UnknownName("site is no key here: elsewhere your name may be somebody else's")
+        self._projects()
+        return {"user": self._user}
+
+    def _projects(self) -> frozenset[str]:
+        with self._ledger.reading() as (connection, site):
+            projects = None if site is None else own_projects(connection, site, self._user)
+        if projects is None:
+            raise UnknownName("nothing is recorded of you")
+        return projects
+
+
+def _together(members: Sequence[ProjectMember]) -> ProjectMember:
+    return ProjectMember(
+        user=OTHERS,
+        jobs=sum(each.jobs for each in members),
+        asked=sum(each.asked for each in members),
+        used=sum(each.used for each in members),
+        before=sum(each.before for each in members),
+    )

@@ -30,7 +30,7 @@ SHARED = {
     ],
     "hooks/oar2": ["karma_scheduler", "OARAccountingKarma.pm"],
     **{f"sql/{database}": ["*.sql"] for database in ("postgresql", "mariadb", "sqlite")},
-    "sql/reports": ["*.sql", "*.out"],
+    "sql/reports": ["*.sql", "*.out", "README.md"],
 }
 
 setup(

@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
         UnknownName,
         WriterBusy,
     )
+    from oar_accounting.job_keys import Sizes
     from oar_accounting.metrics import Metric
     from oar_accounting.records import (
         AdjustedAccount,
@@ -40,20 +41,35 @@ if typing.TYPE_CHECKING:
         Attribute,
         AttributesReport,
         Difference,
+        Efficiency,
         Finding,
+        HeldMetric,
+        JobPage,
         PassReport,
         Problem,
+        ProjectMember,
+        ProjectMonth,
+        ProjectReport,
+        RecordedJob,
+        SizeUse,
         Status,
         StockReport,
         Usage,
         UsageReport,
+        UtilisationReport,
+        UtilisationRow,
+        Waiting,
     )
     from oar_accounting.settings import Settings
+    from oar_accounting.usage_columns import UsageColumns
 
 #: Where the names are, what is cheapest first. They are imported when they are asked for: a command
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
 #: else is broken.
-_PLACES = ("errors", "metrics", "records", "settings", "adjustments.jobs", "accounting")
+_PLACES = (
+    *("errors", "metrics", "records", "settings"),
+    *("job_keys", "usage_columns", "adjustments.jobs", "accounting"),
+)
 
 __all__ = [
     "Accounting",
@@ -72,22 +88,35 @@ __all__ = [
     "BadSpan",
     "DatabaseError",
     "Difference",
+    "Efficiency",
     "Finding",
+    "HeldMetric",
     "JobFilter",
+    "JobPage",
     "Metric",
     "OarSchemaError",
     "OtherOar",
     "PassReport",
     "Problem",
+    "ProjectMember",
+    "ProjectMonth",
+    "ProjectReport",
     "Purged",
+    "RecordedJob",
     "SchemaError",
     "Settings",
     "SettingsError",
+    "SizeUse",
+    "Sizes",
     "Status",
     "StockReport",
     "UnknownName",
     "Usage",
+    "UsageColumns",
     "UsageReport",
+    "UtilisationReport",
+    "UtilisationRow",
+    "Waiting",
     "WriterBusy",
 ]
 

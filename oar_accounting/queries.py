@@ -5,7 +5,7 @@ every byte is equal, on every database.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from oar_accounting.account_groups import AccountGroups
 from oar_accounting.amounts.answer import amounts_of
 from oar_accounting.amounts.by_job import open_ids, read_held
 from oar_accounting.amounts.laid import adjustments, in_windows, openings
-from oar_accounting.amounts.question import ACCOUNT_BITS, Question
+from oar_accounting.amounts.question import ACCOUNT_BITS, Answer, Question, Sums
 from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
 from oar_accounting.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
@@ -99,11 +99,15 @@ def count_open_jobs(connection: Connection, own: Site, wanted: Wanted) -> int:
 def _together(found: Sequence[UsageColumns]) -> UsageColumns:
     """The answers of several sites as one."""
     groups: dict[Group, int] = {}
-    metrics: dict[ShownMetric, int] = {}
+    shown = dict.fromkeys(metric for each in found for metric in each.metrics)
+    names = list(dict.fromkeys(metric.name for metric in shown))
+    # One metric may have a unit of its own at each site: these stand next to each other.
+    ordered = sorted(shown, key=lambda metric: names.index(metric.name))
+    metrics = {metric: nth for nth, metric in enumerate(ordered)}
     keys: list[list[Ints]] = [[], [], [], []]
     for each in found:
         group = ints([groups.setdefault(name, len(groups)) for name in each.groups])
-        metric = ints([metrics.setdefault(name, len(metrics)) for name in each.metrics])
+        metric = ints([metrics[name] for name in each.metrics])
         rows = (each.start, each.stop, group[each.group], metric[each.metric])
         for column, values in zip(keys, rows, strict=True):
             column.append(values)
@@ -112,7 +116,7 @@ def _together(found: Sequence[UsageColumns]) -> UsageColumns:
     return added_up(
         by,
         list(groups),
-        list(metrics),
+        ordered,
         (start, stop, group, metric),
         [np.concatenate([getattr(each, name) for each in found]) for name in AMOUNTS],
         np.concatenate([each.accuracy for each in found]),
@@ -206,8 +210,14 @@ def _ended(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns:
-    question = SiteQuestion.of(connection, site, wanted)
-    rows, amounts = amounts_by_share(amounts_of(connection, question.asked))
+    if wanted.whole_windows and _reaches_into_none(site.terms.window, wanted):
+        question = SiteQuestion.of(connection, site, replace(wanted, whole_windows=False))
+        none = Sums.concat([])
+        answer = Answer(jobs=none, openings=none, adjustments=none)
+    else:
+        question = SiteQuestion.of(connection, site, wanted)
+        answer = amounts_of(connection, question.asked)
+    rows, amounts = amounts_by_share(answer)
     number, groups = question.groups_of(rows.holder, rows.part)
     bucket = question.bucket_of(rows.part)
     place = {stored.metric_id: nth for nth, stored in enumerate(question.metrics)}
@@ -287,6 +297,12 @@ def _around(window: int, start: int | None, stop: int | None) -> tuple[int | Non
     first = None if start is None else (start + 1) // window * window
     last = None if stop is None else -(-stop // window) * window
     return first, last
+
+
+def _reaches_into_none(window: int, wanted: Wanted) -> bool:
+    """True for a span that is the last second of a window, or a part of it, to OAR."""
+    first, last = _around(window, wanted.start, wanted.stop)
+    return first is not None and first == last
 
 
 def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple[int, int]:

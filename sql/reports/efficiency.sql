@@ -1,0 +1,66 @@
+-- How much of what they asked for the jobs used that ended within a span of time: by user.
+--
+-- A job counts as a whole, where it has ended within the span and used something of the metric;
+-- purged jobs are not known any more. "unused" is asked less used, "percent_used" is used of asked.
+-- OAR may kill late: then used exceeds asked.
+-- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s).
+--
+-- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before
+-- stop_time (here 2026-01-01 and 2026-04-01).
+
+WITH asked_for AS (
+    SELECT
+        'oar' AS site,
+        'resource' AS metric,
+        1767225600 AS start_time,
+        1775001600 AS stop_time
+),
+chosen AS (
+    SELECT s.site_id, s.window_seconds, m.metric_id, m.name AS metric
+    FROM asked_for q
+    JOIN accounting_sites s ON s.name = q.site
+    JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
+    WHERE m.state = 'active'
+),
+-- For how long each job asked for and used what it held.
+spent AS (
+    SELECT
+        j.job_id,
+        j.account_id,
+        SUM(CASE WHEN p.asked = 1 THEN p.stop_time - p.start_time ELSE 0 END) AS asked,
+        SUM(CASE WHEN p.asked = 0 THEN p.stop_time - p.start_time ELSE 0 END) AS used
+    FROM asked_for q
+    CROSS JOIN chosen c
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
+        AND j.stop_time >= q.start_time AND j.stop_time < q.stop_time
+    JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
+    GROUP BY j.job_id, j.account_id
+),
+-- What they held each second, over all their accounts.
+held AS (
+    SELECT r.job_id, SUM(r.asked) AS asked, SUM(r.used) AS used
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    GROUP BY r.job_id
+),
+users AS (
+    SELECT
+        a.user_name,
+        COUNT(*) AS jobs,
+        SUM(s.asked * h.asked) AS asked,
+        SUM(s.used * h.used) AS used
+    FROM spent s
+    JOIN held h ON h.job_id = s.job_id
+    JOIN accounting_accounts a ON a.account_id = s.account_id
+    WHERE s.used > 0 AND h.used > 0
+    GROUP BY a.user_name
+)
+SELECT
+    u.user_name,
+    u.jobs,
+    u.asked,
+    u.used,
+    u.asked - u.used AS unused,
+    CASE WHEN u.asked > 0 THEN ROUND(100.0 * u.used / u.asked, 2) END AS percent_used
+FROM users u
+ORDER BY u.user_name;

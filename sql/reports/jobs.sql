@@ -1,0 +1,84 @@
+-- The jobs of one user, or of all, that ran within a span of time, each as a whole: what they
+-- asked for, used, and asked for but did not use.
+--
+-- A job is here that has ended and ran within the span, in part at least. Purged jobs are not.
+-- Times are epoch seconds UTC. "waited" is from submission to start, in seconds, as is "walltime".
+-- It is 0 where OAR has the start before the submission.
+-- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s), of
+-- all the job, also what lies before and after the span. "unused" is asked less used; OAR may kill
+-- late, then it is below zero.
+--
+-- To edit: the lines below "asked_for". The jobs are those that ran from start_time on and before
+-- stop_time (here 2026-01-01 and 2026-04-01). user_name '' stands for all users.
+-- A quote in a name is written twice.
+
+WITH asked_for AS (
+    SELECT
+        'oar' AS site,
+        'resource' AS metric,
+        '' AS user_name,
+        1767225600 AS start_time,
+        1775001600 AS stop_time
+),
+chosen AS (
+    SELECT s.site_id, s.window_seconds, m.metric_id, m.name AS metric
+    FROM asked_for q
+    JOIN accounting_sites s ON s.name = q.site
+    JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
+    WHERE m.state = 'active'
+),
+-- The jobs that ran within the span.
+ran AS (
+    SELECT j.site_id, j.job_id
+    FROM asked_for q
+    CROSS JOIN chosen c
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
+    WHERE j.start_time > 1 AND j.stop_time > j.start_time
+        AND j.start_time < q.stop_time AND j.stop_time > q.start_time
+),
+-- For how long they asked for and used what they held.
+spent AS (
+    SELECT
+        p.job_id,
+        SUM(CASE WHEN p.asked = 1 THEN p.stop_time - p.start_time ELSE 0 END) AS asked,
+        SUM(CASE WHEN p.asked = 0 THEN p.stop_time - p.start_time ELSE 0 END) AS used
+    FROM ran x
+    JOIN accounting_spans p ON p.site_id = x.site_id AND p.job_id = x.job_id
+    GROUP BY p.job_id
+),
+-- What they held each second, over all their accounts.
+held AS (
+    SELECT r.job_id, SUM(r.asked) AS asked, SUM(r.used) AS used
+    FROM chosen c
+    CROSS JOIN ran x
+    JOIN accounting_rates r
+        ON r.site_id = x.site_id AND r.job_id = x.job_id AND r.metric_id = c.metric_id
+    GROUP BY r.job_id
+)
+SELECT
+    j.job_id,
+    a.user_name,
+    a.project,
+    a.queue_name,
+    j.state,
+    j.types,
+    j.submission_time AS submitted,
+    j.start_time AS started,
+    j.stop_time AS ended,
+    CASE
+        WHEN j.start_time > j.submission_time THEN j.start_time - j.submission_time
+        ELSE 0
+    END AS waited,
+    j.walltime,
+    COALESCE(s.asked * h.asked, 0) AS asked,
+    COALESCE(s.used * h.used, 0) AS used,
+    COALESCE(s.asked * h.asked - s.used * h.used, 0) AS unused
+FROM asked_for q
+CROSS JOIN ran x
+JOIN accounting_jobs j ON j.site_id = x.site_id AND j.job_id = x.job_id
+JOIN accounting_accounts a ON a.account_id = j.account_id
+-- A job may hold nothing, of this metric or at all.
+LEFT JOIN spent s ON s.job_id = j.job_id
+LEFT JOIN held h ON h.job_id = j.job_id
+WHERE q.user_name = '' OR a.user_name = q.user_name
+ORDER BY j.job_id;

@@ -1,0 +1,205 @@
+-- One project: what it asked for and used of a metric month by month, beside the same month of the
+-- year before, and then how much of that each of its members did.
+--
+-- One result in two parts. Rows "month" have a year and a month of the calendar in UTC, all members
+-- together. Rows "member" have a user, all the months together. Months are whole: they are those
+-- that begin within the span.
+--
+-- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s),
+-- exact to the second.
+-- Within them are opening amounts (what OAR's own accounting had of the years before, metric
+-- resource only) and adjustments. Jobs that have not ended do not count. Purged jobs count whole in
+-- the window (a day, where nothing else is set) in which they were recorded.
+--
+-- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before
+-- stop_time (here 2026-01-01 and 2026-04-01). A quote in a name is written twice.
+
+WITH RECURSIVE asked_for AS (
+    SELECT
+        'oar' AS site,
+        'resource' AS metric,
+        'climate' AS project,
+        1767225600 AS start_time,
+        1775001600 AS stop_time
+),
+-- Every month from 2000 on: its first day, counted from 1970-01-01, and how many days it has.
+calendar AS (
+    SELECT 2000 AS year, 1 AS month, 10957 AS first_day, 31 AS days
+    UNION ALL
+    SELECT
+        CASE WHEN c.month = 12 THEN c.year + 1 ELSE c.year END,
+        CASE WHEN c.month = 12 THEN 1 ELSE c.month + 1 END,
+        c.first_day + c.days,
+        -- Of the month after the one in this row.
+        CASE
+            WHEN c.month IN (3, 5, 8, 10) THEN 30
+            WHEN c.month <> 1 THEN 31
+            WHEN c.year % 4 = 0 AND (c.year % 100 <> 0 OR c.year % 400 = 0) THEN 29
+            ELSE 28
+        END
+    FROM calendar c
+    WHERE c.year < 2080
+),
+-- In seconds: as DECIMAL, since days times 86400 pass 31 bits in 2038.
+months AS (
+    SELECT
+        c.year,
+        c.month,
+        CAST(c.first_day AS DECIMAL(20, 0)) * 86400 AS begins,
+        CAST(c.first_day + c.days AS DECIMAL(20, 0)) * 86400 AS ends
+    FROM calendar c
+),
+shown AS (
+    SELECT m.year, m.month
+    FROM asked_for q
+    JOIN months m ON m.begins >= q.start_time AND m.begins < q.stop_time
+),
+-- The months that are shown, and those of the year before.
+times AS (
+    SELECT DISTINCT m.year, m.month, m.begins, m.ends
+    FROM shown n
+    JOIN months m ON m.month = n.month AND m.year IN (n.year, n.year - 1)
+),
+-- -- from here to the line below "amounts", usage, series, top and project are the same ---------
+chosen AS (
+    SELECT s.site_id, s.window_seconds, m.metric_id, m.name AS metric
+    FROM asked_for q
+    JOIN accounting_sites s ON s.name = q.site
+    JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
+    WHERE m.state = 'active'
+),
+-- What jobs that have ended asked for (is_asked = 1) and used each second, and for how long.
+pieces AS (
+    SELECT
+        t.begins,
+        r.account_id,
+        p.asked AS is_asked,
+        r.asked,
+        r.used,
+        CASE WHEN p.stop_time < t.ends THEN p.stop_time ELSE t.ends END
+            - CASE WHEN p.start_time > t.begins THEN p.start_time ELSE t.begins END AS seconds
+    FROM chosen c
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
+    JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
+    JOIN accounting_rates r
+        ON r.site_id = j.site_id AND r.job_id = j.job_id AND r.metric_id = c.metric_id
+    JOIN times t ON t.begins < p.stop_time AND t.ends > p.start_time
+),
+-- What lies evenly over a span: what is open of OAR's own accounting, adjustments, what was
+-- measured of jobs.
+laid AS (
+    SELECT
+        o.account_id,
+        'opening' AS part,
+        o.window_start AS begins,
+        o.window_stop AS ends,
+        CASE WHEN o.asked > o.covered_asked THEN o.asked - o.covered_asked ELSE 0 END AS asked,
+        CASE WHEN o.used > o.covered_used THEN o.used - o.covered_used ELSE 0 END AS used
+    FROM chosen c
+    JOIN accounting_openings o ON o.site_id = c.site_id
+    WHERE c.metric = 'resource'
+    UNION ALL
+    SELECT l.account_id, 'adjusted', l.start_time, l.stop_time, l.asked, l.used
+    FROM chosen c
+    JOIN accounting_adjustments h ON h.site_id = c.site_id
+    JOIN accounting_adjusted l ON l.adjustment_id = h.adjustment_id AND l.metric = c.metric
+    UNION ALL
+    SELECT
+        e.account_id, 'job', e.window_start, e.window_start + c.window_seconds, e.asked, e.used
+    FROM chosen c
+    JOIN accounting_entries e ON e.site_id = c.site_id AND e.metric_id = c.metric_id
+    JOIN accounting_jobs j ON j.site_id = e.site_id AND j.job_id = e.job_id
+    WHERE e.job_id <> 0 AND j.closed = 1
+),
+-- Its share of a time is what lies before the end less what lies before the beginning.
+shares AS (
+    SELECT
+        t.begins, l.account_id, l.part, l.asked, l.used, l.ends - l.begins AS whole, 1 AS counts,
+        CASE WHEN l.ends < t.ends THEN l.ends ELSE t.ends END - l.begins AS seconds
+    FROM laid l
+    JOIN times t ON t.begins < l.ends AND t.ends > l.begins
+    UNION ALL
+    SELECT
+        t.begins, l.account_id, l.part, l.asked, l.used, l.ends - l.begins, -1,
+        t.begins - l.begins
+    FROM laid l
+    JOIN times t ON t.begins < l.ends AND t.begins > l.begins
+),
+amounts AS (
+    SELECT
+        p.begins,
+        p.account_id,
+        'job' AS part,
+        CASE WHEN p.is_asked = 1 THEN p.seconds * p.asked ELSE 0 END AS asked,
+        CASE WHEN p.is_asked = 0 THEN p.seconds * p.used ELSE 0 END AS used
+    FROM pieces p
+    UNION ALL
+    -- Purged jobs: whole where their window begins.
+    SELECT t.begins, e.account_id, 'job', e.asked, e.used
+    FROM chosen c
+    JOIN accounting_entries e ON e.site_id = c.site_id AND e.metric_id = c.metric_id
+    JOIN times t ON t.begins <= e.window_start AND t.ends > e.window_start
+    WHERE e.job_id = 0
+    UNION ALL
+    -- asked * seconds / whole, cut towards zero; in two steps, so that no product passes 63 bits.
+    -- "/" only ever divides what leaves no remainder: it is not the same in every database.
+    SELECT
+        s.begins,
+        s.account_id,
+        s.part,
+        CAST(s.counts * ((s.asked - s.asked % s.whole) / s.whole * s.seconds
+            + ((s.asked % s.whole) * s.seconds - (s.asked % s.whole) * s.seconds % s.whole)
+            / s.whole) AS DECIMAL(30, 0)),
+        CAST(s.counts * ((s.used - s.used % s.whole) / s.whole * s.seconds
+            + ((s.used % s.whole) * s.seconds - (s.used % s.whole) * s.seconds % s.whole)
+            / s.whole) AS DECIMAL(30, 0))
+    FROM shares s
+),
+-- ------------------------------------------------------------------------------------------------
+of_project AS (
+    SELECT t.year, t.month, a.user_name, SUM(x.asked) AS asked, SUM(x.used) AS used
+    FROM asked_for q
+    JOIN accounting_accounts a ON a.project = q.project
+    JOIN amounts x ON x.account_id = a.account_id
+    JOIN times t ON t.begins = x.begins
+    GROUP BY t.year, t.month, a.user_name
+),
+beside AS (
+    SELECT
+        n.year,
+        n.month,
+        u.user_name,
+        CASE WHEN u.year = n.year THEN u.asked ELSE 0 END AS asked,
+        CASE WHEN u.year = n.year THEN u.used ELSE 0 END AS used,
+        CASE WHEN u.year < n.year THEN u.asked ELSE 0 END AS asked_year_before,
+        CASE WHEN u.year < n.year THEN u.used ELSE 0 END AS used_year_before
+    FROM shown n
+    JOIN of_project u ON u.month = n.month AND u.year IN (n.year, n.year - 1)
+)
+SELECT
+    'month' AS part,
+    n.year AS year,
+    n.month AS month,
+    '' AS user_name,
+    COALESCE(SUM(b.asked), 0) AS asked,
+    COALESCE(SUM(b.used), 0) AS used,
+    COALESCE(SUM(b.asked_year_before), 0) AS asked_year_before,
+    COALESCE(SUM(b.used_year_before), 0) AS used_year_before
+FROM shown n
+LEFT JOIN beside b ON b.year = n.year AND b.month = n.month
+GROUP BY n.year, n.month
+UNION ALL
+SELECT
+    'member',
+    NULL,
+    NULL,
+    b.user_name,
+    SUM(b.asked),
+    SUM(b.used),
+    SUM(b.asked_year_before),
+    SUM(b.used_year_before)
+FROM beside b
+GROUP BY b.user_name
+HAVING SUM(b.asked) <> 0 OR SUM(b.used) <> 0
+    OR SUM(b.asked_year_before) <> 0 OR SUM(b.used_year_before) <> 0
+ORDER BY part DESC, year, month, user_name;

@@ -150,13 +150,13 @@ def _added_up(spans: Spans, rates: Rates, filled: Ints, split: Callable[[Spans],
     rates = rates.take(np.argsort(rates.job_id, kind="stable"))
     first = np.searchsorted(rates.job_id, spans.job_id, "left")
     held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
-    parts: list[Totals] = [Totals.concat([])]
+    parts: list[Totals] = []
     for part in _portions(filled * held):
         some = spans.take(part)
         parts.append(_portion(some, split(some), first[part], held[part], rates))
         if len(parts) > 8:
             parts = [add_up(Totals.concat(parts))]
-    return parts[1] if len(parts) == 2 else add_up(Totals.concat(parts))
+    return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
 
 
 def in_portions(spans: Spans, window: int) -> Iterator[Spans]:

@@ -13,6 +13,7 @@ from oar_accounting.catalog import Names
 from oar_accounting.columns import (
     LARGEST,
     OPEN,
+    Columns,
     Ints,
     Rates,
     Spans,
@@ -28,6 +29,7 @@ from oar_accounting.errors import AmountOverflow
 from oar_accounting.windows import (
     MOST_WINDOWS,
     Pieces,
+    amounts_between,
     by_day,
     kept_by_day,
     repeated,
@@ -197,6 +199,43 @@ def test_totals_do_not_depend_on_the_portions(some: list[Job], at_once: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oar_accounting.windows.PIECES_AT_ONCE", at_once)
         assert _totals(jobs, HOUR) == naive_totals(jobs, HOUR)
+
+
+CUTS = st.lists(instants(), min_size=2, max_size=6, unique=True).map(sorted)
+
+
+@given(batches(), CUTS, st.integers(1, 8))
+def test_amounts_between_instants_do_not_depend_on_the_portions(
+    some: list[Job], cuts: list[int], at_once: int
+) -> None:
+    """Every other interval is asked for; what lies between them is left out."""
+    begins, ends = ints(cuts[:-1:2]), ints(cuts[1::2])
+    spans, rates = columns_of(_ended(some), lambda _: 1, {m.name: 1 for m in METRICS})[1:]
+    expected: dict[int, list[int]] = {}
+    for at, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        sums = expected.setdefault(at, [0, 0])
+        for job, asked, start, stop in zip(
+            *_lists(spans, "job_id", "asked", "start_time", "stop_time"), strict=True
+        ):
+            seconds = max(0, min(stop, end) - max(start, begin))
+            for owner, of_asked, of_used in zip(
+                *_lists(rates, "job_id", "asked", "used"), strict=True
+            ):
+                if owner == job:
+                    sums[0] += seconds * of_asked * (asked != 0)
+                    sums[1] += seconds * of_used * (asked == 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oar_accounting.windows.PIECES_AT_ONCE", at_once)
+        found = amounts_between(spans, rates, begins, ends)
+    sums_found = dict.fromkeys(expected, (0, 0))
+    for at, asked, used in zip(*_lists(found, "window_start", "asked", "used"), strict=True):
+        before = sums_found[at]
+        sums_found[at] = (before[0] + asked, before[1] + used)
+    assert sums_found == {at: (asked, used) for at, (asked, used) in expected.items()}
+
+
+def _lists(table: Columns, *names: str) -> list[list[int]]:
+    return [table.as_dict()[name].tolist() for name in names]
 
 
 @given(batches(), WINDOWS)

@@ -10,8 +10,8 @@ from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.catalog import Accounts, Names, Site
 from oar_accounting.columns import Ints, ints
-from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, find_place, stays
-from oar_accounting.holdings import located
+from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, Key, find_place, stays
+from oar_accounting.holdings import distinct, located
 from oar_accounting.job_keys import KeysOfJobs
 
 #: Shown for an account that somebody has deleted by hand.
@@ -47,16 +47,23 @@ class AccountGroups:
         filters = {n: values for n, values in where.items() if n not in JOB_KEYS}
         keys = {name: find_place(connection, site, name) for name in (*by, *filters)}
         start, stop = int(buckets[0]), int(buckets[-1])
-        every = {each: stays(list(keys.values()), names[each], start, stop) for each in names}
-        moves = {begin for some in every.values() for begin, _, _ in some[1:]}
+        account_id = ints(sorted(names))
+        # Accounts may be many, but those with equal names where the keys look stay together.
+        seen = [key.place for key in keys.values() if isinstance(key, Key)]
+        owners, owner = distinct([tuple(names[a][at] for at in seen) for a in account_id.tolist()])
+        firsts = np.unique(owner, return_index=True)[1]
+        every = [
+            stays(list(keys.values()), names[account], start, stop)
+            for account in account_id[firsts].tolist()
+        ]
+        moves = {begin for some in every for begin, _, _ in some[1:]}
         cuts = np.union1d(buckets, ints(sorted(moves)))
         numbers: dict[Group, int] = {}
-        account_id = ints(sorted(every))
-        # One row for all parts where nobody moves: accounts may be many.
-        number = np.full((len(account_id), len(cuts) - 1 if moves else 1), -1)
+        # One column for all parts where nobody moves.
+        number = np.full((len(owners), len(cuts) - 1 if moves else 1), -1)
         places = list(keys)
-        for row, account in enumerate(account_id.tolist()):
-            for begin, end, values in every[account]:
+        for row, some_stays in enumerate(every):
+            for begin, end, values in some_stays:
                 if all(values[places.index(n)] in some for n, some in filters.items()):
                     first, last = np.searchsorted(cuts, [begin, end]) if moves else (0, 1)
                     group = tuple(values[: len(by)])
@@ -67,7 +74,7 @@ class AccountGroups:
             by=tuple(by),
             cuts=cuts,
             account_id=account_id,
-            number=number,
+            number=number[owner],
             groups=list(numbers),
             filtered=bool(filters),
             names=names,

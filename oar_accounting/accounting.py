@@ -17,7 +17,6 @@ from oar_accounting import (
     formats,
     journal,
     law,
-    periods,
     schema,
     settings,
     stock_accounting,
@@ -594,11 +593,15 @@ class Accounting(Reporting):
 
         In *timezone*, else in that of the settings. Raises :class:`oar_accounting.BadSpan`.
         """
+        from oar_accounting import periods
+
         zone = periods.zone(timezone or self.settings.timezone)
         return periods.period(said, zone, int(time.time()))
 
     def instant(self, said: str, timezone: str | None = None) -> int:
         """Epoch seconds from a date, a time, or the begin of a period. Raises as `period`."""
+        from oar_accounting import periods
+
         zone = periods.zone(timezone or self.settings.timezone)
         return periods.instant(said, zone, int(time.time()))
 

@@ -1,17 +1,19 @@
 """What tells jobs apart beyond their account: their number, state, types and size."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.catalog import Site, StoredMetric
-from oar_accounting.columns import Ints
+from oar_accounting.columns import Bools, Ints, ints
 from oar_accounting.groupings import Group
+from oar_accounting.holdings import distinct
 from oar_accounting.metrics import RESOURCE
 from oar_accounting.readings import ENDED, RUNNING
 
@@ -45,6 +47,10 @@ class Sizes:
 
 
 DEFAULT_SIZES = Sizes()
+
+
+#: The values of a key, and per job of a block the number of its value.
+Coded = tuple[Sequence[str], Ints]
 
 
 class KeysOfJobs:
@@ -81,73 +87,89 @@ class KeysOfJobs:
 
     def __call__(self, ids: Ints) -> Ints:
         """The number of each job, by ascending ids; -1 for one that is not asked for."""
-        if not len(ids):
-            return ids
-        found = [self._of_block(block) for block in id_blocks(ids)]
-        return np.array([number for numbers in found for number in numbers], np.int64)
+        found = [ints([]), *(self._of_block(block) for block in id_blocks(ids))]
+        return np.concatenate(found)
 
-    def _of_block(self, block: Ints) -> Iterable[int]:
-        ids = block.tolist()
-        asked_for = self._asked_for(block)
-        states, types = self._states_and_types(block)
-        sizes = self._sizes_of(block)
-        for job in ids:
-            values = {
-                "job": "" if job == schema.CARRIED else str(job),
-                "type": "+".join(sorted(type_names(types.get(job, "")))),
-                "state": states.get(job, ""),
-                "size": sizes.get(job, ""),
-            }
-            if job not in asked_for or not self._chosen(values, types.get(job, "")):
-                yield -1
-                continue
-            group = tuple(values[name] for name in self._by)
-            yield self._numbers.setdefault(group, len(self._numbers))
-
-    def _asked_for(self, block: Ints) -> set[int]:
-        if not self._conditions:
-            return set(block.tolist())
-        job = schema.jobs.c
-        query = select(job.job_id).where(
-            job.site_id == self._site.site_id,
-            among(block, job.job_id),
-            job.job_id != schema.CARRIED,
-            *self._conditions,
-        )
-        return set(bulk.read_ints(self._connection, query)[0].tolist())
-
-    def _chosen(self, values: Mapping[str, str], types: str) -> bool:
+    def _of_block(self, block: Ints) -> Ints:
+        chosen = self._asked_for(block)
+        coded = self._coded(block)
         for name, wanted in self._where.items():
-            if name == "type":
-                if not wanted & ({*type_names(types), *types_of(types)} or {""}):
-                    return False
-            elif values[name] not in wanted:
-                return False
-        return True
+            values, number = coded[name]
+            matches = [_matches(name, value, wanted) for value in values]
+            chosen &= np.array(matches, np.bool_)[number]
+        key = np.zeros(len(block), np.int64)
+        for name in self._by:
+            values, number = coded[name]
+            key = key * len(values) + number
+        _, first, place = np.unique(key[chosen], return_index=True, return_inverse=True)
+        groups = [self._group(coded, row) for row in np.flatnonzero(chosen)[first].tolist()]
+        numbers = [self._numbers.setdefault(group, len(self._numbers)) for group in groups]
+        found = np.full(len(block), -1)
+        found[chosen] = ints(numbers)[place]
+        return found
 
-    def _states_and_types(self, block: Ints) -> tuple[dict[int, str], dict[int, str]]:
-        if not {"state", "type"} & {*self._by, *self._where}:
-            return {}, {}
+    def _coded(self, block: Ints) -> dict[str, Coded]:
+        """What is needed to know of the jobs of the block."""
+        needed = {*self._by, *self._where}
+        coded: dict[str, Coded] = {}
+        if "job" in needed:
+            numbers = ["" if job == schema.CARRIED else str(job) for job in block.tolist()]
+            coded["job"] = (numbers, np.arange(len(block)))
+        if needed & {"state", "type"}:
+            coded["state"], coded["type"] = self._states_and_types(block)
+        if "size" in needed:
+            coded["size"] = self._sizes_of(block)
+        return coded
+
+    def _group(self, coded: Mapping[str, Coded], row: int) -> Group:
+        values = ((name, coded[name][0][coded[name][1][row]]) for name in self._by)
+        return tuple(_label(name, value) for name, value in values)
+
+    def _asked_for(self, block: Ints) -> Bools:
+        if not self._conditions:
+            return np.ones(len(block), np.bool_)
+        query = self._query(block, schema.jobs.c.job_id).where(*self._conditions)
+        return np.isin(block, bulk.read_ints(self._connection, query)[0])
+
+    def _query(self, block: Ints, *columns: ColumnElement[Any]) -> Select[Any]:
+        """Columns of the jobs of the block, and maybe of some between them."""
         job = schema.jobs.c
-        query = select(job.job_id, job.state, job.types).where(
+        return select(*columns).where(
             job.site_id == self._site.site_id,
             among(block, job.job_id),
             job.job_id != schema.CARRIED,
         )
-        rows = self._connection.execute(query).all()
-        return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
 
-    def _sizes_of(self, block: Ints) -> dict[int, str]:
-        if "size" not in {*self._by, *self._where}:
-            return {}
+    def _states_and_types(self, block: Ints) -> tuple[Coded, Coded]:
+        job = schema.jobs.c
+        query = self._query(block, job.job_id, job.state, job.types)
+        rows = self._connection.execute(query).all()
+        states, types = ({row[0]: row[nth] for row in rows} for nth in (1, 2))
+        return _coded(states, block), _coded(types, block)
+
+    def _sizes_of(self, block: Ints) -> Coded:
         job, held = held_by(self._connection, self._site, block, self._size_metric.metric_id)
         amounts = np.zeros(len(block), np.int64)
         amounts[np.searchsorted(block, job)] = held
         classes = self._sizes.classes(amounts, self._size_metric.metric.scale)
-        labels = [self._labels[number] for number in classes.tolist()]
-        sized = dict(zip(block.tolist(), labels, strict=True))
-        sized.pop(schema.CARRIED, None)
-        return sized
+        # What is carried is of no job.
+        number = np.where(block == schema.CARRIED, len(self._labels), classes)
+        return [*self._labels, ""], number
+
+
+def _coded(values: Mapping[int, str], block: Ints) -> Coded:
+    return distinct([values.get(job, "") for job in block.tolist()])
+
+
+def _matches(name: str, value: str, wanted: frozenset[str]) -> bool:
+    if name == "type":
+        return bool(wanted & ({*type_names(value), *types_of(value)} or {""}))
+    return value in wanted
+
+
+def _label(name: str, value: str) -> str:
+    """What people are shown of the value of a key."""
+    return "+".join(sorted(type_names(value))) if name == "type" else value
 
 
 def held_by(connection: Connection, site: Site, block: Ints, metric_id: int) -> tuple[Ints, Ints]:

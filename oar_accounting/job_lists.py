@@ -62,8 +62,9 @@ def page(
     found: list[RecordedJob] = []
     reader = _Reader(connection, site, wanted)
     for block in _blocks(connection, site, wanted, reader.accounts, after):
-        for at in range(0, len(block), limit):
-            found += reader.jobs(block[at : at + limit])
+        # One more than fits tells whether there is a page after this one.
+        for at in range(0, len(block), limit + 1):
+            found += reader.jobs(block[at : at + limit + 1])
             if len(found) > limit:
                 return JobPage(jobs=tuple(found[:limit]), after=found[limit - 1].job_id)
     return JobPage(jobs=tuple(found), after=None)
@@ -141,7 +142,7 @@ class _Reader:
         rows = rows.take(np.isin(rows.job_id, block))
         rates = read_rates(self._connection, self._site.site_id, block)
         rows = rows.take(self._asked_for(rows, rates))
-        amounts = self._amounts(rows.job_id, rates)
+        amounts = self._amounts(rows, rates)
         sizes = dict(zip(*(c.tolist() for c in self._held(block)), strict=True))
         return list(self._records(rows, amounts, sizes))
 
@@ -151,12 +152,13 @@ class _Reader:
     def _asked_for(self, rows: JobRecords, rates: Rates) -> Ints:
         """The rows of jobs whose account is asked for at their start; or one of their parts' is.
 
-        A job over two clusters has a part in each.
+        A job over two clusters has a part in each; one that holds nothing is of no cluster.
         """
         if not self._filtered:
             return np.arange(len(rows))
-        job_id = np.concatenate([rows.job_id, rates.job_id])
-        account = np.concatenate([rows.account_id, rates.account_id])
+        whole = ~np.isin(rows.job_id, rates.job_id)
+        job_id = np.concatenate([rows.job_id[whole], rates.job_id])
+        account = np.concatenate([rows.account_id[whole], rates.account_id])
         at, _ = located(job_id, rows.job_id)
         instant = np.where(rows.start_time > 1, rows.start_time, rows.submission_time)[at]
         part = np.searchsorted(self.accounts.cuts, instant, "right") - 1
@@ -165,14 +167,18 @@ class _Reader:
         chosen: Ints = np.flatnonzero(np.isin(rows.job_id, job_id[number >= 0]))
         return chosen
 
-    def _amounts(self, ids: Ints, rates: Rates) -> Mapping[int, Mapping[int, tuple[int, int]]]:
+    def _amounts(
+        self, rows: JobRecords, rates: Rates
+    ) -> Mapping[int, Mapping[int, tuple[int, int]]]:
         """Asked and used of the jobs by metric id; open jobs as of the instant that is wanted."""
+        ids = rows.job_id
         spans = read_spans(self._connection, self._site.site_id, ids)
         spans = spans.take(np.isin(spans.job_id, ids))
-        ends = spans.start_time if self._as_of is None else np.full(len(spans), self._as_of)
-        stop = np.where(
-            spans.stop_time == OPEN, np.maximum(ends, spans.start_time), spans.stop_time
-        )
+        running = rows.job_id[rows.closed == schema.OPEN_JOB]
+        goes_on = (spans.asked == 0) & np.isin(spans.job_id, running)
+        # Also of what it used before it was suspended nothing counts after that instant.
+        ends = np.minimum(spans.stop_time, -OPEN if self._as_of is None else self._as_of)
+        stop = np.where(goes_on, np.maximum(ends, spans.start_time), spans.stop_time)
         spans = type(spans)(spans.job_id, spans.asked, spans.start_time, stop)
         of_job = Rates(rates.job_id, rates.job_id, rates.metric_id, rates.asked, rates.used)
         held = amounts_between(spans, of_job, ints([-OPEN]), ints([OPEN]))

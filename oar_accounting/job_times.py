@@ -33,17 +33,24 @@ def reach_of(jobs: JobRecords) -> Ints:
     return _REACHES[np.searchsorted(_LENGTHS, seconds, "right")]
 
 
-def touching(start: int, stop: int) -> ColumnElement[bool]:
+def touching(site_id: int, start: int, stop: int) -> ColumnElement[bool]:
     """True for jobs that may have asked for or held something within ``[start, stop)``.
 
     In the terms of the index. It is true for others, too, that ended shortly before.
     """
     job = schema.jobs.c
+    # The site with each of them: SQLite looks for an index for every alternative by itself.
     begun = [
-        and_(job.reach == reach, job.start_time > start - 2**reach, job.start_time < stop)
+        and_(
+            job.site_id == site_id,
+            job.reach == reach,
+            job.start_time > start - 2**reach,
+            job.start_time < stop,
+        )
         for reach in schema.REACHES
     ]
-    return or_(*begun, and_(job.reach == schema.ENDLESS, job.start_time < stop))
+    endless = and_(job.site_id == site_id, job.reach == schema.ENDLESS, job.start_time < stop)
+    return or_(*begun, endless)
 
 
 def _touches(start: int, stop: int) -> ColumnElement[bool]:
@@ -70,19 +77,20 @@ def job_blocks(
     of `schema.jobs`. Memory does not grow with the number of jobs.
     """
     job = schema.jobs.c
-    of_site = and_(job.site_id == site_id, *chosen)
     if start > -OPEN:
-        query: Select[tuple[int]] = select(job.job_id).where(of_site, touching(start, stop))
+        query: Select[tuple[int]] = select(job.job_id).where(
+            touching(site_id, start, stop), *chosen
+        )
         found = bulk.read_ints(connection, query.limit(MOST_FOUND + 1))[0]
         if len(found) <= MOST_FOUND:
             yield from id_blocks(np.sort(found))
             return
-        of_site = and_(of_site, _touches(start, stop))
+        chosen = (*chosen, _touches(start, stop))
     elif stop < OPEN:
-        of_site = and_(of_site, job.start_time < stop)
+        chosen = (*chosen, job.start_time < stop)
     last = LOWEST
     while True:
-        query = select(job.job_id).where(of_site, job.job_id > last)
+        query = select(job.job_id).where(job.site_id == site_id, job.job_id > last, *chosen)
         ids = bulk.read_ints(connection, query.order_by(job.job_id).limit(IDS_AT_ONCE))[0]
         yield from id_blocks(ids)
         if len(ids) < IDS_AT_ONCE:

@@ -68,18 +68,22 @@ def usage(connection: Connection, own: Site, wanted: Wanted) -> UsageColumns:
 
     Raises :class:`UnknownName` and :class:`BadSpan`.
     """
-    _check(wanted)
+    check_form(wanted)
     sites = sites_of(connection, own, wanted)
     check_values(connection, sites, wanted)
     found = [_of_site(connection, site, wanted) for site in sites]
     return found[0] if len(found) == 1 else _together(found)
 
 
-def _check(wanted: Wanted) -> None:
+def check_form(wanted: Wanted) -> None:
+    """Raise :class:`BadSpan` or :class:`UnknownName` where no site could answer, as it is said."""
     if wanted.start is not None and wanted.stop is not None and wanted.stop <= wanted.start:
-        raise BadSpan(f"the span from {wanted.start} to {wanted.stop} is empty")
+        raise BadSpan(
+            f"the span from {wanted.start} ({formats.date(wanted.start)} UTC) to {wanted.stop} "
+            f"({formats.date(wanted.stop)} UTC) is empty"
+        )
     for number in wanted.where.get("job", ()):
-        if number and not number.removeprefix("-").isdecimal():
+        if number and not (number.removeprefix("-").isdecimal() and abs(int(number)) <= OPEN):
             raise UnknownName(f"job {number!r}: the number of a job was expected")
 
 
@@ -220,8 +224,9 @@ def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns
     rows, amounts = amounts_by_share(answer)
     number, groups = question.groups_of(rows.holder, rows.part)
     bucket = question.bucket_of(rows.part)
-    place = {stored.metric_id: nth for nth, stored in enumerate(question.metrics)}
-    metric = ints([place[each] for each in rows.metric_id.tolist()])
+    ids = ints(question.asked.metrics)
+    order = np.argsort(ids)
+    metric = order[np.searchsorted(ids, rows.metric_id, sorter=order)]
     counts = number >= 0
     starts, stops = question.buckets[bucket], question.buckets[bucket + 1]
     return added_up(

@@ -1,17 +1,14 @@
 """The verbs that answer about what is recorded, and write nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from oar_accounting import catalog, job_lists, queries, summaries, waits
+from oar_accounting import catalog
 from oar_accounting.catalog import Site
 from oar_accounting.errors import UnknownName
-from oar_accounting.job_keys import DEFAULT_SIZES, Sizes
-from oar_accounting.job_lists import JobsWanted, Moment
 from oar_accounting.ledger import Ledger
-from oar_accounting.queries import Wanted
 from oar_accounting.records import (
     Efficiency,
     JobPage,
@@ -22,7 +19,13 @@ from oar_accounting.records import (
     Waiting,
 )
 from oar_accounting.settings import Settings
-from oar_accounting.usage_columns import UsageColumns
+
+# OAR's schedulers ask none of these questions, and would wait for what answers them.
+if TYPE_CHECKING:
+    from oar_accounting.job_keys import Sizes
+    from oar_accounting.job_lists import JobsWanted, Moment
+    from oar_accounting.queries import Wanted
+    from oar_accounting.usage_columns import UsageColumns
 
 #: For each key of `Reporting.usage` the value that counts, or several.
 Where = Mapping[str, str | int | Iterable[str | int]]
@@ -47,7 +50,7 @@ class Reporting:
         as_of: int | None = None,
         without_adjustments: bool = False,
         whole_windows: bool = False,
-        sizes: Sizes = DEFAULT_SIZES,
+        sizes: "Sizes | None" = None,
     ) -> UsageReport:
         """What was asked for and used within ``[start, stop)``, exact to the second.
 
@@ -58,12 +61,15 @@ class Reporting:
         also bounds what others had used; without it they do not count, and `open_jobs` says how
         many these are. Opening amounts and adjustments are within the amounts, and told apart.
         *whole_windows*: count every window whole that the span reaches into, as OAR does.
-        *sizes*: what the key size means. All rows of adjacent spans, and of any buckets, add up to
-        those of their union; `records.ACCURACIES` says where that is not to the second.
+        *sizes*: what the key size means, if not what it means to XDMoD. All rows of adjacent spans,
+        and of any buckets, add up to those of their union; each says how exact it is: see
+        `records.ACCURACIES`.
 
         Raises :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
         :class:`oar_accounting.AmountOverflow`.
         """
+        from oar_accounting import queries
+
         wanted = self._wanted(
             by=by,
             metrics=metrics,
@@ -92,8 +98,10 @@ class Reporting:
             as_of=as_of,
         )
 
-    def usage_columns(self, by: Sequence[str] = ("user",), **given: Any) -> UsageColumns:
+    def usage_columns(self, by: Sequence[str] = ("user",), **given: Any) -> "UsageColumns":
         """The answer of `usage`, which says what may be *given*, as columns of numpy arrays."""
+        from oar_accounting import queries
+
         adjusted = not given.pop("without_adjustments", False)
         wanted = self._wanted(by=by, adjusted=adjusted, **given)
         with self._ledger.reading() as (connection, site):
@@ -106,9 +114,9 @@ class Reporting:
         metrics: Sequence[str] | None = None,
         start: int | None = None,
         stop: int | None = None,
-        moment: Moment = "ran",
+        moment: "Moment" = "ran",
         as_of: int | None = None,
-        sizes: Sizes = DEFAULT_SIZES,
+        sizes: "Sizes | None" = None,
         after: int | None = None,
         limit: int = 1000,
     ) -> JobPage:
@@ -119,6 +127,8 @@ class Reporting:
         attributes those at a job's start count. What open jobs used counts until *as_of*, or not
         at all. *after*: the cursor of the page before. Raises as `usage`.
         """
+        from oar_accounting import job_lists
+
         wanted = self._jobs_wanted(
             moment, where=where, metrics=metrics, start=start, stop=stop, as_of=as_of, sizes=sizes
         )
@@ -138,7 +148,9 @@ class Reporting:
                 return
             after = page.after
 
-    def _jobs_wanted(self, moment: Moment, **given: Any) -> JobsWanted:
+    def _jobs_wanted(self, moment: "Moment", **given: Any) -> "JobsWanted":
+        from oar_accounting.job_lists import JobsWanted
+
         return JobsWanted(wanted=self._wanted(by=(), **given), moment=moment)
 
     def efficiency(  # noqa: PLR0913 - one question
@@ -149,12 +161,14 @@ class Reporting:
         stop: int | None = None,
         *,
         where: Where | None = None,
-        sizes: Sizes = DEFAULT_SIZES,
+        sizes: "Sizes | None" = None,
     ) -> list[Efficiency]:
         """What jobs that ended within ``[start, stop)`` asked for, used and left unused, whole.
 
         By the keys of `usage`, sorted by group and metric. Raises as `usage`.
         """
+        from oar_accounting import summaries
+
         wanted = self._wanted(
             by=by, metrics=metrics, start=start, stop=stop, where=where, sizes=sizes
         )
@@ -170,12 +184,14 @@ class Reporting:
         *,
         where: Where | None = None,
         as_of: int | None = None,
-        sizes: Sizes = DEFAULT_SIZES,
+        sizes: "Sizes | None" = None,
     ) -> list[SizeUse]:
         """What jobs used within ``[start, stop)``, by their size, and how many they were.
 
         The class of size is the last of each group, after the keys *by*. Raises as `usage`.
         """
+        from oar_accounting import summaries
+
         names = (*(name for name in by if name != "size"), "size")
         wanted = self._wanted(
             by=names,
@@ -192,17 +208,19 @@ class Reporting:
 
     def waiting(
         self,
-        by: Sequence[str] = waits.USUAL,
+        by: Sequence[str] = ("queue", "size"),
         start: int | None = None,
         stop: int | None = None,
         *,
         where: Where | None = None,
-        sizes: Sizes = DEFAULT_SIZES,
+        sizes: "Sizes | None" = None,
     ) -> list[Waiting]:
         """How long the jobs that started within ``[start, stop)`` had waited, by group.
 
         *by*: user, project, queue, attributes, and of jobs: type, state, size. Raises as `usage`.
         """
+        from oar_accounting import waits
+
         wanted = self._wanted(by=by, start=start, stop=stop, where=where, sizes=sizes)
         with self._ledger.reading() as (connection, site):
             return waits.waiting(connection, self._known(connection, site), wanted)
@@ -222,6 +240,8 @@ class Reporting:
         Months are cut by the clocks of *timezone*; the year before are the same dates of it.
         Raises as `usage`.
         """
+        from oar_accounting import summaries
+
         wanted = self._wanted(
             by=(),
             metrics=(metric,),
@@ -235,8 +255,10 @@ class Reporting:
         with self._ledger.reading() as (connection, site):
             return summaries.project(connection, self._known(connection, site), wanted, name)
 
-    def _wanted(self, **given: Any) -> Wanted:
+    def _wanted(self, **given: Any) -> "Wanted":
         """What a caller wants to know, as `queries` takes it."""
+        from oar_accounting.queries import Wanted, check_form
+
         where = {
             key: frozenset({str(value)} if isinstance(value, str | int) else map(str, value))
             for key, value in (given.pop("where", None) or {}).items()
@@ -245,7 +267,11 @@ class Reporting:
             if given.get(name) is not None:
                 given[name] = tuple(dict.fromkeys(given[name]))
         given["timezone"] = given.get("timezone") or self.settings.timezone
-        return Wanted(where=where, **given)
+        if given.get("sizes") is None:
+            given.pop("sizes", None)
+        wanted = Wanted(where=where, **given)
+        check_form(wanted)
+        return wanted
 
     def _known(self, connection: Connection, site: Site | None) -> Site:
         if site is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import tzinfo
 from itertools import pairwise
 
 from sqlalchemy import Connection
@@ -80,20 +81,26 @@ def project(connection: Connection, own: Site, wanted: Wanted, name: str) -> Pro
     assert wanted.start is not None and wanted.stop is not None
     zone = periods.zone(wanted.timezone)
     start, stop = wanted.start, wanted.stop
-    before = replace(
-        wanted, start=periods.year_before(start, zone), stop=periods.year_before(stop, zone)
-    )
-    now, then = (usage(connection, own, each) for each in (wanted, before))
+    first, last = (_year_before(at, zone) for at in (start, stop))
+    before = replace(wanted, start=first, stop=last) if first < last else None
+    now = usage(connection, own, wanted)
     cuts = periods.cuts(start, stop, "month", zone)
+    used = _used_from(now, cuts)
+    earlier: list[int] = []
+    if before is not None:
+        then = usage(connection, own, before)
+        earlier = _used_from(then, periods.cuts(first, last, "month", zone))
+    # Both end with the same month; of a first one that is a 29th of February there is none before.
+    earlier = [0] * (len(used) - len(earlier)) + earlier
     months = tuple(
         ProjectMonth(
             label=periods.label(begin, "month", zone),
             start=begin,
             stop=end,
-            used=_used_from(now, begin),
-            before=_used_from(then, periods.year_before(begin, zone)),
+            used=amount,
+            before=amount_before,
         )
-        for begin, end in pairwise(cuts)
+        for (begin, end), amount, amount_before in zip(pairwise(cuts), used, earlier, strict=True)
     )
     (metric,) = now.metrics
     return ProjectReport(
@@ -110,17 +117,30 @@ def project(connection: Connection, own: Site, wanted: Wanted, name: str) -> Pro
     )
 
 
-def _used_from(found: UsageColumns, start: int) -> int:
-    return int(found.used[found.start == start].sum())
+def _year_before(at: int, zone: tzinfo) -> int:
+    """The same time a year before; of any on a 29th of February the begin of the 1st of March."""
+    day = periods.label(at, "day", zone)
+    if day.endswith("-02-29"):
+        _, at = periods.period(day, zone, at)
+    return periods.year_before(at, zone)
+
+
+def _used_from(found: UsageColumns, cuts: Sequence[int]) -> list[int]:
+    """What was used in each of the months between these bounds."""
+    return [int(found.used[found.start == begin].sum()) for begin in cuts[:-1]]
 
 
 def _members(
-    connection: Connection, own: Site, wanted: Wanted, before: Wanted
+    connection: Connection, own: Site, wanted: Wanted, before: Wanted | None
 ) -> Iterator[ProjectMember]:
     """The members, the one who used most first; also who used something a year before only."""
-    by_user = [replace(each, by=("user",), bucket=None) for each in (wanted, before)]
-    now, then = ({r.group: r for r in usage(connection, own, e).rows()} for e in by_user)
-    counts = _by_group(count_jobs(connection, own, by_user[0]))
+
+    def by_user(months: Wanted) -> dict[Group, Usage]:
+        found = usage(connection, own, replace(months, by=("user",), bucket=None))
+        return {row.group: row for row in found.rows()}
+
+    now, then = by_user(wanted), {} if before is None else by_user(before)
+    counts = _by_group(count_jobs(connection, own, replace(wanted, by=("user",), bucket=None)))
     rows: list[tuple[Group, Usage | None, int]] = [
         (group, now.get(group), then[group].used if group in then else 0)
         for group in {**now, **then}

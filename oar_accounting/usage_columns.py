@@ -148,7 +148,7 @@ def added_up(  # noqa: PLR0913 - the parts of an answer
     sorted_keys = [key[rows] for key in (start, stop, group, metric)]
     firsts = group_starts(sorted_keys)
     if len(firsts):
-        sums = [exact_sums(amount[rows], firsts) for amount in amounts]
+        sums = [_summed(amount, rows, firsts) for amount in amounts]
         worst = np.maximum.reduceat(accuracy[rows], firsts)
     else:
         sums, worst = [ints([]) for _ in amounts], ints([])
@@ -166,6 +166,11 @@ def added_up(  # noqa: PLR0913 - the parts of an answer
         accuracy=worst[some],
         **{name: each[some] for name, each in zip(AMOUNTS, sums, strict=True)},
     )
+
+
+def _summed(amount: Ints, rows: Ints, firsts: Ints) -> Ints:
+    """The sums of runs of these rows; most sites have no opening amounts, and no adjustments."""
+    return exact_sums(amount[rows], firsts) if np.any(amount) else np.zeros(len(firsts), np.int64)
 
 
 def amounts_by_share(answer: Answer) -> tuple[Sums, list[Ints]]:

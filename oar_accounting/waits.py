@@ -12,7 +12,7 @@ from oar_accounting.blocks import among
 from oar_accounting.catalog import Site
 from oar_accounting.columns import OPEN, Ints, ints
 from oar_accounting.errors import UnknownName
-from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, names_of
+from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions
 from oar_accounting.job_times import job_blocks
 from oar_accounting.queries import Wanted, check_values, shown_metrics, sort_key, wanted_metrics
@@ -116,7 +116,3 @@ def _started(connection: Connection, site: Site, block: Ints, start: int, stop: 
     columns = bulk.read_ints(connection, query.order_by(job.job_id))
     ours = np.isin(columns[0], block)
     return [column[ours] for column in columns]
-
-
-#: What jobs that wait are told apart by, where nothing else is asked for.
-USUAL = (DIMENSIONS[2], "size")

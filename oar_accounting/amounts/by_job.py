@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, select
@@ -14,7 +15,8 @@ from oar_accounting.job_times import job_blocks
 from oar_accounting.recorded import read_rates, read_spans
 from oar_accounting.windows import amounts_between
 
-#: Intervals of which the jobs are looked up one by one; of more of them neighbours are joined.
+#: Runs of intervals of which the jobs are looked up one by one; of more of them neighbours are
+#: joined.
 MOST_LOOK_UPS = 64
 
 #: What of the spans of jobs is looked at.
@@ -34,10 +36,16 @@ class Intervals(Columns):
     taken_from: Ints
 
     def in_runs(self) -> Iterator["Intervals"]:
-        """The same in runs of neighbours, of which there are few enough to look up one by one."""
-        for some in np.array_split(np.arange(len(self)), min(len(self), MOST_LOOK_UPS) or 1):
-            if len(some):
-                yield self.take(some)
+        """The same in runs of neighbours, of which there are few enough to look up one by one.
+
+        Pieces without a gap between them share their jobs: they are in one run.
+        """
+        if not len(self):
+            return
+        begins = np.concatenate([[0], np.flatnonzero(self.begin[1:] > self.end[:-1]) + 1])
+        begins = begins[:: -(-len(begins) // MOST_LOOK_UPS)]
+        for first, last in pairwise([*begins.tolist(), len(self)]):
+            yield self.take(slice(first, last))
 
 
 def parts_within(asked: Question, begin: int, end: int) -> Intervals:

@@ -75,6 +75,8 @@ def tell_usage(report: UsageReport, form: str | None) -> None:
         tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
         return
     show(usage_table(report) if report.bucket is None else series_table(report))
+    if not report.rows:
+        click.echo("Nothing was asked for or used there.", err=True)
     tell_accuracy(report.rows)
     if report.open_jobs:
         click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)

@@ -1,0 +1,273 @@
+"""Usage beside Slurm's own figures, as columns, and of several sites at once."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from oar_accounting import Accounting, UnknownName, Usage
+from oar_accounting.columns import OPEN
+from oar_accounting.job_keys import Sizes
+from oar_accounting.usage_columns import AMOUNTS, ShownMetric, UsageColumns
+from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
+from tests.test_reports import adjust, one_job, six
+
+
+@pytest.fixture(autouse=True)
+def clock() -> Iterator[Clock]:
+    """The verbs' clock stands still, long after everything."""
+    with stopped_clock() as stopped:
+        stopped.now = T0 + 100 * DAY
+        yield stopped
+
+
+# -- as Slurm counts ----------------------------------------------------------------------------
+
+#: 2007-12-31 23:00 UTC.
+SLURM = 1_199_142_000
+#: Of acct3 the parent is acct2, and root stands above acct1 and acct2.
+SLURM_ACCOUNTS = "project,parent\nacct3,acct2\n"
+#: Start and stop in hours; what accounts used, with what is below them; what users did.
+SLURM_WINDOWS: list[tuple[int, int, dict[str, int], dict[str, int]]] = [
+    (0, 1, {"root": 7_200, "acct1": 7_200}, {"acct1/ua": 7_200}),
+    (1, 2, {"root": 600, "acct1": 600}, {"acct1/ua": 600}),
+    (2, 3, {"root": 13_200, "acct2": 13_200, "acct3": 13_200}, {"acct3/ub": 13_200}),
+    (
+        0,
+        49,
+        {"root": 361_200, "acct1": 7_800, "acct2": 353_400, "acct3": 345_600},
+        {"acct1/ua": 7_800, "acct2/ua": 7_800, "acct3/ub": 345_600},
+    ),
+]
+
+
+@pytest.fixture
+def slurm(engine: Engine) -> Accounting:
+    """The jobs of Slurm's own test of its rollup, on four processors; one never starts."""
+    oar = SmallOar(engine, nodes=0)
+    n0 = oar.add_resources(2, host="n0", cluster="alpha")
+    n1 = oar.add_resources(2, host="n1", cluster="alpha")
+    first, second, third = SLURM + 1_200, SLURM + 3_900, SLURM + 93_900
+    oar.add_job(user="ua", project="acct1", resources=n1, start=SLURM, stop=first)
+    oar.add_job(user="ua", project="acct1", resources=n1, start=first, stop=second)
+    oar.add_job(user="ub", project="acct3", resources=n0 + n1, start=SLURM + 7_500, stop=third)
+    oar.add_job(user="ua", project="acct2", resources=n1, start=third, stop=third + 3_900)
+    oar.add_job(user="ua", project="acct2", start=0, state="Waiting", moldable=False)
+    site = opened(engine)
+    site.catch_up()
+    site.import_attributes(SLURM_ACCOUNTS)
+    return site
+
+
+@pytest.mark.parametrize(("first", "last", "accounts", "users"), SLURM_WINDOWS)
+def test_what_slurm_says_of_accounts_and_users(
+    slurm: Accounting, first: int, last: int, accounts: dict[str, int], users: dict[str, int]
+) -> None:
+    """As real slurmdbd 22.05.8 and 26.11 told it: amounts roll up from acct3 to acct2 to root."""
+    span = (SLURM + first * HOUR, SLURM + last * HOUR)
+
+    def used(*by: str) -> dict[str, int]:
+        rows = slurm.usage(by, ("resource",), *span).rows
+        return {"/".join(row.group): row.used for row in rows if row.used}
+
+    leaves = {name: n for name, n in used("project").items() if name not in used("root")}
+    assert {"root": used()[""], **leaves, **used("root")} == accounts
+    assert used("project", "user") == users
+
+
+def test_what_slurm_says_of_top_users_sizes_and_numbers_of_jobs(slurm: Accounting) -> None:
+    """Jobs of 2 and of 4 processors, in classes that begin at 2 and at 4."""
+    span = (SLURM, SLURM + 49 * HOUR)
+    rows = slurm.usage(("user", "project"), ("resource",), *span).rows
+    ranked = sorted(rows, key=lambda row: (-row.used, row.group))
+    assert [(*row.group, row.used) for row in ranked] == [
+        ("ub", "acct3", 345_600),
+        ("ua", "acct1", 7_800),
+        ("ua", "acct2", 7_800),
+    ]
+    some = slurm.sizes(("root",), ("resource",), *span, sizes=Sizes(bounds=(2, 4)))
+    assert [(*each.group, each.used) for each in some] == [
+        ("acct1", "2-3", 7_800),
+        ("acct2", "2-3", 7_800),
+        ("acct2", "4+", 345_600),
+    ]
+    shares = {"acct1": 2.16, "acct2": 97.84}
+    for account, share in shares.items():
+        used = sum(each.used for each in some if each.group[0] == account)
+        assert round(100 * used / 361_200, 2) == share
+    month = (SLURM, SLURM + 31 * DAY)
+    counts: Counter[str] = Counter()
+    for each in slurm.sizes(("project",), ("resource",), *month):
+        counts[each.group[0]] += each.jobs
+    assert counts == {"acct1": 2, "acct2": 1, "acct3": 1}
+    ended = slurm.efficiency(("project",), ("resource",), *month)
+    assert {each.group[0]: each.jobs for each in ended} == counts
+
+
+# -- columns ------------------------------------------------------------------------------------
+
+
+def library(request: pytest.FixtureRequest, name: str) -> ModuleType:
+    """A library that need not be there, unless the run is to try everything."""
+    if request.config.getoption("--require-databases"):
+        return __import__(name)
+    module: ModuleType = pytest.importorskip(name)
+    return module
+
+
+SPAN: dict[str, Any] = {"start": T0 - 2 * DAY, "stop": T0 + 3 * DAY + 7}
+
+
+@pytest.fixture
+def many_sided(engine: Engine) -> Accounting:
+    """Users, types and states on two clusters, in two metrics, an adjustment."""
+    oar = SmallOar(engine)
+    oar.add_resources(4, host="beta-1", cluster="beta")
+    oar.add_job(user="alice", cores=3, start=T0 - DAY, stop=T0 + DAY, types=("deploy",))
+    oar.add_job(user="l'eau", resources=range(7, 11), state="Error", stop=T0 + 2 * DAY)
+    oar.add_job(user="zoë 😀", cores=1, start=T0 + 5)
+    oar.add_job(user="alice", cores=2, state="Running")
+    site = opened(engine)
+    site.catch_up()
+    adjust(site, "alice", (T0 + DAY, T0 + 2 * DAY), (-7, -99))
+    return site
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"by": ("user", "cluster"), **SPAN},
+        {"by": ("type", "user", "size"), "bucket": "day", "timezone": "Asia/Kathmandu", **SPAN},
+        {"by": (), "metrics": ("node",), "as_of": T0 + DAY},
+        {"by": ("job",), "where": {"user": "alice"}, "as_of": T0 + DAY, "bucket": HOUR, **SPAN},
+        {"without_adjustments": True, **SPAN},
+        {"start": T0 + 50 * DAY},
+    ],
+)
+def test_columns_are_the_rows(
+    many_sided: Accounting, given: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """As records, as a table of Arrow and as a data frame."""
+    library(request, "pyarrow")
+    library(request, "pandas")
+    rows = list(many_sided.usage(**given).rows)
+    columns = many_sided.usage_columns(**given)
+    assert list(columns.rows()) == rows and len(columns) == len(rows)
+    table, frame = columns.to_arrow(), columns.to_pandas()
+    assert table.column_names == list(frame.columns)
+    from_pandas = [dict(zip(frame.columns, r, strict=True)) for r in frame.to_numpy().tolist()]
+    for found in (table.to_pylist(), from_pandas):
+        assert [_as_row(columns.by, each) for each in found] == [_as_told(row) for row in rows]
+    with pytest.raises(UnknownName, match="there is no key 'colour'"):
+        columns.names("colour")
+
+
+def _as_row(by: Sequence[str], row: Mapping[str, Any]) -> tuple[object, ...]:
+    names = ("metric", "unit", "accuracy", "start", "stop", "scale", *AMOUNTS)
+    return (tuple(row[name] for name in by), *(row[name] for name in names))
+
+
+def _as_told(row: Usage) -> tuple[object, ...]:
+    start = -OPEN if row.start is None else row.start
+    stop = OPEN if row.stop is None else row.stop
+    named = (row.metric, row.unit, row.accuracy)
+    return (row.group, *named, start, stop, row.scale, *six(row))
+
+
+def a_million_rows() -> UsageColumns:
+    """A thousand groups, in a thousand hours."""
+    number = np.arange(1_000_000)
+    amounts = {name: number * nth for nth, name in enumerate(AMOUNTS)}
+    return UsageColumns(
+        by=("user", "project"),
+        groups=tuple((f"user {n}", f"project {n % 7}") for n in range(1_000)),
+        metrics=(ShownMetric(name="resource", unit="resource·s", scale=1),),
+        group=number % 1_000,
+        metric=number * 0,
+        start=number // 1_000 * HOUR,
+        stop=number // 1_000 * HOUR + HOUR,
+        accuracy=number % 3,
+        **amounts,
+    )
+
+
+def test_a_million_rows_become_columns_without_a_look_at_each(
+    request: pytest.FixtureRequest,
+) -> None:
+    """A loop in Python would take seconds of the processor."""
+    library(request, "pyarrow")
+    library(request, "pandas")
+    columns = a_million_rows()
+    columns.to_arrow(), columns.to_pandas()  # imports
+    for convert in (columns.to_arrow, columns.to_pandas):
+        began = time.process_time()
+        found = convert()
+        assert time.process_time() - began < 1
+        assert len(found) == 1_000_000
+    last = columns.to_arrow().slice(999_999).to_pylist()[0]
+    assert (last["user"], last["project"]) == ("user 999", f"project {999 % 7}")
+    assert (last["adjusted_used"], last["accuracy"]) == (5 * 999_999, "exact")
+
+
+# -- several sites, and what is not known -------------------------------------------------------
+
+
+def test_sites_with_metrics_of_their_own_stand_side_by_side(engine: Engine) -> None:
+    """One counts memory in MiB, the other in GiB and cores; `resource` is known to both."""
+    oar = SmallOar(engine)
+    oar.add_resources(4, host="beta-1", cluster="beta", mem=2_048)
+    oar.add_job(user="alice", resources=[9, 10], start=T0, stop=T0 + 100)
+    memory = '[metrics.memory]\nunit = "{unit}·s"\nsum = "mem"\n'
+    core = '[metrics.core]\ndistinct = "core"\nunit = "core·s"\n'
+    here = opened(engine, memory.format(unit="MiB"), site="here")
+    there = opened(engine, memory.format(unit="GiB") + core, site="there")
+    for site in (here, there):
+        assert site.catch_up().problems == ()
+    rows = here.usage(("site", "user"), ("memory", "resource")).rows
+    assert [(row.group, row.metric, row.unit, row.used) for row in rows] == [
+        (("here", "alice"), "memory", "MiB·s", 2 * 2_048 * 100),
+        (("here", "alice"), "resource", "resource·s", 200),
+        (("there", "alice"), "memory", "GiB·s", 2 * 2_048 * 100),
+        (("there", "alice"), "resource", "resource·s", 200),
+    ]
+    (one,) = here.usage((), ("resource",), where={"site": ["here", "there"]}).rows
+    assert one.used == 400
+    units = {
+        row.unit for row in here.usage((), ("memory",), where={"site": ["here", "there"]}).rows
+    }
+    assert units == {"MiB·s", "GiB·s"}
+    (only,) = here.usage((), ("core",), where={"site": "there"}).rows
+    assert (only.used, only.unit) == (200, "core·s")
+    with pytest.raises(UnknownName, match=r"unknown metric 'core'; recorded are "):
+        here.usage((), ("core",))
+    assert [row.used for row in here.usage((), ("resource",)).rows] == [200]
+    assert {each.group: each.jobs for each in here.efficiency(("site",), ("resource",))} == {
+        ("here",): 1,
+        ("there",): 1,
+    }
+
+
+@pytest.mark.databases("sqlite")
+def test_errors_name_what_is_near(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    said = {
+        ("user", "bop"): r"^user 'bop' is not recorded; did you mean 'bob'\?$",
+        ("user", "x" * 40): r"^user 'x+' is not recorded; recorded are 'bob'$",
+        ("queue", "defualt"): r"^queue 'defualt' is not recorded; did you mean 'default'\?$",
+        ("cluster", "alhpa"): r"^cluster 'alhpa' is not recorded; did you mean 'alpha'\?$",
+        ("state", "terminated"): r"^state 'terminated' is .* did you mean 'Terminated'\?$",
+        ("size", "2-3"): r"^size '2-3' is not recorded; did you mean '2-4'.*\?$",
+        ("site", "ora"): r"^site 'ora' is not recorded; did you mean 'oar'\?$",
+        ("usr", "bob"): r"^unknown grouping key 'usr'; known keys are user, project, queue, clust",
+        ("job", "one"): r"^job 'one': the number of a job was expected$",
+    }
+    for (key, value), words in said.items():
+        with pytest.raises(UnknownName, match=words):
+            site.usage(where={key: value})
+    with pytest.raises(UnknownName, match=r"^unknown metric 'cores'; recorded are resource, node$"):
+        site.usage((), ("cores",))

@@ -1,7 +1,8 @@
 """The jobs themselves, page by page: what each asked for, used and left unused.
 
-A page begins after the last number of the one before. Numbers do not change, so no job comes twice
-and none that is there is left out, whatever is recorded meanwhile.
+A page begins after the last number of the one before. Passes change no number, so no job comes
+twice and none that is there is left out, whatever is recorded meanwhile; only `retire` does, which
+an administrator runs where OAR was restored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -231,7 +232,7 @@ class _Reader:
                 waited=max(start - submitted, 0) if ran else None,
                 size=sizes.get(job, 0) // scale,
                 metrics=tuple(self._held_metrics(amounts.get(job, {}))),
-                purged=closed == schema.PURGED_JOB,
+                purged=ran and closed == schema.PURGED_JOB,
             )
 
     def _held_metrics(self, amounts: Mapping[int, tuple[int, int]]) -> Iterator[HeldMetric]:

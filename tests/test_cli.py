@@ -159,7 +159,9 @@ def test_usage_for_machines_is_exact(site: str) -> None:
         "asked": 14400,
         "used": 7200,
         **dict.fromkeys(("opening_asked", "opening_used", "adjusted_asked", "adjusted_used"), 0),
-        **{"start": None, "stop": None, "accuracy": "exact"},
+        "start": None,
+        "stop": None,
+        "accuracy": "exact",
     }
     alice = {**bob, "user": "alice", "asked": 7200, "used": 3600}
     assert json.loads(shown.stdout) == [alice, bob]

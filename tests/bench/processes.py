@@ -35,7 +35,12 @@ class Run:
 
 def oar_accounting(url: str, config: Path, *command: str) -> Run:
     """Run a command of ours. Raises :class:`subprocess.CalledProcessError` where it fails."""
-    arguments = [sys.executable, "-c", PROGRAM, "--url", url, "--config", str(config), *command]
+    return python(PROGRAM, "--url", url, "--config", str(config), *command)
+
+
+def python(program: str, *given: str) -> Run:
+    """Run a program that tells its own peak. Raises as `oar_accounting`."""
+    arguments = [sys.executable, "-c", program, *given]
     began = time.perf_counter()
     with subprocess.Popen(
         arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

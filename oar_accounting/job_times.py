@@ -5,10 +5,10 @@ it. So each job has a *reach*, the least power of two that is longer than it ask
 resources: of each reach only the jobs that began so much before the span, or later, may touch it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import id_blocks
@@ -18,6 +18,8 @@ from oar_accounting.windows import after
 
 #: So many jobs of a span are found by the index; more of them by going through all ids.
 MOST_FOUND = 200_000
+#: From so many spans on it is worth a look which reaches there are.
+MANY_SPANS = 10
 #: Ids read at once where all are gone through.
 IDS_AT_ONCE = 10_000
 
@@ -33,10 +35,13 @@ def reach_of(jobs: JobRecords) -> Ints:
     return _REACHES[np.searchsorted(_LENGTHS, seconds, "right")]
 
 
-def touching(site_id: int, start: int, stop: int) -> ColumnElement[bool]:
+def touching(
+    site_id: int, start: int, stop: int, reaches: Sequence[int] = schema.REACHES
+) -> ColumnElement[bool]:
     """True for jobs that may have asked for or held something within ``[start, stop)``.
 
-    In the terms of the index. It is true for others, too, that ended shortly before.
+    In the terms of the index, of jobs of these *reaches* and of endless ones. It is true for
+    others, too, that ended shortly before.
     """
     job = schema.jobs.c
     # The site with each of them: SQLite looks for an index for every alternative by itself.
@@ -47,10 +52,18 @@ def touching(site_id: int, start: int, stop: int) -> ColumnElement[bool]:
             job.start_time > start - 2**reach,
             job.start_time < stop,
         )
-        for reach in schema.REACHES
+        for reach in reaches
     ]
     endless = and_(job.site_id == site_id, job.reach == schema.ENDLESS, job.start_time < stop)
     return or_(*begun, endless)
+
+
+def _reaches_there(connection: Connection, site_id: int) -> list[int]:
+    """The reaches that jobs of the site have."""
+    job = schema.jobs.c
+    there = [exists().where(job.site_id == site_id, job.reach == reach) for reach in schema.REACHES]
+    found = connection.execute(select(*there)).one()
+    return [reach for reach, is_there in zip(schema.REACHES, found, strict=True) if is_there]
 
 
 def _touches(start: int, stop: int) -> ColumnElement[bool]:
@@ -62,6 +75,30 @@ def _touches(start: int, stop: int) -> ColumnElement[bool]:
         job.start_time + job.walltime > start,
     )
     return and_(job.start_time < stop, lasted)
+
+
+def jobs_touching(
+    connection: Connection,
+    site_id: int,
+    some: Sequence[tuple[int, int]],
+    *chosen: ColumnElement[bool],
+) -> Ints | None:
+    """The ids of the jobs that may touch one of *some* half-open spans, ascending, each once.
+
+    None where they are found more than `MOST_FOUND` times.
+    """
+    # To say and to read a condition takes longer than to look for few rows.
+    reaches = _reaches_there(connection, site_id) if len(some) > MANY_SPANS else schema.REACHES
+    parts, count = [ints([])], 0
+    for start, stop in some:
+        query: Select[tuple[int]] = select(schema.jobs.c.job_id).where(
+            touching(site_id, start, stop, reaches), *chosen
+        )
+        parts.append(bulk.read_ints(connection, query.limit(MOST_FOUND + 1))[0])
+        count += len(parts[-1])
+        if count > MOST_FOUND:
+            return None
+    return np.unique(np.concatenate(parts))
 
 
 def job_blocks(
@@ -78,19 +115,18 @@ def job_blocks(
     """
     job = schema.jobs.c
     if start > -OPEN:
-        query: Select[tuple[int]] = select(job.job_id).where(
-            touching(site_id, start, stop), *chosen
-        )
-        found = bulk.read_ints(connection, query.limit(MOST_FOUND + 1))[0]
-        if len(found) <= MOST_FOUND:
-            yield from id_blocks(np.sort(found))
+        found = jobs_touching(connection, site_id, [(start, stop)], *chosen)
+        if found is not None:
+            yield from id_blocks(found)
             return
         chosen = (*chosen, _touches(start, stop))
     elif stop < OPEN:
         chosen = (*chosen, job.start_time < stop)
     last = LOWEST
     while True:
-        query = select(job.job_id).where(job.site_id == site_id, job.job_id > last, *chosen)
+        query: Select[tuple[int]] = select(job.job_id).where(
+            job.site_id == site_id, job.job_id > last, *chosen
+        )
         ids = bulk.read_ints(connection, query.order_by(job.job_id).limit(IDS_AT_ONCE))[0]
         yield from id_blocks(ids)
         if len(ids) < IDS_AT_ONCE:

@@ -1,6 +1,6 @@
 """What jobs asked for and used, by the second: their spans times their rates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,14 +10,16 @@ from sqlalchemy import ColumnElement, Connection, select
 from oar_accounting import bulk, schema
 from oar_accounting.amounts.laid import Laid, measured, share_out
 from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
+from oar_accounting.blocks import id_blocks
 from oar_accounting.columns import OPEN, Columns, Ints, Rates, Spans, Totals, add_up
-from oar_accounting.job_times import job_blocks
+from oar_accounting.job_times import job_blocks, jobs_touching
 from oar_accounting.recorded import read_rates, read_spans
 from oar_accounting.windows import amounts_between
 
-#: Runs of intervals of which the jobs are looked up one by one; of more of them neighbours are
-#: joined.
-MOST_LOOK_UPS = 64
+#: Runs of intervals whose jobs are looked up one by one; of more of them neighbours are joined.
+MOST_LOOK_UPS = 500
+#: The same where they are too many to be held at once.
+FEW_LOOK_UPS = 64
 
 #: What of the spans of jobs is looked at.
 Seen = Callable[[Spans], Spans]
@@ -35,15 +37,15 @@ class Intervals(Columns):
     added_to: Ints
     taken_from: Ints
 
-    def in_runs(self) -> Iterator["Intervals"]:
-        """The same in runs of neighbours, of which there are few enough to look up one by one.
+    def in_runs(self, most: int) -> Iterator["Intervals"]:
+        """The same in runs of neighbours, *most* of them at most.
 
         Pieces without a gap between them share their jobs: they are in one run.
         """
         if not len(self):
             return
         begins = np.concatenate([[0], np.flatnonzero(self.begin[1:] > self.end[:-1]) + 1])
-        begins = begins[:: -(-len(begins) // MOST_LOOK_UPS)]
+        begins = begins[:: -(-len(begins) // most)]
         for first, last in pairwise([*begins.tolist(), len(self)]):
             yield self.take(slice(first, last))
 
@@ -60,18 +62,38 @@ def of_closed_jobs(
 ) -> Sums:
     """What closed jobs asked and used in the pieces, of what is *seen* of their spans."""
     found = [Sums.concat([])]
-    for run in pieces.in_runs():
-        rows = _amounts(connection, asked, run, seen)
+    for run, blocks in _looked_up(connection, asked, pieces):
+        rows = _amounts(connection, asked, run, blocks, seen)
         for parts, sign in ((run.added_to, 1), (run.taken_from, -1)):
             part = parts[rows.window_start]
             found.append(Sums.of_totals(part[part >= 0], rows.take(part >= 0), sign))
     return Sums.concat(found)
 
 
-def _amounts(connection: Connection, asked: Question, run: Intervals, seen: Seen) -> Totals:
+def _looked_up(
+    connection: Connection, asked: Question, pieces: Intervals
+) -> Iterator[tuple[Intervals, Iterator[Ints]]]:
+    """Runs of pieces, each with the closed jobs that may touch it, in blocks of ids.
+
+    All pieces are one run where all their jobs can be held at once: a job may touch many.
+    """
+    bounds = [(int(run.begin[0]), int(run.end[-1])) for run in pieces.in_runs(MOST_LOOK_UPS)]
+    if len(bounds) > 1:
+        conditions = (schema.jobs.c.closed != schema.OPEN_JOB, *asked.job_conditions)
+        ids = jobs_touching(connection, asked.site.site_id, bounds, *conditions)
+        if ids is not None:
+            yield pieces, id_blocks(ids)
+            return
+    for run in pieces.in_runs(FEW_LOOK_UPS):
+        yield run, closed_jobs(connection, asked, int(run.begin[0]), int(run.end[-1]))
+
+
+def _amounts(
+    connection: Connection, asked: Question, run: Intervals, blocks: Iterable[Ints], seen: Seen
+) -> Totals:
     """The amounts by number of the interval, holder and metric."""
     found = [Totals.concat([])]
-    for block in closed_jobs(connection, asked, int(run.begin[0]), int(run.end[-1])):
+    for block in blocks:
         spans, rates = read_held(connection, asked, block)
         found.append(amounts_between(seen(spans), rates, run.begin, run.end))
         if len(found) > 8:

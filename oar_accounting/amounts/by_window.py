@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Table, or_
 
 from oar_accounting import schema
 from oar_accounting.amounts.by_job import (
-    MOST_LOOK_UPS,
+    FEW_LOOK_UPS,
     Intervals,
     of_closed_jobs,
     read_measured,
@@ -84,8 +84,8 @@ def _of_cut_windows(connection: Connection, asked: Question, inner: Ints) -> Ite
     pieces, longest = _cut_into_pieces(asked, windows, inner)
     yield of_closed_jobs(connection, asked, pieces)
     source = in_windows(schema.totals, window, asked)
-    for at in range(0, len(windows), MOST_LOOK_UPS):
-        some = windows[at : at + MOST_LOOK_UPS].tolist()
+    for at in range(0, len(windows), FEW_LOOK_UPS):
+        some = windows[at : at + FEW_LOOK_UPS].tolist()
         rows = source.read(connection, source.start.in_(some))
         part = longest[np.searchsorted(windows, rows.start)]
         yield rows.sums(part, part >= 0, asked)

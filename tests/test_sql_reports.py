@@ -276,10 +276,10 @@ class Site:
         if self.database.kind == "postgresql":
             engine = create_engine(self.database.url)
             with engine.connect() as connection:
-                query = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
-                collation = connection.execute(text(query)).scalar_one()
+                # In an alphabet of people a small letter comes before a large one that follows it.
+                own_alphabet = connection.execute(text("SELECT 'a' < 'B'")).scalar_one()
             engine.dispose()
-            if collation not in ("C", "POSIX", "C.UTF-8"):
+            if own_alphabet:
                 return sorted(rows, key=repr)
         return rows
 

@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
         UnknownName,
         WriterBusy,
     )
+    from oar_accounting.groupings import Visible
     from oar_accounting.job_keys import Sizes
     from oar_accounting.metrics import Metric
     from oar_accounting.records import (
@@ -68,7 +69,7 @@ if typing.TYPE_CHECKING:
 #: else is broken.
 _PLACES = (
     *("errors", "metrics", "records", "settings"),
-    *("job_keys", "usage_columns", "adjustments.jobs", "accounting"),
+    *("groupings", "job_keys", "usage_columns", "adjustments.jobs", "accounting"),
 )
 
 __all__ = [
@@ -116,6 +117,7 @@ __all__ = [
     "UsageReport",
     "UtilisationReport",
     "UtilisationRow",
+    "Visible",
     "Waiting",
     "WriterBusy",
 ]

@@ -10,12 +10,27 @@ from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.catalog import Accounts, Names, Site
 from oar_accounting.columns import Ints, ints
-from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, Key, find_place, stays
+from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, Key, Visible, find_place, stays
 from oar_accounting.holdings import distinct, located
 from oar_accounting.job_keys import KeysOfJobs
 
 #: Shown for an account that somebody has deleted by hand.
 NAMELESS = "?"
+
+
+def visible_names(
+    connection: Connection, site: Site, visible_to: Visible | None
+) -> dict[int, Names]:
+    """The names of the accounts that may be seen, by their ids; without a viewer, of all.
+
+    Every answer starts here: what is left out here is in none.
+    """
+    accounts = Accounts(site.site_id)
+    accounts.refresh(connection)
+    names = accounts.names()
+    if visible_to is None:
+        return names
+    return {number: each for number, each in names.items() if visible_to.shows(each)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +43,24 @@ class AccountGroups:
     number: Ints  #: of the group, by account and part; -1 where it is not asked for
     groups: list[Group]  #: the values of the keys of accounts, by number
     filtered: bool
+    restricted: bool  #: not all accounts may be seen
     names: Mapping[int, Names]
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - one question
         cls,
         connection: Connection,
         site: Site,
         by: Sequence[str],
         where: Mapping[str, frozenset[str]],
         buckets: Ints,
+        visible_to: Visible | None = None,
     ) -> "AccountGroups":
-        """The groups of these accounts, with more cuts where an account changes its group."""
-        accounts = Accounts(site.site_id)
-        accounts.refresh(connection)
-        names = accounts.names()
+        """The groups of the site's accounts, with more cuts where an account changes its group.
+
+        Of accounts that are not *visible_to* whom it is told nothing is known here.
+        """
+        names = visible_names(connection, site, visible_to)
         by = [name for name in by if name not in JOB_KEYS]
         filters = {n: values for n, values in where.items() if n not in JOB_KEYS}
         keys = {name: find_place(connection, site, name) for name in (*by, *filters)}
@@ -68,7 +86,7 @@ class AccountGroups:
                     first, last = np.searchsorted(cuts, [begin, end]) if moves else (0, 1)
                     group = tuple(values[: len(by)])
                     number[row, first:last] = numbers.setdefault(group, len(numbers))
-        if not filters:
+        if not filters and visible_to is None:
             numbers.setdefault(tuple(NAMELESS for _ in by), len(numbers))
         return cls(
             by=tuple(by),
@@ -76,7 +94,8 @@ class AccountGroups:
             account_id=account_id,
             number=number[owner],
             groups=list(numbers),
-            filtered=bool(filters),
+            filtered=bool(filters) or visible_to is not None,
+            restricted=visible_to is not None,
             names=names,
         )
 
@@ -87,7 +106,7 @@ class AccountGroups:
     def job_conditions(self, where: Mapping[str, frozenset[str]]) -> list[ColumnElement[bool]]:
         """What the accounts that are asked for say of jobs: few of them tell the rest apart."""
         chosen = self.chosen()
-        if chosen is None or not {*where} & {*DIMENSIONS}:
+        if chosen is None or not (self.restricted or {*where} & {*DIMENSIONS}):
             return []
         owners = {self.names[account][:3] for account in chosen.tolist()}
         of_jobs = [account for account, names in self.names.items() if names[:3] in owners]

@@ -26,6 +26,21 @@ Stay = tuple[int, int, Group]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Visible:
+    """What somebody may see: their own, and that of the projects that they manage.
+
+    What is not visible to them is, in every answer and every error, as if it were not recorded.
+    """
+
+    user: str
+    projects: frozenset[str] = frozenset()
+
+    def shows(self, names: Names) -> bool:
+        """True for the accounts that may be seen."""
+        return names[0] == self.user or names[1] in self.projects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """One of the keys that usage is grouped by."""
 

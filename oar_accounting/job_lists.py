@@ -129,10 +129,12 @@ class _Reader:
         (size,) = wanted_metrics([asked.sizes.metric], shown)
         self._size: StoredMetric = shown[size]
         self._as_of = asked.as_of
-        self.accounts = AccountGroups.of(connection, site, (), asked.where, ints([-OPEN, OPEN]))
+        self.accounts = AccountGroups.of(
+            connection, site, (), asked.where, ints([-OPEN, OPEN]), asked.visible_to
+        )
         filters = {name: some for name, some in asked.where.items() if name in JOB_KEYS}
         self._keys = KeysOfJobs(connection, site, (), filters, asked.sizes, self._size)
-        self._filtered = bool({*asked.where} - {*JOB_KEYS})
+        self._filtered = bool({*asked.where} - {*JOB_KEYS}) or asked.visible_to is not None
 
     def jobs(self, block: Ints) -> list[RecordedJob]:
         """The jobs of the block that are wanted, by ascending number."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from oar_accounting.errors import UnknownName
-from oar_accounting.groupings import SITE
+from oar_accounting.groupings import SITE, Visible
 from oar_accounting.ledger import Ledger
 from oar_accounting.own_projects import own_projects
 from oar_accounting.records import (
@@ -35,19 +35,19 @@ class OwnReports:
 
     def usage(self, by: Sequence[str] = ("project",), **given: Any) -> UsageReport:
         """What the user asked for and used."""
-        return self._everything.usage(by, where=self._own(by), **given)
+        return self._everything.usage(by, visible_to=self._own(by), **given)
 
     def jobs(self, **given: Any) -> JobPage:
         """The user's jobs."""
-        return self._everything.jobs(where=self._own(()), **given)
+        return self._everything.jobs(visible_to=self._own(()), **given)
 
     def efficiency(self, by: Sequence[str] = ("project",), **given: Any) -> list[Efficiency]:
         """What the user's jobs left unused."""
-        return self._everything.efficiency(by, where=self._own(by), **given)
+        return self._everything.efficiency(by, visible_to=self._own(by), **given)
 
     def waiting(self, by: Sequence[str] = ("queue",), **given: Any) -> list[Waiting]:
         """How long the user's jobs waited."""
-        return self._everything.waiting(by, where=self._own(by), **given)
+        return self._everything.waiting(by, visible_to=self._own(by), **given)
 
     def project(self, name: str, **given: Any) -> ProjectReport:
         """The page of a project in which the user has used something; the others are one."""
@@ -60,11 +60,11 @@ class OwnReports:
             own.append(_together(others))
         return replace(report, members=tuple(own))
 
-    def _own(self, by: Sequence[str]) -> dict[str, str]:
+    def _own(self, by: Sequence[str]) -> Visible:
         if SITE in by:
             raise UnknownName("site is no key here: elsewhere your name may be somebody else's")
         self._projects()
-        return {"user": self._user}
+        return Visible(user=self._user)
 
     def _projects(self) -> frozenset[str]:
         with self._ledger.reading() as (connection, site):

@@ -4,23 +4,24 @@ SQL sums by account and metric; names are put to them here, so that two names ar
 every byte is equal, on every database.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from oar_accounting import catalog, formats, periods, schema
-from oar_accounting.account_groups import AccountGroups
+from oar_accounting.account_groups import AccountGroups, visible_names
 from oar_accounting.amounts.answer import amounts_of
 from oar_accounting.amounts.by_job import open_ids, read_held
 from oar_accounting.amounts.laid import adjustments, in_windows, openings
 from oar_accounting.amounts.question import ACCOUNT_BITS, Answer, Question, Sums
-from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
+from oar_accounting.catalog import Site, StoredMetric, stored_metrics
 from oar_accounting.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.groupings import JOB_KEYS, SITE, Group, find_place
+from oar_accounting.groupings import JOB_KEYS, SITE, Group, Visible, find_place
 from oar_accounting.job_keys import (
     DEFAULT_SIZES,
     STATES,
@@ -37,6 +38,8 @@ from oar_accounting.usage_columns import (
     amounts_by_share,
 )
 
+#: How the number of a job is written.
+_NUMBER = re.compile("-?[1-9][0-9]{0,17}")
 #: The span of an answer without bounds.
 ALWAYS = (-OPEN, OPEN)
 
@@ -57,6 +60,7 @@ class Wanted:
     whole_windows: bool = False
     sizes: Sizes = DEFAULT_SIZES
     ended: tuple[int, int] | None = None  #: only of jobs that ended within this span
+    visible_to: Visible | None = None  #: who is told; None: somebody who may see all
 
     def keys_of_jobs(self) -> list[str]:
         """The keys that only jobs have."""
@@ -82,15 +86,18 @@ def check_form(wanted: Wanted) -> None:
             f"the span from {wanted.start} ({formats.date(wanted.start)} UTC) to {wanted.stop} "
             f"({formats.date(wanted.stop)} UTC) is empty"
         )
+    for instant in (wanted.start, wanted.stop, wanted.as_of):
+        if instant is not None and abs(instant) >= OPEN:
+            raise BadSpan("an instant is beyond any calendar; epoch seconds were expected")
     for number in wanted.where.get("job", ()):
-        if number and not (number.removeprefix("-").isdecimal() and abs(int(number)) <= OPEN):
-            raise UnknownName(f"job {number!r}: the number of a job was expected")
+        if number and not _NUMBER.fullmatch(number):
+            raise UnknownName(f"job {number[:40]!r}: the number of a job was expected")
 
 
 def count_open_jobs(connection: Connection, own: Site, wanted: Wanted) -> int:
     """How many jobs hold resources now, of those that are asked about."""
     sites = sites_of(connection, own, wanted)
-    if not {*wanted.where} - {SITE}:
+    if not {*wanted.where} - {SITE} and wanted.visible_to is None:
         return sum(open_jobs(connection, site.site_id) for site in sites)
     count = 0
     for site in sites:
@@ -149,7 +156,9 @@ class SiteQuestion:
         metrics = tuple(shown[name] for name in wanted_metrics(wanted.metrics, shown))
         ids = [each.metric_id for each in metrics]
         buckets = _buckets(connection, site, wanted, ids)
-        accounts = AccountGroups.of(connection, site, wanted.by, wanted.where, buckets)
+        accounts = AccountGroups.of(
+            connection, site, wanted.by, wanted.where, buckets, wanted.visible_to
+        )
         (size,) = wanted_metrics([wanted.sizes.metric], shown)
         keys = _keys_of_jobs(connection, site, wanted, shown[size])
         asked = Question(
@@ -289,8 +298,9 @@ def _buckets(connection: Connection, site: Site, wanted: Wanted, metrics: Sequen
     if start is None or stop is None:
         first, last = _extent(connection, site, metrics)
         last = last if wanted.as_of is None else max(last, wanted.as_of)
-        start = first if start is None else start
-        stop = max(last if stop is None else stop, start + 1)
+        if start is None:
+            start = first if stop is None else min(first, stop - 1)
+        stop = max(last, start + 1) if stop is None else stop
     return ints(periods.cuts(start, stop, wanted.bucket, zone))
 
 
@@ -318,10 +328,18 @@ def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple
     for source in (in_windows(schema.totals, window, asked), openings(asked), adjustments(asked)):
         query = source.query(func.min(source.start), func.max(source.stop))
         found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
-    begun = select(func.min(schema.spans.c.start_time)).where(
-        schema.spans.c.site_id == site.site_id, schema.spans.c.stop_time.is_(None)
+    # What open jobs asked for ends when their walltime does.
+    span, job = schema.spans.c, schema.jobs.c
+    of_open = and_(
+        job.site_id == site.site_id,
+        job.unsettled == 1,
+        job.closed == schema.OPEN_JOB,
+        span.site_id == job.site_id,
+        span.job_id == job.job_id,
     )
-    found += [(row[0], row[0]) for row in connection.execute(begun) if row[0] is not None]
+    ends = func.coalesce(span.stop_time, span.start_time)
+    query = select(func.min(span.start_time), func.max(ends)).where(of_open)
+    found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
     if not found:
         return 0, 0
     return int(min(row[0] for row in found)), int(max(row[1] for row in found))
@@ -335,24 +353,22 @@ def check_values(connection: Connection, sites: Sequence[Site], wanted: Wanted) 
     for name, values in wanted.where.items():
         if name in ("job", "type"):
             continue
-        known = _known_values(connection, sites, name, wanted.sizes)
+        known = _known_values(connection, sites, name, wanted)
         for value in sorted(values - known - {""}):
             raise UnknownName(f"{name} {value!r} is not recorded{formats.meant(value, known)}")
 
 
 def _known_values(
-    connection: Connection, sites: Sequence[Site], name: str, sizes: Sizes
+    connection: Connection, sites: Sequence[Site], name: str, wanted: Wanted
 ) -> set[str]:
     if name == "state":
         return set(STATES)
     if name == "size":
-        return set(sizes.labels())
+        return set(wanted.sizes.labels())
     known: set[str] = set()
     for site in sites:
         place = find_place(connection, site, name)
-        accounts = Accounts(site.site_id)
-        accounts.refresh(connection)
-        for names in accounts.names().values():
+        for names in visible_names(connection, site, wanted.visible_to).values():
             known |= {value for _, _, value in place.values(names, *ALWAYS)}
     return known
 

@@ -22,6 +22,7 @@ from oar_accounting.settings import Settings
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
+    from oar_accounting.groupings import Visible
     from oar_accounting.job_keys import Sizes
     from oar_accounting.job_lists import JobsWanted, Moment
     from oar_accounting.queries import Wanted
@@ -51,6 +52,7 @@ class Reporting:
         without_adjustments: bool = False,
         whole_windows: bool = False,
         sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
     ) -> UsageReport:
         """What was asked for and used within ``[start, stop)``, exact to the second.
 
@@ -61,6 +63,7 @@ class Reporting:
         also bounds what others had used; without it they do not count, and `open_jobs` says how
         many these are. Opening amounts and adjustments are within the amounts, and told apart.
         *whole_windows*: count every window whole that the span reaches into, as OAR does.
+        *visible_to*: who is told; to them all that they may not see is as if it were not recorded.
         *sizes*: what the key size means, if not what it means to XDMoD. All rows of adjacent spans,
         and of any buckets, add up to those of their union; each says how exact it is: see
         `records.ACCURACIES`.
@@ -82,6 +85,7 @@ class Reporting:
             adjusted=not without_adjustments,
             whole_windows=whole_windows,
             sizes=sizes,
+            visible_to=visible_to,
         )
         with self._ledger.reading() as (connection, site):
             own = self._known(connection, site)
@@ -117,6 +121,7 @@ class Reporting:
         moment: "Moment" = "ran",
         as_of: int | None = None,
         sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
         after: int | None = None,
         limit: int = 1000,
     ) -> JobPage:
@@ -130,7 +135,14 @@ class Reporting:
         from oar_accounting import job_lists
 
         wanted = self._jobs_wanted(
-            moment, where=where, metrics=metrics, start=start, stop=stop, as_of=as_of, sizes=sizes
+            moment,
+            where=where,
+            metrics=metrics,
+            start=start,
+            stop=stop,
+            as_of=as_of,
+            sizes=sizes,
+            visible_to=visible_to,
         )
         with self._ledger.reading() as (connection, site):
             return job_lists.page(connection, self._known(connection, site), wanted, after, limit)
@@ -162,6 +174,7 @@ class Reporting:
         *,
         where: Where | None = None,
         sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
     ) -> list[Efficiency]:
         """What jobs that ended within ``[start, stop)`` asked for, used and left unused, whole.
 
@@ -170,7 +183,13 @@ class Reporting:
         from oar_accounting import summaries
 
         wanted = self._wanted(
-            by=by, metrics=metrics, start=start, stop=stop, where=where, sizes=sizes
+            by=by,
+            metrics=metrics,
+            start=start,
+            stop=stop,
+            where=where,
+            sizes=sizes,
+            visible_to=visible_to,
         )
         with self._ledger.reading() as (connection, site):
             return summaries.efficiency(connection, self._known(connection, site), wanted)
@@ -185,6 +204,7 @@ class Reporting:
         where: Where | None = None,
         as_of: int | None = None,
         sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
     ) -> list[SizeUse]:
         """What jobs used within ``[start, stop)``, by their size, and how many they were.
 
@@ -201,12 +221,13 @@ class Reporting:
             where=where,
             as_of=as_of,
             sizes=sizes,
+            visible_to=visible_to,
             adjusted=False,
         )
         with self._ledger.reading() as (connection, site):
             return summaries.sizes(connection, self._known(connection, site), wanted)
 
-    def waiting(
+    def waiting(  # noqa: PLR0913 - one question
         self,
         by: Sequence[str] = ("queue", "size"),
         start: int | None = None,
@@ -214,6 +235,7 @@ class Reporting:
         *,
         where: Where | None = None,
         sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
     ) -> list[Waiting]:
         """How long the jobs that started within ``[start, stop)`` had waited, by group.
 
@@ -221,7 +243,9 @@ class Reporting:
         """
         from oar_accounting import waits
 
-        wanted = self._wanted(by=by, start=start, stop=stop, where=where, sizes=sizes)
+        wanted = self._wanted(
+            by=by, start=start, stop=stop, where=where, sizes=sizes, visible_to=visible_to
+        )
         with self._ledger.reading() as (connection, site):
             return waits.waiting(connection, self._known(connection, site), wanted)
 
@@ -234,6 +258,7 @@ class Reporting:
         *,
         timezone: str | None = None,
         as_of: int | None = None,
+        visible_to: "Visible | None" = None,
     ) -> ProjectReport:
         """A project's page: month by month beside the year before, and its members.
 
@@ -251,6 +276,7 @@ class Reporting:
             timezone=timezone,
             where={"project": name},
             as_of=as_of,
+            visible_to=visible_to,
         )
         with self._ledger.reading() as (connection, site):
             return summaries.project(connection, self._known(connection, site), wanted, name)

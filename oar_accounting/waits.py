@@ -75,7 +75,9 @@ def _waits(connection: Connection, site: Site, wanted: Wanted) -> Iterator[tuple
     start = -OPEN if wanted.start is None else wanted.start
     stop = OPEN if wanted.stop is None else wanted.stop
     shown = shown_metrics(connection, site)
-    accounts = AccountGroups.of(connection, site, wanted.by, wanted.where, ints([start, stop]))
+    accounts = AccountGroups.of(
+        connection, site, wanted.by, wanted.where, ints([start, stop]), wanted.visible_to
+    )
     keys = None
     if wanted.keys_of_jobs():
         keys = KeysOfJobs(
@@ -90,9 +92,12 @@ def _waits(connection: Connection, site: Site, wanted: Wanted) -> Iterator[tuple
     for block in job_blocks(connection, site.site_id, start, stop, *chosen):
         job_id, account, submitted, started = _started(connection, site, block, start, stop)
         key = np.zeros(len(job_id), np.int64) if keys is None else keys(job_id)
+        asked_for = key >= 0
+        account, submitted, started, key = (
+            column[asked_for] for column in (account, submitted, started, key)
+        )
         part = np.searchsorted(accounts.cuts, started, "right") - 1
-        number, groups = accounts.groups_of(account, part, np.maximum(key, 0), keys, wanted.by)
-        number = np.where(key >= 0, number, -1)
+        number, groups = accounts.groups_of(account, part, key, keys, wanted.by)
         waits = np.maximum(started - submitted, 0)
         for each in np.unique(number[number >= 0]).tolist():
             yield groups[each], waits[number == each]

@@ -2,8 +2,8 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
-from oar_accounting import Accounting, BadSpan, UnknownName
+from oar_accounting import Accounting, BadSpan, UnknownName, Visible
 from oar_accounting.dialects import file_url
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 
@@ -42,6 +42,7 @@ class Ran:
     pause: tuple[int, int] | None = None  #: from its start
     state: str = "Terminated"
     types: tuple[str, ...] = ()
+    project: str = "default"
 
     def add_to(self, oar: SmallOar) -> int:
         """Add it to an OAR; its id."""
@@ -49,6 +50,7 @@ class Ran:
         pauses = [] if self.pause is None else [(start + self.pause[0], start + self.pause[1])]
         return oar.add_job(
             user=self.user,
+            project=self.project,
             start=start,
             stop=0 if self.is_open else start + self.length,
             walltime=self.walltime,
@@ -322,3 +324,80 @@ def test_every_site_of_the_database(engine: Engine, site: Accounting) -> None:
         "other": one["resource"],
     }
     assert other.usage((), ("resource",), where={"site": "other"}).rows[0].used == one["resource"]
+
+
+# -- who is told ------------------------------------------------------------------------------
+
+KEYS = ("user", "project", "queue", "cluster", "job", "type", "state", "size")
+
+
+@settings(max_examples=25)
+@given(
+    some=st.lists(jobs(), max_size=6),
+    user=st.sampled_from(["alice", "bob", "Bob", "mallory"]),
+    managed=st.sets(st.sampled_from(["a", "b"])),
+    projects=st.lists(st.sampled_from("abc"), min_size=6, max_size=6),
+    by=st.lists(st.sampled_from(KEYS), max_size=3, unique=True),
+    where=st.dictionaries(
+        st.sampled_from(["user", "project", "state", "size"]),
+        st.sampled_from(["alice", "bob", "Bob", "l'eau", "a", "b", "c", "Error", "1", "2-4", ""]),
+        max_size=2,
+    ),
+    span=SPANS,
+    as_of=AS_OF,
+)
+def test_what_is_not_visible_is_as_if_it_were_not_recorded(  # noqa: PLR0913 - what is drawn
+    some: list[Ran],
+    user: str,
+    managed: set[str],
+    projects: list[str],
+    by: list[str],
+    where: dict[str, str],
+    span: list[int],
+    as_of: int | None,
+) -> None:
+    """Every answer, and every error, is that of a site on which nothing else has happened.
+
+    Nothing that anybody asks can then tell what they may not see.
+    """
+    placed = [replace(job, project=p) for job, p in zip(some, projects, strict=False)]
+    seen = [job.user == user or job.project in managed for job in placed]
+    # What is not theirs to see holds nothing on the other site, but has its number.
+    alone = [
+        j
+        if s
+        else replace(j, user=user, project="none", length=0, walltime=0, state="Error", cores=1)
+        for j, s in zip(placed, seen, strict=True)
+    ]
+    viewer = Visible(user=user, projects=frozenset(managed))
+    start, stop = T0 + span[0], T0 + span[1]
+    instant = None if as_of is None else T0 + as_of
+    with Scratch(placed, DAY) as site, Scratch(alone, DAY) as only:
+        hidden = {n for n, visible in enumerate(seen, 1) if not visible}
+
+        def told(accounting: Accounting) -> list[Any]:
+            given: dict[str, Any] = {"where": where, "start": start, "stop": stop}
+            if accounting is site:
+                given["visible_to"] = viewer
+            late = {**given, "as_of": instant}
+            answers: list[Any] = [
+                _said(lambda: accounting.usage(by, **late).rows),
+                _said(lambda: accounting.usage(by, bucket="day", **late).rows),
+                _said(lambda: accounting.usage(by, **late).open_jobs),
+                _said(lambda: [j for j in accounting.jobs(**late).jobs if j.job_id not in hidden]),
+                _said(lambda: accounting.efficiency(by, **given)),
+                _said(lambda: accounting.sizes(by, **late)),
+            ]
+            return answers
+
+        assert told(site) == told(only)
+        listed = site.jobs(visible_to=viewer).jobs
+        assert {job.job_id for job in listed} == {n for n, visible in enumerate(seen, 1) if visible}
+
+
+def _said(question: Callable[[], Any]) -> Any:
+    """The answer; None where it is empty, or a name is not known: to whom asks that is one."""
+    try:
+        return question() or None
+    except UnknownName:
+        return None

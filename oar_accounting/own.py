@@ -126,7 +126,9 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 @metric_option
 @period_options
 @as_of_option
-@click.option("--after", type=int, metavar="JOB", help="Begin after this number.")
+@click.option(
+    "--after", type=click.IntRange(-(2**62), 2**62), metavar="JOB", help="Begin after this number."
+)
 @click.option("--first", "-n", type=click.IntRange(1), metavar="N", help="How many jobs.")
 @form_options
 def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -> None:

@@ -130,7 +130,8 @@ class Reporting:
         *moment*: what of a job lies within ``[start, stop)``: that it ran (which without bounds is
         every job), or that it was submitted, started or ended then. *where*: as for `usage`; of
         attributes those at a job's start count. What open jobs used counts until *as_of*, or not
-        at all. *after*: the cursor of the page before. Raises as `usage`.
+        at all; what has ended is told whole. *after*: the cursor of the page before. Raises as
+        `usage`.
         """
         from oar_accounting import job_lists
 

@@ -48,7 +48,9 @@ FIELDS = (
 )
 @where_option
 @as_of_option
-@click.option("--after", type=int, metavar="JOB", help="Begin after this number.")
+@click.option(
+    "--after", type=click.IntRange(-(2**62), 2**62), metavar="JOB", help="Begin after this number."
+)
 @click.option(
     "--first",
     "-n",

@@ -174,9 +174,11 @@ def sizes_of(given: dict[str, Any]) -> Sizes:
     numbers = DEFAULT_SIZES.bounds
     if bounds is not None:
         words = [word.strip() for word in bounds.split(",")]
-        numbers = tuple(int(word) for word in words if word.isdecimal())
+        numbers = tuple(int(word) for word in words if word.isdecimal() and len(word) < 16)
         if len(numbers) != len(words) or list(numbers) != sorted(set(numbers)) or 0 in numbers:
-            raise BadSpan(f"--size-bounds {bounds}: ascending whole numbers from 1 were expected")
+            raise BadSpan(
+                f"--size-bounds {bounds[:40]}: ascending whole numbers from 1 were expected"
+            )
     return Sizes(metric=metric or DEFAULT_SIZES.metric, bounds=numbers)
 
 
@@ -194,4 +196,4 @@ def bucket_option(default: str | None) -> Callable[[F], F]:
 
 def bucket_of(said: str | None) -> str | int | None:
     """A bucket as the verbs take it."""
-    return int(said) if said is not None and said.isdecimal() else said
+    return int(said) if said is not None and said.isdecimal() and len(said) < 16 else said

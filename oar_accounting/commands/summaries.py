@@ -27,6 +27,7 @@ from oar_accounting.display import (
     tell_accuracy,
     tell_rows,
 )
+from oar_accounting.errors import UnknownName
 from oar_accounting.exits import command
 from oar_accounting.options import Options
 from oar_accounting.records import Efficiency, SizeUse, Usage, UsageReport, Waiting
@@ -60,6 +61,10 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
     """
     with options.accounting() as accounting:
         report = accounting.usage(metrics=(metric,), **asked(accounting, given))
+    if len({(row.unit, row.scale) for row in report.rows}) > 1:
+        raise UnknownName(
+            f"metric {metric!r} has not the same unit at all sites: see usage --by site"
+        )
     ranked = sorted(report.rows, key=lambda row: (-row.used, row.group))
     whole = sum(row.used for row in ranked)
     if form is not None:

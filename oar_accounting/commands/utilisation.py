@@ -7,7 +7,6 @@ from rich.text import Text
 
 from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
-    as_of_option,
     asked,
     bucket_of,
     bucket_option,
@@ -33,7 +32,11 @@ FIELDS = ("metric", "unit", "start", "stop", "capacity", *PARTS, "over")
 @bucket_option(None)
 @period_options
 @where_option
-@as_of_option
+@click.option(
+    "--as-of",
+    metavar="TIME",
+    help="End the period then, if it is earlier: a time as for --from. Default: now.",
+)
 @form_options
 @click.pass_obj
 def utilisation(options: Options, /, form: str | None, bucket: str | None, **given: Any) -> None:

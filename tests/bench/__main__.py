@@ -1,11 +1,11 @@
-"""``python -m tests.bench reports`` and the others: see its ``--help``."""
+"""``python -m tests.bench queries`` and the others: see its ``--help``."""
 
 import click
 
 from tests.bench.engine import engine
 from tests.bench.hook import hook
 from tests.bench.karma import karma
-from tests.bench.reports import reports
+from tests.bench.queries import queries
 from tests.bench.scheduler import scheduler
 from tests.bench.stock import stock
 
@@ -18,7 +18,7 @@ def main() -> None:
 main.add_command(engine)
 main.add_command(hook)
 main.add_command(karma)
-main.add_command(reports)
+main.add_command(queries)
 main.add_command(scheduler)
 main.add_command(stock)
 

@@ -15,11 +15,11 @@ from sqlalchemy import Engine, create_engine, func, select, text
 from oar_accounting import schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.records import RecordedJob
-from tests.bench import reports_data
+from tests.bench import queries_data
 from tests.bench.engine import progress
 from tests.bench.processes import python
+from tests.bench.queries_data import BEGIN, DAY, END, HOUR
 from tests.bench.report import MIB
-from tests.bench.reports_data import BEGIN, DAY, END, HOUR
 from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fresh_database
 
 #: What any report by user has to read, and nothing of what it makes of it.
@@ -54,13 +54,13 @@ with open("/proc/self/status") as status:
 Figures = dict[str, Any]
 
 
-@click.command("reports")
+@click.command("queries")
 @click.option("--jobs", default=200_000, type=click.IntRange(100), show_default=True)
 @click.option("--window", default=DAY, type=click.IntRange(60), show_default=True)
 @click.option("--runs", default=5, type=click.IntRange(1), show_default=True)
 @click.option("--database", "kind", default="postgresql", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Every figure, for a program.")
-def reports(jobs: int, window: int, runs: int, kind: Any, as_json: bool) -> None:
+def queries(jobs: int, window: int, runs: int, kind: Any, as_json: bool) -> None:
     """Usage, series and lists of jobs against one aggregate by user, in one process."""
     servers = Servers()
     try:
@@ -91,12 +91,12 @@ def _in_turns(server: Server, jobs: int, window: int, runs: int) -> Figures:
         fresh_database(server) as database,
     ):
         config = Path(directory, "accounting.toml")
-        config.write_text(reports_data.SETTINGS, encoding="utf-8")
+        config.write_text(queries_data.SETTINGS, encoding="utf-8")
         engine = create_engine(database.url)
         with Accounting.open(url=database.url, config=config) as accounting:
             progress(f"{server.kind}: recording {jobs:,} jobs of two years")
             began = time.perf_counter()
-            reports_data.fill(engine, accounting, jobs, window)
+            queries_data.fill(engine, accounting, jobs, window)
             rows = _rows(engine)
             progress(f"{server.kind}: {rows} in {time.perf_counter() - began:.1f} s")
             found = _timed(_questions(engine, accounting), runs)

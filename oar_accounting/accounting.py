@@ -628,6 +628,8 @@ class Accounting(Reporting):
         :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan`,
         :class:`oar_accounting.OarSchemaError` where OAR's ``resource_logs`` cannot be read, and
         :class:`oar_accounting.AmountOverflow`.
+
+        Example: ``accounting.utilisation(("core",), start, stop, bucket="month")``
         """
         from oar_accounting.utilisation import utilisation
 

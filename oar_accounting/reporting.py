@@ -70,6 +70,8 @@ class Reporting:
 
         Raises :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
         :class:`oar_accounting.AmountOverflow`.
+
+        Example: ``accounting.usage(("project", "user"), ("core",), start, stop, bucket="month")``
         """
         from oar_accounting import queries
 
@@ -103,7 +105,10 @@ class Reporting:
         )
 
     def usage_columns(self, by: Sequence[str] = ("user",), **given: Any) -> "UsageColumns":
-        """The answer of `usage`, which says what may be *given*, as columns of numpy arrays."""
+        """The answer of `usage`, which says what may be *given*, as columns of numpy arrays.
+
+        Example: ``accounting.usage_columns(("cluster",), bucket="day").to_pandas()``
+        """
         from oar_accounting import queries
 
         adjusted = not given.pop("without_adjustments", False)
@@ -132,6 +137,8 @@ class Reporting:
         attributes those at a job's start count. What open jobs used counts until *as_of*, or not
         at all; what has ended is told whole. *after*: the cursor of the page before. Raises as
         `usage`.
+
+        Example: ``accounting.jobs(where={"user": "alice"}, start=start, stop=stop, limit=100)``
         """
         from oar_accounting import job_lists
 
@@ -152,6 +159,8 @@ class Reporting:
         """The same jobs one after the other, as many as there are; *given* as for `jobs`.
 
         *at_once* of them are in memory, and each such page is read by itself: passes go on.
+
+        Example: ``sum(job.waited or 0 for job in accounting.each_job(start=start))``
         """
         after: int | None = None
         while True:
@@ -180,6 +189,8 @@ class Reporting:
         """What jobs that ended within ``[start, stop)`` asked for, used and left unused, whole.
 
         By the keys of `usage`, sorted by group and metric. Raises as `usage`.
+
+        Example: ``accounting.efficiency(("queue", "size"), ("core",), start, stop)``
         """
         from oar_accounting import summaries
 
@@ -210,6 +221,8 @@ class Reporting:
         """What jobs used within ``[start, stop)``, by their size, and how many they were.
 
         The class of size is the last of each group, after the keys *by*. Raises as `usage`.
+
+        Example: ``accounting.sizes(("project",), ("core",), start, stop)``
         """
         from oar_accounting import summaries
 
@@ -241,6 +254,8 @@ class Reporting:
         """How long the jobs that started within ``[start, stop)`` had waited, by group.
 
         *by*: user, project, queue, attributes, and of jobs: type, state, size. Raises as `usage`.
+
+        Example: ``accounting.waiting(("queue",), start, stop)``
         """
         from oar_accounting import waits
 
@@ -265,6 +280,8 @@ class Reporting:
 
         Months are cut by the clocks of *timezone*; the year before are the same dates of it.
         Raises as `usage`.
+
+        Example: ``accounting.project("climate", "core", *accounting.period("this year"))``
         """
         from oar_accounting import summaries
 

@@ -183,3 +183,13 @@ def test_every_public_thing_is_explained() -> None:
         for node in [*tree.body, *(member for kind in classes for member in kind.body)]:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
                 assert ast.get_docstring(node), f"{module}.{node.name}"
+
+
+def test_every_question_has_an_example() -> None:
+    (reporting,) = [n for n in tree_of("reporting").body if isinstance(n, ast.ClassDef)]
+    verbs = [
+        each for each in reporting.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"
+    ]
+    assert len(verbs) > 7
+    for verb in verbs:
+        assert f"accounting.{verb.name}(" in (ast.get_docstring(verb) or ""), verb.name

@@ -326,6 +326,43 @@ def test_every_site_of_the_database(engine: Engine, site: Accounting) -> None:
     assert other.usage((), ("resource",), where={"site": "other"}).rows[0].used == one["resource"]
 
 
+def test_buckets_reach_as_far_as_open_jobs_asked(site: Accounting) -> None:
+    """The walltime of the one that runs ends after everything else, whatever the buckets."""
+    open_job = SOME[4]
+    instant = T0 + 60 * DAY
+    for bucket in (None, "day", "month", 7 * DAY):
+        rows = site.usage(("user",), ("resource",), as_of=instant, bucket=bucket).rows
+        asked = sum(row.asked for row in rows if row.group == (open_job.user,))
+        assert asked == open_job.walltime * open_job.cores
+        assert sum(row.used for row in rows) == sum(
+            job.used_within(-10 * DAY, 90 * DAY, 60 * DAY) for job in SOME
+        )
+
+
+@pytest.mark.parametrize("bucket", [None, "day", HOUR])
+def test_a_stop_before_everything_leaves_nothing(
+    site: Accounting, bucket: str | int | None
+) -> None:
+    assert site.usage(stop=T0 - 90 * DAY, bucket=bucket).rows == ()
+
+
+def test_nobody_of_a_class_of_size_waited(site: Accounting) -> None:
+    assert site.waiting(where={"size": "1025+"}) == []
+    assert site.waiting(("user",), where={"type": "nonsense"}) == []
+
+
+@pytest.mark.parametrize("given", [{"start": 2**70}, {"stop": 2**63}, {"as_of": -(2**64)}])
+def test_instants_beyond_all_numbers_are_told(site: Accounting, given: dict[str, int]) -> None:
+    with pytest.raises(BadSpan, match="beyond any calendar"):
+        site.usage(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", ["007", "1" * 5000, "٣", "-", "1e3"])
+def test_the_number_of_a_job_is_written_in_one_way(site: Accounting, number: str) -> None:
+    with pytest.raises(UnknownName, match="the number of a job was expected"):
+        site.jobs(where={"job": number})
+
+
 # -- who is told ------------------------------------------------------------------------------
 
 KEYS = ("user", "project", "queue", "cluster", "job", "type", "state", "size")

@@ -24,9 +24,10 @@ from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fr
 
 #: What any report by user has to read, and nothing of what it makes of it.
 PEER = text(
-    "SELECT a.user_name, t.metric_id, SUM(t.asked), SUM(t.used) FROM accounting_totals t"
+    "SELECT a.user_name, a.project, t.metric_id, SUM(t.asked), SUM(t.used)"
+    " FROM accounting_totals t"
     " JOIN accounting_accounts a ON a.account_id = t.account_id"
-    " WHERE t.window_start >= :start AND t.window_start < :stop GROUP BY 1, 2"
+    " WHERE t.window_start >= :start AND t.window_start < :stop GROUP BY 1, 2, 3"
 )
 COUNTED = (schema.jobs, schema.spans, schema.rates, schema.totals, schema.days, schema.accounts)
 
@@ -116,8 +117,8 @@ def _questions(engine: Engine, site: Accounting) -> dict[str, Callable[[], objec
     """What is asked, by its name; every answer must have something in it."""
     found: dict[str, Callable[[], object]] = {
         SQL: lambda: _peer(engine),
-        ALIGNED: lambda: site.usage(start=START, stop=STOP).rows,
-        OFF_BOUNDS: lambda: site.usage(start=OFF[0], stop=OFF[1]).rows,
+        ALIGNED: lambda: site.usage(("user", "project"), start=START, stop=STOP).rows,
+        OFF_BOUNDS: lambda: site.usage(("user", "project"), start=OFF[0], stop=OFF[1]).rows,
         "12 hours of a day, old": lambda: _half_a_day(site, OLD),
         "12 hours of a day, recent": lambda: _half_a_day(site, RECENT),
         "months of 2 years, Paris": lambda: _series(site, *YEARS, "month", PARIS),
@@ -140,8 +141,8 @@ def _questions(engine: Engine, site: Accounting) -> dict[str, Callable[[], objec
     return found
 
 
-SQL = "bare SQL by user, 90 days"
-ALIGNED = "usage by user, 90 days"
+SQL = "bare SQL by user and project"
+ALIGNED = "usage by user and project"
 OFF_BOUNDS = "the same, off the bounds"
 #: Until when jobs are gone through: half of them, and all.
 _SPANS = {"one year": (BEGIN + END) // 2, "two years": END}

@@ -124,6 +124,20 @@ def check_version(connection: Connection) -> None:
         )
 
 
+class GivenLedger(Ledger):
+    """The ledger of one site, read through a connection of the caller's, in their transaction."""
+
+    def __init__(self, connection: Connection, site: str) -> None:
+        super().__init__(connection.engine, site)
+        self._given = connection
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Connection, Site | None]]:
+        """The connection, and the site if it was ever recorded; the transaction goes on."""
+        check_version(self._given)
+        yield self._given, catalog.find_site(self._given, self.site_name)
+
+
 class Book:
     """One writing transaction of a site."""
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from oar_accounting import catalog
 from oar_accounting.catalog import Site
 from oar_accounting.errors import UnknownName
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import GivenLedger, Ledger
 from oar_accounting.records import (
     Efficiency,
     JobPage,
@@ -37,6 +37,17 @@ class Reporting:
 
     settings: Settings
     _ledger: Ledger
+
+    def through(self, connection: Connection) -> "Reporting":
+        """The same questions, asked through a *connection* of the caller's, in their transaction.
+
+        It is neither begun nor ended here. Example:
+        ``accounting.through(connection).usage(("user",))``
+        """
+        asked = Reporting()
+        asked.settings = self.settings
+        asked._ledger = GivenLedger(connection, self._ledger.site_name)
+        return asked
 
     def usage(  # noqa: PLR0913 - one question
         self,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, delete
 
-from oar_accounting import Accounting, BadSpan, UnknownName, Visible
+from oar_accounting import Accounting, BadSpan, UnknownName, Visible, schema
 from oar_accounting.dialects import file_url
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 
@@ -361,6 +361,25 @@ def test_instants_beyond_all_numbers_are_told(site: Accounting, given: dict[str,
 def test_the_number_of_a_job_is_written_in_one_way(site: Accounting, number: str) -> None:
     with pytest.raises(UnknownName, match="the number of a job was expected"):
         site.jobs(where={"job": number})
+
+
+def test_questions_may_be_asked_in_the_transaction_of_a_caller(
+    engine: Engine, site: Accounting
+) -> None:
+    """What the caller has changed and not yet committed is seen, and still theirs to undo."""
+    before = site.usage(("user",)).rows
+    with engine.connect() as connection:
+        mine = site.through(connection)
+        assert mine.usage(("user",)).rows == before
+        assert mine.jobs().jobs == site.jobs().jobs
+        connection.rollback()
+        with connection.begin() as transaction:
+            connection.execute(delete(schema.totals))
+            connection.execute(delete(schema.days))
+            assert mine.usage(("user",)).rows == ()
+            assert connection.in_transaction()
+            transaction.rollback()
+    assert site.usage(("user",)).rows == before
 
 
 # -- who is told ------------------------------------------------------------------------------

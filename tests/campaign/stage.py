@@ -150,14 +150,16 @@ class Stage:
 
     # -- getting inside -----------------------------------------------------------------------
 
-    def stopped_inside(self, running: Running) -> bool:
+    def stopped_inside(self, running: Running, misses: int) -> bool:
         """Stop a command inside an open write transaction; false where it ended before.
 
         Not always at the first look that finds it there: that would be before it has written much.
+        Each of the *misses* before halves the number of looks and the time between them.
         """
-        left = self.chance.randint(1, self.look.most)
+        left = self.chance.randint(1, max(1, self.look.most >> misses))
+        interval = max(0.002, self.look.interval / 2**misses)
         while running.runs:
-            time.sleep(self.chance.uniform(0.002, self.look.interval))
+            time.sleep(self.chance.uniform(0.002, interval))
             if not running.stop():
                 break
             left -= self.look.inside()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
@@ -136,7 +137,9 @@ class Running:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; one that has ended meanwhile gets none."""
         if self.runs and self._process.pid is not None:
-            os.kill(self._process.pid, number)
+            # It may end between the question and the signal.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def stop(self) -> bool:
         """Stop it until it is continued; false where it has ended."""

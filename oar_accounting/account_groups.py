@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection
 
 from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
-from oar_accounting.catalog import Accounts, Names, Site
+from oar_accounting.catalog import Names, Site, account_names
 from oar_accounting.columns import Ints, ints
 from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, Key, Visible, find_place, stays
 from oar_accounting.holdings import distinct, located
@@ -25,9 +26,7 @@ def visible_names(
 
     Every answer starts here: what is left out here is in none.
     """
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
-    names = accounts.names()
+    names = account_names(connection, site.site_id)
     if visible_to is None:
         return names
     return {number: each for number, each in names.items() if visible_to.shows(each)}
@@ -68,7 +67,8 @@ class AccountGroups:
         account_id = ints(sorted(names))
         # Accounts may be many, but those with equal names where the keys look stay together.
         seen = [key.place for key in keys.values() if isinstance(key, Key)]
-        owners, owner = distinct([tuple(names[a][at] for at in seen) for a in account_id.tolist()])
+        looks = itemgetter(*seen) if seen else len
+        owners, owner = distinct([looks(names[account]) for account in account_id.tolist()])
         firsts = np.unique(owner, return_index=True)[1]
         every = [
             stays(list(keys.values()), names[account], start, stop)

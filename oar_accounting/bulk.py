@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     cast,
     func,
     insert,
@@ -30,8 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 from sqlalchemy.types import TypeEngine
 
-from oar_accounting.columns import Ints
+from oar_accounting.columns import LARGEST, Ints
 from oar_accounting.dialects import driver_errors
+from oar_accounting.errors import AmountOverflow
 
 #: Rows handed to the driver at once where there is no COPY.
 ROWS_AT_ONCE = 20_000
@@ -247,6 +249,48 @@ def exact_sum(connection: Connection, values: ColumnElement[int]) -> list[Column
     if connection.dialect.name == "sqlite":
         return [func.sum(values.bitwise_rshift(32)), func.sum(values.bitwise_and(0xFFFFFFFF))]
     return [func.sum(values)]
+
+
+def read_sums(
+    connection: Connection,
+    query: Select[Any],
+    keys: Sequence[ColumnElement[int]],
+    amounts: Sequence[ColumnElement[int]],
+) -> list[Ints]:
+    """The keys that the rows of a query have, all of them numbers, and the exact sums for each.
+
+    Raises :class:`AmountOverflow` where a sum exceeds 63 bits.
+    """
+    halves = connection.dialect.name == "sqlite"
+    sums = [part for each in amounts for part in exact_sum(connection, each)]
+    if not halves:
+        # A sum that does not fit must be no error of the database: that would end a transaction.
+        sums = [
+            case((each.between(-LARGEST, LARGEST), whole_number(each)), else_=_TOO_SMALL)
+            for each in sums
+        ]
+    wanted: Sequence[ColumnElement[Any]] = [*keys, *sums]
+    columns = read_ints(connection, query.with_only_columns(*wanted).group_by(*keys))
+    found = columns[len(keys) :]
+    if halves:
+        found = [_joined(*found[at : at + 2]) for at in range(0, len(found), 2)]
+    if any(np.any(column == _TOO_SMALL) for column in found):
+        raise AmountOverflow(
+            "what is asked for adds up to more than 63 bits; ask for less, or declare the metric "
+            "in a larger unit"
+        )
+    return [*columns[: len(keys)], *found]
+
+
+#: Stands for a sum that does not fit: no amount is so small.
+_TOO_SMALL = -LARGEST - 1
+
+
+def _joined(high: Ints, low: Ints) -> Ints:
+    """The sums whose halves these are; `_TOO_SMALL` where one does not fit."""
+    high = high + (low >> 32)
+    joined: Ints = (high << 32) + (low & 0xFFFFFFFF)
+    return np.where(np.abs(high) < 2**31, joined, _TOO_SMALL)
 
 
 def whole_number(value: ColumnElement[Any]) -> ColumnElement[int]:

@@ -188,6 +188,18 @@ def activate_metric(connection: Connection, metric_id: int) -> None:
 # -- accounts ---------------------------------------------------------------------------------
 
 
+def account_names(connection: Connection, site_id: int, after: int = 0) -> dict[int, Names]:
+    """The names of the accounts of a site by id, ascending: those *after* an id."""
+    table = schema.accounts.c
+    names = (table.user_name, table.project, table.queue_name, table.property_value)
+    query = select(table.account_id, *names).where(table.site_id == site_id)
+    rows = connection.execute(query.where(table.account_id > after).order_by(table.account_id))
+    # All at once: row by row they take twice as long.
+    return {
+        number: (user, project, queue, value) for number, user, project, queue, value in rows.all()
+    }
+
+
 class Accounts:
     """The accounts of a site, kept in memory; grows as they are added."""
 
@@ -202,21 +214,8 @@ class Accounts:
         marks = select(func.count()).where(schema.forgotten.c.site_id == self.site_id)
         if (forgotten := connection.execute(marks).scalar_one()) != self._forgotten:
             self._ids, self._last, self._forgotten = {}, 0, forgotten
-        table = schema.accounts.c
-        query = (
-            select(
-                table.account_id,
-                table.user_name,
-                table.project,
-                table.queue_name,
-                table.property_value,
-            )
-            .where(table.site_id == self.site_id, table.account_id > self._last)
-            .order_by(table.account_id)
-        )
-        for account_id, *names in connection.execute(query):
-            user, project, queue, value = names
-            self._ids[user, project, queue, value] = account_id
+        for account_id, names in account_names(connection, self.site_id, self._last).items():
+            self._ids[names] = account_id
             self._last = account_id
 
     def ids(self, wanted: Iterable[Names]) -> list[int]:

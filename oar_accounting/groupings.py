@@ -97,6 +97,8 @@ def find_key(connection: Connection, site: Site, name: str, others: Sequence[str
 def stays(keys: Sequence[Key | SiteName], names: Names, start: int, stop: int) -> list[Stay]:
     """In which groups an account is within ``[start, stop)``, and when; without gaps."""
     values = [key.values(names, start, stop) for key in keys]
+    if all(len(each) == 1 for each in values):
+        return [(start, stop, tuple(each[0][2] for each in values))]
     begins = sorted({start}.union(*({begin for begin, _, _ in each} for each in values)))
     found: list[Stay] = []
     for begin, end in zip(begins, [*begins[1:], stop], strict=True):

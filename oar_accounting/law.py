@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection, func, select
 
 from oar_accounting import bulk, schema, summed
-from oar_accounting.catalog import Accounts, Site, stored_metrics
+from oar_accounting.catalog import Site, account_names, stored_metrics
 from oar_accounting.columns import Ints, Totals, add_up, difference
 from oar_accounting.ledger import Book, amounts_of
 from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
@@ -105,9 +105,7 @@ def broken(
 
 def first_differences(connection: Connection, site: Site, most: int) -> list[Difference]:
     """The first *most* totals of the site that are not what the law says, in words."""
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
-    names = accounts.names()
+    names = account_names(connection, site.site_id)
     metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
     found: list[Difference] = []
     for seconds, stored, right in broken(connection, site.site_id, site.terms.window):

@@ -106,12 +106,12 @@ class Ledger:
 
 def check_version(connection: Connection) -> None:
     """Raise :class:`SchemaError` unless our tables are there, in the version of this code."""
-    if not schema.is_complete(connection):
+    found = schema.version_of(connection)
+    if found is None:
         raise SchemaError(
             f"{dialects.shown(connection.engine.url)}: the accounting tables are not there; "
             "create them with: oar-accounting init"
         )
-    found = schema.version_of(connection) or 0
     if found < schema.VERSION:
         raise SchemaError(
             f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "

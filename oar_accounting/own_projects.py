@@ -4,15 +4,14 @@ from sqlalchemy import Connection, select
 
 from oar_accounting import schema
 from oar_accounting.blocks import short_lists
-from oar_accounting.catalog import Accounts, Site
+from oar_accounting.catalog import Site, account_names
 from oar_accounting.columns import ints
 
 
 def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str] | None:
     """The projects in which the user has used something; None where nobody knows the user."""
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
-    own = {number: names for number, names in accounts.names().items() if names[0] == user}
+    names = account_names(connection, site.site_id)
+    own = {number: each for number, each in names.items() if each[0] == user}
     if not own:
         return None
     return frozenset(own[number][1] for number in _used(connection, list(own)))

@@ -388,9 +388,7 @@ def _created(database: str, tables: Sequence[Table]) -> str:
 
 def is_complete(connection: Connection) -> bool:
     """True where our tables were created to the end: the version is written last."""
-    if not connection.dialect.has_table(connection, schema_version.name):
-        return False
-    return connection.execute(schema_version.select()).first() is not None
+    return version_of(connection) is not None
 
 
 def first_missing(connection: Connection) -> str | None:
@@ -408,9 +406,10 @@ def first_missing(connection: Connection) -> str | None:
 
 def version_of(connection: Connection) -> int | None:
     """The version of our tables; None where they are not there, or not to the end."""
-    if not is_complete(connection):
+    if not connection.dialect.has_table(connection, schema_version.name):
         return None
-    return int(connection.execute(select(func.max(schema_version.c.version))).scalar_one())
+    found = connection.execute(select(func.max(schema_version.c.version))).scalar_one()
+    return None if found is None else int(found)
 
 
 def create(connection: Connection) -> None:

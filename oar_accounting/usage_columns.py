@@ -72,9 +72,9 @@ class UsageColumns:
         """The rows as records."""
         columns = (self.group, self.metric, self.start, self.stop, self.accuracy)
         amounts = (getattr(self, name) for name in AMOUNTS)
-        for group, metric, start, stop, accuracy, *values in zip(
-            *(column.tolist() for column in (*columns, *amounts)), strict=True
-        ):
+        rows = zip(*(column.tolist() for column in (*columns, *amounts)), strict=True)
+        for group, metric, start, stop, accuracy, *values in rows:
+            asked, used, opening_asked, opening_used, adjusted_asked, adjusted_used = values
             shown = self.metrics[metric]
             yield Usage(
                 group=self.groups[group],
@@ -83,8 +83,13 @@ class UsageColumns:
                 scale=shown.scale,
                 start=None if start == -OPEN else start,
                 stop=None if stop == OPEN else stop,
+                asked=asked,
+                used=used,
+                opening_asked=opening_asked,
+                opening_used=opening_used,
+                adjusted_asked=adjusted_asked,
+                adjusted_used=adjusted_used,
                 accuracy=ACCURACIES[accuracy],
-                **dict(zip(AMOUNTS, values, strict=True)),
             )
 
     def _dictionaries(self) -> Iterator[tuple[str, Ints, list[str]]]:

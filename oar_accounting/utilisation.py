@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from oar_accounting import bulk, machine, schema
 from oar_accounting.blocks import id_blocks
-from oar_accounting.catalog import Accounts, Site, StoredMetric, stored_metrics
+from oar_accounting.catalog import Site, StoredMetric, account_names, stored_metrics
 from oar_accounting.columns import Ints, Rates, Spans, exact_sums, group_starts, ints
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.holdings import located
@@ -61,9 +61,8 @@ class _Chosen:
         """The accounts that count; None: all."""
         if self.values is None:
             return None
-        accounts = Accounts(self.site.site_id)
-        accounts.refresh(connection)
-        return ints([n for n, names in accounts.names().items() if names[3] in self.values])
+        names = account_names(connection, self.site.site_id)
+        return ints([number for number, each in names.items() if each[3] in self.values])
 
 
 def utilisation(  # noqa: PLR0913 - one question
@@ -172,10 +171,8 @@ def _check_values(connection: Connection, chosen: _Chosen, log: MachineLog) -> N
     """Raise :class:`UnknownName` for a value that neither a resource nor an account ever had."""
     if chosen.values is None:
         return
-    accounts = Accounts(chosen.site.site_id)
-    accounts.refresh(connection)
     dimension = chosen.site.terms.dimension
-    known = {names[3] for names in accounts.names().values()}
+    known = {names[3] for names in account_names(connection, chosen.site.site_id).values()}
     known |= set(log.kinds.values_of(dimension)[1])
     if unknown := sorted(chosen.values - known):
         raise UnknownName(

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from oar_accounting import bulk, catalog, formats, schema
 from oar_accounting.blocks import short_lists
-from oar_accounting.catalog import Accounts, Site
+from oar_accounting.catalog import Site, account_names
 from oar_accounting.columns import Ints
 from oar_accounting.errors import Adjusted, UnknownName
 from oar_accounting.metrics import Metric
@@ -54,9 +54,8 @@ def read_all(connection: Connection, site_id: int) -> list[Adjustment]:
 def read_lines(connection: Connection, site: Site, number: int) -> list[AdjustmentLine]:
     """The lines of an adjustment of the site, in order. Raises :class:`UnknownName`."""
     check_of_site(connection, site, number)
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
-    names, metrics = accounts.names(), metrics_by_name(connection, site.site_id)
+    names = account_names(connection, site.site_id)
+    metrics = metrics_by_name(connection, site.site_id)
     query = select(schema.adjusted).where(lines_of(number)).order_by(schema.adjusted.c.line)
     lines = []
     for row in connection.execute(query):

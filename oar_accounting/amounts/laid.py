@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     case,
     func,
+    literal,
     or_,
     select,
 )
@@ -70,6 +71,10 @@ class Source:
     def query(self, *columns: ColumnElement[Any]) -> Select[Any]:
         """The columns of its rows."""
         return select(*columns).select_from(self.rows).where(*self.chosen)
+
+    def is_empty(self, connection: Connection) -> bool:
+        """True where it has no row at all."""
+        return connection.execute(self.query(literal(1)).limit(1)).first() is None
 
     def read(self, connection: Connection, *conditions: ColumnElement[bool]) -> Laid:
         """Its rows for which all of this holds."""
@@ -212,6 +217,9 @@ def beside_totals(
 
 def evenly_laid(connection: Connection, asked: Question, source: Source) -> Sums:
     """The amounts of a source in every part; what a bound cuts is shared out by the second."""
+    # Most sites have neither opening amounts nor adjustments.
+    if source.is_empty(connection):
+        return Sums.concat([])
     how = EXACT if source.share_is_exact else PROPORTIONAL
 
     def shared(*conditions: ColumnElement[bool]) -> Sums:
@@ -235,20 +243,15 @@ def summed(  # noqa: PLR0913 - one reading
     connection: Connection, asked: Question, source: Source, part: int, begin: int, end: int
 ) -> Sums:
     """The sums, by account and metric, of what lies within ``[begin, end)`` as a whole."""
-    amounts = (bulk.exact_sum(connection, each) for each in (source.asked, source.used))
-    columns = [each for parts in amounts for each in parts]
     within = [source.start >= begin, source.start < end]
     if not source.length:
         within.append(source.stop <= end)
-    query = source.query(source.account_id, source.metric_id, *columns).where(*within)
-    half = len(columns) // 2
-    rows = [
-        (part, account, metric, bulk.whole_sum(sums[:half]), bulk.whole_sum(sums[half:]), EXACT)
-        for account, metric, *sums in connection.execute(
-            query.group_by(source.account_id, source.metric_id)
-        )
-    ]
-    return asked.of_no_job(Sums.of_rows(rows))
+    keys = (source.account_id, source.metric_id)
+    account, metric, of_asked, of_used = bulk.read_sums(
+        connection, source.query(*keys).where(*within), keys, (source.asked, source.used)
+    )
+    parts, exact = (np.full(len(account), value) for value in (part, EXACT))
+    return asked.of_no_job(Sums(parts, account, metric, of_asked, of_used, exact))
 
 
 def share_out(

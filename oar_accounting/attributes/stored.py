@@ -24,7 +24,7 @@ from oar_accounting.attributes.memberships import (
     wrong_climbs,
 )
 from oar_accounting.attributes.notes import notes, when
-from oar_accounting.catalog import Accounts, Site
+from oar_accounting.catalog import Site, account_names
 from oar_accounting.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.forgotten import Forgotten
@@ -193,10 +193,8 @@ def _rows(spans: Mapping[str, Spans]) -> Rows:
 
 def _recorded(connection: Connection, site: Site, kind: str) -> set[str]:
     """The users, or projects, of which anything is recorded."""
-    accounts = Accounts(site.site_id)
-    accounts.refresh(connection)
     place = 0 if kind == "user" else 1
-    return {names[place] for names in accounts.names().values()} - {""}
+    return {names[place] for names in account_names(connection, site.site_id).values()} - {""}
 
 
 def _check_kind(

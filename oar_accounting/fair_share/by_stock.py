@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import select
 
 from oar_accounting import bulk, dialects, schema
-from oar_accounting.catalog import Accounts, stored_metrics
+from oar_accounting.catalog import account_names, stored_metrics
 from oar_accounting.columns import ints
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.queue import renamed
@@ -81,9 +81,7 @@ class StockSources:
                 table.window_start < self.now,
             )
             start, account_id, asked, used = bulk.read_ints(connection, query)
-            accounts = Accounts(site.site_id)
-            accounts.refresh(connection)
-            names = accounts.names()
+            names = account_names(connection, site.site_id)
         # An account that somebody has deleted by hand is nobody's.
         known = np.isin(account_id, ints(list(names)))
         start, account_id, asked, used = (c[known] for c in (start, account_id, asked, used))

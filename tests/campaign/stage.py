@@ -150,7 +150,7 @@ class Stage:
 
     # -- getting inside -----------------------------------------------------------------------
 
-    def stopped_inside(self, running: Running, misses: int) -> bool:
+    def stopped_inside(self, running: Running, misses: int = 0) -> bool:
         """Stop a command inside an open write transaction; false where it ended before.
 
         Not always at the first look that finds it there: that would be before it has written much.

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oar_accounting import formats, periods
-from oar_accounting.records import Amounts, PassReport, Usage, UsageReport
+from oar_accounting.records import Amounts, PassReport, ShownMetric, Usage, UsageReport
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))
 TITLES = {
@@ -119,36 +119,41 @@ def usage_table(report: UsageReport) -> Table:
     """
     bucketed = [] if report.bucket is None else [str(report.bucket)]
     table = new_table(*bucketed, *report.by)
-    metrics = dict.fromkeys((row.metric, row.unit, row.scale) for row in report.rows)
+    total: dict[ShownMetric, Amounts] = {}
+    for row in report.rows:
+        total[row.shown_metric] = total.get(row.shown_metric, Amounts()) + row
     columns = [
-        (*metric, name)
-        for metric in metrics
+        (metric, name)
+        for metric in total
         for name in AMOUNTS
         if name in ("asked", "used")
-        or any(row.metric == metric[0] and getattr(row, name) for row in report.rows)
+        or any(row.shown_metric == metric and getattr(row, name) for row in report.rows)
     ]
-    for metric, unit, _, name in columns:
-        header = Text(f"{metric} {TITLES.get(name, name)}\n{formats.hour_unit(unit)}")
+    for metric, name in columns:
+        header = Text(f"{metric.name} {TITLES.get(name, name)}\n{formats.hour_unit(metric.unit)}")
         table.add_column(header, justify="right")
-    for names, amounts in _usage_lines(report):
+    lines = [*_usage_lines(report)]
+    if len(lines) > 1:
+        keys = [""] * (len(report.by) + (report.bucket is not None))
+        lines.append((["total", *keys[1:]], total))
+    for names, amounts in lines:
         cells = [
-            formats.in_hours(getattr(amounts.get(metric, Amounts()), name), unit, scale)
-            for metric, unit, scale, name in columns
+            formats.in_hours(
+                getattr(amounts.get(metric, Amounts()), name), metric.unit, metric.scale
+            )
+            for metric, name in columns
         ]
         add_row(table, *names, *cells)
     return table
 
 
-def _usage_lines(report: UsageReport) -> Iterator[tuple[list[str], dict[str, Amounts]]]:
+def _usage_lines(report: UsageReport) -> Iterator[tuple[list[str], dict[ShownMetric, Amounts]]]:
     """The cells of names of each line, and its amounts by metric."""
-    lines: dict[tuple[int | None, tuple[str, ...]], dict[str, Amounts]] = {}
+    lines: dict[tuple[int | None, tuple[str, ...]], dict[ShownMetric, Amounts]] = {}
     for row in report.rows:
-        lines.setdefault((row.start, row.group), {})[row.metric] = row
+        lines.setdefault((row.start, row.group), {})[row.shown_metric] = row
     for (start, group), amounts in lines.items():
         yield [*_bucket_label(report, start), *named(report.by, group)], amounts
-    if len(lines) > 1:
-        keys = [""] * (len(report.by) + (report.bucket is not None))
-        yield ["total", *keys[1:]], report.total()
 
 
 def _bucket_label(report: UsageReport, start: int | None) -> list[str]:

@@ -13,6 +13,7 @@
     ├── OtherOar             OAR's jobs are not those that are recorded under their ids
     ├── Purged               what is asked for was purged
     ├── AmountOverflow       an amount does not fit in 63 bits
+    ├── DifferentUnits       amounts that cannot be added up: they are in two units
     └── WriterBusy           another process writes for this site and we were told not to wait
 
 The text of an error says what was found, where, and what was expected. Trouble with a single job
@@ -70,6 +71,10 @@ class Purged(AccountingError):
 
 class AmountOverflow(AccountingError):
     """An amount does not fit in 63 bits."""
+
+
+class DifferentUnits(AccountingError):
+    """Amounts of a metric that two sites declare in different units cannot be added up."""
 
 
 class WriterBusy(AccountingError):

@@ -29,6 +29,7 @@ WRONG_INPUT = (
     errors.BadAdjustment,
     errors.Adjusted,
     errors.Purged,
+    errors.DifferentUnits,
 )
 
 

@@ -1,4 +1,4 @@
-"""How many jobs used something, by bucket of time and group."""
+"""How many jobs used something, by bucket of time, group and metric."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from sqlalchemy import Connection
 
 from oar_accounting.amounts.by_job import closed_jobs, open_ids, read_held, until
 from oar_accounting.catalog import Site
-from oar_accounting.columns import Ints, Rates, Spans, ints
+from oar_accounting.columns import Ints, Rates, Spans
 from oar_accounting.groupings import Group
 from oar_accounting.queries import SiteQuestion, Wanted, sites_of
 from oar_accounting.windows import repeated, spread_between
 
-#: How many jobs used something in a bucket, by its start, and as a member of a group.
-Counts = Counter[tuple[int, Group]]
+#: How many jobs used something of a metric in a bucket, by its start, as members of a group.
+Counts = Counter[tuple[int, Group, str]]
 
 
 def count_jobs(connection: Connection, own: Site, wanted: Wanted) -> Counts:
-    """The jobs that used something of one of the metrics; one that is in two groups, in both.
+    """The jobs that used something, by each metric; one that is in two groups, in both.
 
     Purged jobs are not known any more. Raises as `queries.usage`.
     """
@@ -42,7 +42,7 @@ def _held(connection: Connection, question: SiteQuestion) -> Iterator[tuple[Span
 
 
 def _met(question: SiteQuestion, spans: Spans, rates: Rates) -> Counts:
-    """The jobs among these by bucket and group."""
+    """The jobs among these by bucket, group and metric."""
     used = spans.take(spans.asked == 0)
     cuts = question.asked.cuts
     pieces = spread_between(used.start_time, used.stop_time, cuts[:-1], cuts[1:])
@@ -52,10 +52,15 @@ def _met(question: SiteQuestion, spans: Spans, rates: Rates) -> Counts:
     first = np.searchsorted(rates.job_id, job_id, "left")
     row, nth = repeated(np.searchsorted(rates.job_id, job_id, "right") - first)
     part: Ints = pieces.window_start[row]
-    number, groups = question.groups_of(rates.account_id[first[row] + nth], part)
-    rows = np.stack([job_id[row], question.bucket_of(part), number])
-    different = np.unique(rows[:, number >= 0], axis=1)
+    rate = first[row] + nth
+    number, groups = question.groups_of(rates.account_id[rate], part)
+    rows = np.stack([question.bucket_of(part), number, rates.metric_id[rate], job_id[row]])
+    # A job that holds something in two accounts of a group is one of its jobs.
+    jobs = np.unique(rows[:, number >= 0], axis=1)
+    met, counts = np.unique(jobs[:3], axis=1, return_counts=True)
+    names = {stored.metric_id: stored.metric.name for stored in question.metrics}
     starts = question.buckets
-    return Counter(
-        (int(starts[bucket]), groups[group]) for _, bucket, group in ints(different).T.tolist()
-    )
+    found: Counts = Counter()
+    for (bucket, group, metric), count in zip(met.T.tolist(), counts.tolist(), strict=True):
+        found[int(starts[bucket]), groups[group], names[metric]] = count
+    return found

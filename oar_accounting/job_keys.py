@@ -1,6 +1,6 @@
 """What tells jobs apart beyond their account: their number, state, types and size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,6 +12,7 @@ from oar_accounting import bulk, schema
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.columns import Bools, Ints, ints
+from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.holdings import distinct
 from oar_accounting.metrics import RESOURCE
@@ -32,7 +33,16 @@ class Sizes:
     """The classes of size: by how much a job holds of a metric."""
 
     metric: str = RESOURCE.name
-    bounds: tuple[int, ...] = SIZE_BOUNDS  #: the least that is in each class, ascending
+    bounds: tuple[int, ...] = SIZE_BOUNDS  #: the least that is in each class, ascending from 1
+
+    def __post_init__(self) -> None:
+        """Raise :class:`BadSpan` unless the bounds are as they must be."""
+        bounds = self.bounds
+        if not bounds or bounds[0] < 1 or any(a >= b for a, b in pairwise(bounds)):
+            shown = ",".join(map(str, bounds))[:40]
+            raise BadSpan(
+                f"bounds of sizes {shown!r}: ascending whole numbers from 1 were expected"
+            )
 
     def labels(self) -> list[str]:
         """The names of the classes: less than the first bound, between the bounds, and above."""
@@ -200,6 +210,14 @@ def types_of(types: str) -> list[str]:
 def type_names(types: str) -> set[str]:
     """The same without what stands behind an equals sign: all inner jobs are ``inner``."""
     return {each.partition("=")[0] for each in types_of(types)}
+
+
+def known_types(connection: Connection, site: Site, accounts: Container[int]) -> set[str]:
+    """The types, and their names, that jobs of these accounts have."""
+    job = schema.jobs.c
+    query = select(job.account_id, job.types).where(job.site_id == site.site_id).distinct()
+    every = {types for account, types in connection.execute(query) if account in accounts}
+    return {name for types in every for name in (*type_names(types), *types_of(types))}
 
 
 def conditions(where: Mapping[str, frozenset[str]]) -> list[ColumnElement[bool]]:

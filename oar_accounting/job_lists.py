@@ -22,7 +22,13 @@ from oar_accounting.groupings import JOB_KEYS
 from oar_accounting.holdings import located
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.job_times import job_blocks
-from oar_accounting.queries import Wanted, check_values, shown_metrics, wanted_metrics
+from oar_accounting.queries import (
+    Wanted,
+    check_one_site,
+    check_values,
+    shown_metrics,
+    wanted_metrics,
+)
 from oar_accounting.readings import RUNNING
 from oar_accounting.recorded import JobRecords, jobs_where, read_entries, read_rates, read_spans
 from oar_accounting.records import HeldMetric, JobPage, RecordedJob
@@ -123,6 +129,7 @@ class _Reader:
         self._connection = connection
         self._site = site
         asked = wanted.wanted
+        check_one_site(site, asked)
         check_values(connection, [site], asked)
         shown = shown_metrics(connection, site)
         self._metrics = [shown[name] for name in wanted_metrics(asked.metrics, shown)]

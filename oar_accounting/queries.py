@@ -28,11 +28,12 @@ from oar_accounting.job_keys import (
     KeysOfJobs,
     Sizes,
     conditions,
+    known_types,
 )
 from oar_accounting.recorded import open_jobs
+from oar_accounting.records import ShownMetric
 from oar_accounting.usage_columns import (
     AMOUNTS,
-    ShownMetric,
     UsageColumns,
     added_up,
     amounts_by_share,
@@ -351,7 +352,7 @@ def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple
 def check_values(connection: Connection, sites: Sequence[Site], wanted: Wanted) -> None:
     """Raise :class:`UnknownName` where nothing has a value that is asked for."""
     for name, values in wanted.where.items():
-        if name in ("job", "type"):
+        if name == "job":
             continue
         known = _known_values(connection, sites, name, wanted)
         for value in sorted(values - known - {""}):
@@ -366,11 +367,25 @@ def _known_values(
     if name == "size":
         return set(wanted.sizes.labels())
     known: set[str] = set()
+    if name == "type":
+        for site in sites:
+            accounts = visible_names(connection, site, wanted.visible_to)
+            known |= known_types(connection, site, accounts)
+        return known
     for site in sites:
         place = find_place(connection, site, name)
         for names in visible_names(connection, site, wanted.visible_to).values():
             known |= {value for _, _, value in place.values(names, *ALWAYS)}
     return known
+
+
+def check_one_site(site: Site, wanted: Wanted) -> None:
+    """Raise :class:`UnknownName` where others are asked for than the one site that can answer."""
+    for other in sorted(wanted.where.get(SITE, frozenset()) - {site.name}):
+        raise UnknownName(
+            f"site {other!r}: this is answered for one site at a time, here for {site.name!r}; "
+            "another one is asked with its own settings"
+        )
 
 
 def sites_of(connection: Connection, own: Site, wanted: Wanted) -> list[Site]:

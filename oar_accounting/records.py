@@ -1,8 +1,10 @@
 """Small frozen records for the edges where people and tools look."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from oar_accounting.errors import DifferentUnits
 
 #: Called now and then with how much is done, and of how much.
 Progress = Callable[[int, int], None]
@@ -154,6 +156,26 @@ ACCURACIES = ("exact", "proportional", "windows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownMetric:
+    """A metric of an answer."""
+
+    name: str
+    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
+    scale: int
+
+
+def check_units(metrics: Iterable[ShownMetric]) -> None:
+    """Raise :class:`DifferentUnits` where one metric is there in two units or scales."""
+    units: dict[str, ShownMetric] = {}
+    for metric in metrics:
+        if units.setdefault(metric.name, metric) != metric:
+            raise DifferentUnits(
+                f"metric {metric.name!r} is declared in different units by two sites, and cannot "
+                "be added up; tell the sites apart: by site"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Amounts):
     """What one group asked for and used of one metric within a span of time, a bucket."""
 
@@ -164,6 +186,11 @@ class Usage(Amounts):
     start: int | None = None  #: of the bucket, epoch seconds UTC; None: from the beginning
     stop: int | None = None  #: exclusive; None: without end
     accuracy: str = "exact"  #: one of `ACCURACIES`
+
+    @property
+    def shown_metric(self) -> ShownMetric:
+        """The metric with its unit: of two sites each may declare it in a unit of its own."""
+        return ShownMetric(name=self.metric, unit=self.unit, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,18 +207,41 @@ class UsageReport:
     as_of: int | None = None  #: open jobs count as used by then; None: they do not count
 
     def by_group(self) -> dict[tuple[str, ...], dict[str, Amounts]]:
-        """The amounts per group and metric."""
-        groups: dict[tuple[str, ...], dict[str, Amounts]] = {}
+        """The amounts per group and metric, all buckets together. Raises as `total`."""
+        groups: dict[tuple[str, ...], list[Usage]] = {}
         for row in self.rows:
-            groups.setdefault(row.group, {})[row.metric] = row
-        return groups
+            groups.setdefault(row.group, []).append(row)
+        return {group: _by_metric(rows) for group, rows in groups.items()}
 
     def total(self) -> dict[str, Amounts]:
-        """The amounts of all groups together, per metric."""
-        total: dict[str, Amounts] = {}
-        for row in self.rows:
-            total[row.metric] = total.get(row.metric, Amounts()) + row
-        return total
+        """The amounts of all groups together, per metric.
+
+        Raises :class:`oar_accounting.DifferentUnits` where two sites declare a metric in two units.
+        """
+        return _by_metric(self.rows)
+
+
+def _by_metric(rows: Sequence[Usage]) -> dict[str, Amounts]:
+    check_units(row.shown_metric for row in rows)
+    total: dict[str, Amounts] = {}
+    for row in rows:
+        total[row.metric] = total.get(row.metric, Amounts()) + row
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Who used most of one metric: the answer of `Accounting.top`."""
+
+    by: tuple[str, ...]
+    metric: str
+    unit: str
+    scale: int
+    rows: tuple[Usage, ...]  #: the one who used most first; equal ones by name
+    others: int  #: how many groups are not listed
+    used_by_others: int  #: together
+    used: int  #: by all
+    open_jobs: int  #: jobs that run now and are in no row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

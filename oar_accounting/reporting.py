@@ -1,7 +1,7 @@
 """The verbs that answer about what is recorded, and write nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import Connection
 
@@ -13,6 +13,7 @@ from oar_accounting.records import (
     Efficiency,
     JobPage,
     ProjectReport,
+    Ranking,
     RecordedJob,
     SizeUse,
     UsageReport,
@@ -28,8 +29,39 @@ if TYPE_CHECKING:
     from oar_accounting.queries import Wanted
     from oar_accounting.usage_columns import UsageColumns
 
+#: Names, or one of them.
+Keys = Sequence[str] | str
 #: For each key of `Reporting.usage` the value that counts, or several.
 Where = Mapping[str, str | int | Iterable[str | int]]
+
+
+class UsageGiven(TypedDict, total=False):
+    """What may be given to `Reporting.usage_columns`: see `Reporting.usage`."""
+
+    metrics: Keys | None
+    start: int | None
+    stop: int | None
+    bucket: str | int | None
+    timezone: str | None
+    where: Where | None
+    as_of: int | None
+    without_adjustments: bool
+    whole_windows: bool
+    sizes: "Sizes | None"
+    visible_to: "Visible | None"
+
+
+class JobsGiven(TypedDict, total=False):
+    """What may be given to `Reporting.each_job`: see `Reporting.jobs`."""
+
+    moment: "Moment"
+    where: Where | None
+    metrics: Keys | None
+    start: int | None
+    stop: int | None
+    as_of: int | None
+    sizes: "Sizes | None"
+    visible_to: "Visible | None"
 
 
 class Reporting:
@@ -51,8 +83,8 @@ class Reporting:
 
     def usage(  # noqa: PLR0913 - one question
         self,
-        by: Sequence[str] = ("user",),
-        metrics: Sequence[str] | None = None,
+        by: Keys = ("user",),
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,
@@ -115,13 +147,15 @@ class Reporting:
             as_of=as_of,
         )
 
-    def usage_columns(self, by: Sequence[str] = ("user",), **given: Any) -> "UsageColumns":
+    def usage_columns(self, by: Keys = ("user",), **given: Unpack[UsageGiven]) -> "UsageColumns":
         """The answer of `usage`, which says what may be *given*, as columns of numpy arrays.
 
         Example: ``accounting.usage_columns(("cluster",), bucket="day").to_pandas()``
         """
         from oar_accounting import queries
 
+        for name in given.keys() - UsageGiven.__annotations__.keys():
+            raise TypeError(f"usage_columns() got an unexpected keyword argument {name!r}")
         adjusted = not given.pop("without_adjustments", False)
         wanted = self._wanted(by=by, adjusted=adjusted, **given)
         with self._ledger.reading() as (connection, site):
@@ -131,7 +165,7 @@ class Reporting:
         self,
         *,
         where: Where | None = None,
-        metrics: Sequence[str] | None = None,
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         moment: "Moment" = "ran",
@@ -166,7 +200,7 @@ class Reporting:
         with self._ledger.reading() as (connection, site):
             return job_lists.page(connection, self._known(connection, site), wanted, after, limit)
 
-    def each_job(self, *, at_once: int = 1000, **given: Any) -> Iterator[RecordedJob]:
+    def each_job(self, *, at_once: int = 1000, **given: Unpack[JobsGiven]) -> Iterator[RecordedJob]:
         """The same jobs one after the other, as many as there are; *given* as for `jobs`.
 
         *at_once* of them are in memory, and each such page is read by itself: passes go on.
@@ -186,10 +220,44 @@ class Reporting:
 
         return JobsWanted(wanted=self._wanted(by=(), **given), moment=moment)
 
+    def top(  # noqa: PLR0913 - one question
+        self,
+        by: Keys = ("user",),
+        metric: str = "resource",
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        first: int = 10,
+        where: Where | None = None,
+        as_of: int | None = None,
+        sizes: "Sizes | None" = None,
+        visible_to: "Visible | None" = None,
+    ) -> Ranking:
+        """Who used most of a metric within ``[start, stop)``: the *first* groups of `usage`.
+
+        Raises as `usage`, and :class:`oar_accounting.DifferentUnits`.
+
+        Example: ``accounting.top(("project",), "core", start, stop, first=5).rows[0].group``
+        """
+        from oar_accounting import summaries
+
+        wanted = self._wanted(
+            by=by,
+            metrics=(metric,),
+            start=start,
+            stop=stop,
+            where=where,
+            as_of=as_of,
+            sizes=sizes,
+            visible_to=visible_to,
+        )
+        with self._ledger.reading() as (connection, site):
+            return summaries.top(connection, self._known(connection, site), wanted, first)
+
     def efficiency(  # noqa: PLR0913 - one question
         self,
-        by: Sequence[str] = ("user",),
-        metrics: Sequence[str] | None = None,
+        by: Keys = ("user",),
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,
@@ -219,8 +287,8 @@ class Reporting:
 
     def sizes(  # noqa: PLR0913 - one question
         self,
-        by: Sequence[str] = (),
-        metrics: Sequence[str] | None = None,
+        by: Keys = (),
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,
@@ -237,7 +305,8 @@ class Reporting:
         """
         from oar_accounting import summaries
 
-        names = (*(name for name in by if name != "size"), "size")
+        keys = (by,) if isinstance(by, str) else by
+        names = (*(name for name in keys if name != "size"), "size")
         wanted = self._wanted(
             by=names,
             metrics=metrics,
@@ -254,7 +323,7 @@ class Reporting:
 
     def waiting(  # noqa: PLR0913 - one question
         self,
-        by: Sequence[str] = ("queue", "size"),
+        by: Keys = ("queue", "size"),
         start: int | None = None,
         stop: int | None = None,
         *,
@@ -319,8 +388,9 @@ class Reporting:
             for key, value in (given.pop("where", None) or {}).items()
         }
         for name in ("by", "metrics"):
-            if given.get(name) is not None:
-                given[name] = tuple(dict.fromkeys(given[name]))
+            names = given.get(name)
+            if names is not None:
+                given[name] = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
         given["timezone"] = given.get("timezone") or self.settings.timezone
         if given.get("sizes") is None:
             given.pop("sizes", None)

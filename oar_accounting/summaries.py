@@ -1,4 +1,4 @@
-"""Answers put together of others: efficiency, sizes, a project's page."""
+"""Answers put together of others: who used most, efficiency, sizes, a project's page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,18 +10,45 @@ from sqlalchemy import Connection
 from oar_accounting import periods
 from oar_accounting.catalog import Site
 from oar_accounting.columns import OPEN
+from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.job_counts import Counts, count_jobs
-from oar_accounting.queries import Wanted, usage
+from oar_accounting.queries import Wanted, count_open_jobs, usage
 from oar_accounting.records import (
     Efficiency,
     ProjectMember,
     ProjectMonth,
     ProjectReport,
+    Ranking,
     SizeUse,
     Usage,
+    check_units,
 )
 from oar_accounting.usage_columns import UsageColumns
+
+
+def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Ranking:
+    """The groups that used most of the one metric that is wanted, *first* of them.
+
+    Raises as `queries.usage`, and :class:`DifferentUnits`.
+    """
+    if first < 1:
+        raise BadSpan(f"the first {first}: at least 1 was expected")
+    found = usage(connection, own, wanted)
+    check_units(found.metrics)
+    metric = found.metrics[0]
+    rows = sorted(found.rows(), key=lambda row: (-row.used, row.group))
+    return Ranking(
+        by=wanted.by,
+        metric=metric.name,
+        unit=metric.unit,
+        scale=metric.scale,
+        rows=tuple(rows[:first]),
+        others=len(rows[first:]),
+        used_by_others=sum(row.used for row in rows[first:]),
+        used=sum(row.used for row in rows),
+        open_jobs=count_open_jobs(connection, own, wanted) if wanted.as_of is None else 0,
+    )
 
 
 def efficiency(connection: Connection, own: Site, wanted: Wanted) -> list[Efficiency]:
@@ -31,11 +58,11 @@ def efficiency(connection: Connection, own: Site, wanted: Wanted) -> list[Effici
         OPEN if wanted.stop is None else wanted.stop,
     )
     whole = replace(wanted, start=None, stop=None, ended=ended, adjusted=False)
-    counts = _by_group(count_jobs(connection, own, whole))
+    counts = _of_all_sites(count_jobs(connection, own, whole))
     return [
         Efficiency(
             group=row.group,
-            jobs=counts.get(row.group, 0),
+            jobs=counts.get((row.group, row.metric), 0),
             metric=row.metric,
             unit=row.unit,
             scale=row.scale,
@@ -51,11 +78,11 @@ def sizes(connection: Connection, own: Site, wanted: Wanted) -> list[SizeUse]:
 
     What is of no job, as opening amounts, has no size and is left out.
     """
-    counts = _by_group(count_jobs(connection, own, wanted))
+    counts = _of_all_sites(count_jobs(connection, own, wanted))
     return [
         SizeUse(
             group=row.group,
-            jobs=counts.get(row.group, 0),
+            jobs=counts.get((row.group, row.metric), 0),
             metric=row.metric,
             unit=row.unit,
             scale=row.scale,
@@ -66,10 +93,11 @@ def sizes(connection: Connection, own: Site, wanted: Wanted) -> list[SizeUse]:
     ]
 
 
-def _by_group(counts: Counts) -> dict[Group, int]:
-    found: dict[Group, int] = {}
-    for (_, group), number in counts.items():
-        found[group] = found.get(group, 0) + number
+def _of_all_sites(counts: Counts) -> dict[tuple[Group, str], int]:
+    """The counts of what has one bucket, which begins at each site when it likes."""
+    found: dict[tuple[Group, str], int] = {}
+    for (_, group, metric), number in counts.items():
+        found[group, metric] = found.get((group, metric), 0) + number
     return found
 
 
@@ -140,7 +168,10 @@ def _members(
         return {row.group: row for row in found.rows()}
 
     now, then = by_user(wanted), {} if before is None else by_user(before)
-    counts = _by_group(count_jobs(connection, own, replace(wanted, by=("user",), bucket=None)))
+    whole = replace(wanted, by=("user",), bucket=None)
+    counts = {
+        group: n for (group, _), n in _of_all_sites(count_jobs(connection, own, whole)).items()
+    }
     rows: list[tuple[Group, Usage | None, int]] = [
         (group, now.get(group), then[group].used if group in then else 0)
         for group in {**now, **then}

@@ -14,7 +14,7 @@ from oar_accounting.amounts.question import Answer, Sums
 from oar_accounting.columns import OPEN, Ints, exact_sums, group_starts, ints
 from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import Group
-from oar_accounting.records import ACCURACIES, Usage
+from oar_accounting.records import ACCURACIES, ShownMetric, Usage
 
 if TYPE_CHECKING:
     import pandas
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 #: What of an answer stands in which columns: of jobs, of opening amounts, of adjustments.
 SHARES = ("", "opening_", "adjusted_")
 AMOUNTS = tuple(f"{share}{amount}" for share in SHARES for amount in ("asked", "used"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownMetric:
-    """A metric of an answer."""
-
-    name: str
-    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
-    scale: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

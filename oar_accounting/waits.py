@@ -15,7 +15,14 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions
 from oar_accounting.job_times import job_blocks
-from oar_accounting.queries import Wanted, check_values, shown_metrics, sort_key, wanted_metrics
+from oar_accounting.queries import (
+    Wanted,
+    check_one_site,
+    check_values,
+    shown_metrics,
+    sort_key,
+    wanted_metrics,
+)
 from oar_accounting.readings import RUNNING
 from oar_accounting.records import Waiting
 
@@ -71,6 +78,7 @@ def _told(group: Group, wait: Ints, count: Ints) -> Waiting:
 
 def _waits(connection: Connection, site: Site, wanted: Wanted) -> Iterator[tuple[Group, Ints]]:
     """Groups with waits of some of their jobs."""
+    check_one_site(site, wanted)
     check_values(connection, [site], wanted)
     start = -OPEN if wanted.start is None else wanted.start
     stop = OPEN if wanted.stop is None else wanted.stop

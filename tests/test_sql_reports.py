@@ -59,7 +59,8 @@ EDGES = (
     {"start_time": at("2026-01-05"), "stop_time": at("2026-01-06")},
     {"start_time": at("2026-01-15", HOUR), "stop_time": at("2026-02-03")},
 )
-SPANS: Sequence[Mapping[str, int]] = ({}, ODD, SHORT, LATE, *EDGES)
+PAUSED = {"start_time": at("2026-05-01"), "stop_time": at("2026-06-01")}
+SPANS: Sequence[Mapping[str, int]] = ({}, ODD, SHORT, LATE, PAUSED, *EDGES)
 FEBRUARY = {"start_time": at("2026-02-01"), "stop_time": at("2026-03-01")}
 
 
@@ -191,6 +192,8 @@ JOBS = (
     Job(user="bob", start=at("2026-03-02"), resources=(3,), types=("inner=11",), waited=1),
     # It runs, and is in no amount.
     Job(user="bob", start=at("2026-03-31"), seconds=10 * DAY, state="Running", walltime=10 * DAY),
+    # Suspended from beginning to end: it asked, and used nothing.
+    Job(user="zoé", start=at("2026-05-02"), pause=(0, HOUR), resources=(5,), waited=2),
 )
 OPENING = Laid(
     part="opening",
@@ -532,9 +535,9 @@ def efficiency(known: Site, /, **of: Any) -> list[Row]:
     sums: defaultdict[str, list[int]] = defaultdict(lambda: [0] * 3)
     for job in known.ended().values():
         asked, used = job.whole(of["metric"])
-        if used and of["start_time"] <= job.stop < of["stop_time"]:
+        if (asked or used) and of["start_time"] <= job.stop < of["stop_time"]:
             found = sums[job.user]
-            for place, amount in enumerate((1, asked, used)):
+            for place, amount in enumerate((int(used > 0), asked, used)):
                 found[place] += amount
     columns = ("user_name", "jobs", "asked", "used", "unused", "percent_used")
     return rows_of(
@@ -708,7 +711,8 @@ def test_the_library_says_the_same_of_jobs(site: Site) -> None:
         ]
         columns = ("job_id", "user_name", "started", "ended", "waited", "asked", "used")
         said = cells(site.ask("jobs", **given), *columns)
-        assert [row if row[-1] != "0" else row[:5] for row in said] == texts(expected), given
+        found = [row if row[-2:] != ("0", "0") else row[:5] for row in said]
+        assert found == texts(expected), given
         expected = [
             (*row.group, row.jobs, row.asked, row.used)
             for row in site.accounting.efficiency(metrics=metrics, **span)
@@ -821,7 +825,7 @@ def test_the_share_of_an_amount_near_63_bits_is_exact(database: Database, engine
                 author="root",
             )
     found = Site(database, accounting)
-    for span in SPANS:
+    for span in ({}, ODD, SHORT, LATE, *EDGES):
         given = {**USUAL, **span}
         report = accounting.usage((), ("resource",), given["start_time"], given["stop_time"])
         (said,) = found.ask("usage", **given)

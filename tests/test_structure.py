@@ -81,9 +81,9 @@ def test_pure_modules_know_no_database_clock_environment_or_log(module: str) -> 
     assert ours(module) <= PURE
 
 
-def test_errors_and_records_know_nothing() -> None:
+def test_errors_know_nothing_and_records_know_them_only() -> None:
     assert not ours("errors")
-    assert not ours("records")
+    assert ours("records") == {"errors"}
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_NAME_DATABASES))
@@ -186,7 +186,8 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_question_has_an_example() -> None:
-    (reporting,) = [n for n in tree_of("reporting").body if isinstance(n, ast.ClassDef)]
+    classes = [n for n in tree_of("reporting").body if isinstance(n, ast.ClassDef)]
+    (reporting,) = [each for each in classes if each.name == "Reporting"]
     verbs = [
         each for each in reporting.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"
     ]

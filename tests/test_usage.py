@@ -348,7 +348,8 @@ def test_a_stop_before_everything_leaves_nothing(
 
 def test_nobody_of_a_class_of_size_waited(site: Accounting) -> None:
     assert site.waiting(where={"size": "1025+"}) == []
-    assert site.waiting(("user",), where={"type": "nonsense"}) == []
+    with pytest.raises(UnknownName, match=r"^type 'nonsense' is not recorded"):
+        site.waiting(("user",), where={"type": "nonsense"})
 
 
 @pytest.mark.parametrize("given", [{"start": 2**70}, {"stop": 2**63}, {"as_of": -(2**64)}])

@@ -10,10 +10,18 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from oar_accounting import Accounting, UnknownName, Usage
+from oar_accounting import (
+    Accounting,
+    BadSpan,
+    DifferentUnits,
+    ShownMetric,
+    UnknownName,
+    Usage,
+    Visible,
+)
 from oar_accounting.columns import OPEN
 from oar_accounting.job_keys import Sizes
-from oar_accounting.usage_columns import AMOUNTS, ShownMetric, UsageColumns
+from oar_accounting.usage_columns import AMOUNTS, UsageColumns
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_reports import adjust, one_job, six
 
@@ -83,9 +91,8 @@ def test_what_slurm_says_of_accounts_and_users(
 def test_what_slurm_says_of_top_users_sizes_and_numbers_of_jobs(slurm: Accounting) -> None:
     """Jobs of 2 and of 4 processors, in classes that begin at 2 and at 4."""
     span = (SLURM, SLURM + 49 * HOUR)
-    rows = slurm.usage(("user", "project"), ("resource",), *span).rows
-    ranked = sorted(rows, key=lambda row: (-row.used, row.group))
-    assert [(*row.group, row.used) for row in ranked] == [
+    ranking = slurm.top(("user", "project"), "resource", *span)
+    assert [(*row.group, row.used) for row in ranking.rows] == [
         ("ub", "acct3", 345_600),
         ("ua", "acct1", 7_800),
         ("ua", "acct2", 7_800),
@@ -237,10 +244,20 @@ def test_sites_with_metrics_of_their_own_stand_side_by_side(engine: Engine) -> N
     ]
     (one,) = here.usage((), ("resource",), where={"site": ["here", "there"]}).rows
     assert one.used == 400
-    units = {
-        row.unit for row in here.usage((), ("memory",), where={"site": ["here", "there"]}).rows
+    both = here.usage((), ("memory",), where={"site": ["here", "there"]})
+    assert {row.unit for row in both.rows} == {"MiB·s", "GiB·s"}
+    for add_up in (
+        both.total,
+        both.by_group,
+        lambda: here.top((), "memory", where={"site": ["here", "there"]}),
+    ):
+        with pytest.raises(DifferentUnits, match=r"^metric 'memory' is declared in different uni"):
+            add_up()
+    apart = here.usage("site", "memory").by_group()
+    assert {site: each["memory"].used for (site,), each in apart.items()} == {
+        "here": 2 * 2_048 * 100,
+        "there": 2 * 2_048 * 100,
     }
-    assert units == {"MiB·s", "GiB·s"}
     (only,) = here.usage((), ("core",), where={"site": "there"}).rows
     assert (only.used, only.unit) == (200, "core·s")
     with pytest.raises(UnknownName, match=r"unknown metric 'core'; recorded are "):
@@ -271,3 +288,96 @@ def test_errors_name_what_is_near(engine: Engine) -> None:
             site.usage(where={key: value})
     with pytest.raises(UnknownName, match=r"^unknown metric 'cores'; recorded are resource, node$"):
         site.usage((), ("cores",))
+
+
+@pytest.mark.databases("sqlite")
+def test_types_that_no_job_has_are_told_from_those_that_some_have(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(user="bob", start=T0, stop=T0 + 10, types=["besteffort"])
+    oar.add_job(user="eve", start=T0, stop=T0 + 10, types=["inner=7"])
+    site = opened(engine, 'containers = "both"\n')
+    site.catch_up()
+    for value in ("besteffort", "inner", "inner=7", ""):
+        site.usage(where={"type": value})
+    with pytest.raises(UnknownName, match=r"^type 'bestefort' is not .*did you mean 'besteffort'"):
+        site.jobs(where={"type": "bestefort"})
+    with pytest.raises(UnknownName, match=r"^type 'inner' is not recorded; recorded are 'besteff"):
+        site.usage(where={"type": "inner"}, visible_to=Visible(user="bob"))
+
+
+@pytest.mark.databases("sqlite")
+def test_jobs_are_listed_of_one_site_only(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    assert site.jobs(where={"site": "oar"}).jobs
+    for verb in (site.jobs, site.waiting):
+        with pytest.raises(UnknownName, match=r"^site 'nancy': this is answered for one site at a"):
+            verb(where={"site": ["oar", "nancy"]})
+
+
+@pytest.mark.databases("sqlite")
+def test_buckets_of_a_group_are_added_up(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    cut = site.usage("user", "resource", bucket=7)
+    assert len(cut.rows) > 1
+    assert cut.by_group() == {("bob",): cut.total()}
+    (whole,) = site.usage("user", "resource").rows
+    assert cut.total()["resource"].used == whole.used
+
+
+@pytest.mark.databases("sqlite")
+def test_top_ranks_who_used_most_and_sums_up_the_others(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    for user, seconds in (("ann", 10), ("bob", 30), ("cid", 30), ("dan", 5)):
+        oar.add_job(user=user, cores=1, start=T0, stop=T0 + seconds)
+    oar.add_job(user="eve", cores=1, start=T0, state="Running")
+    site = opened(engine)
+    site.catch_up()
+    ranking = site.top("user", "resource", first=2)
+    assert [row.group for row in ranking.rows] == [("bob",), ("cid",)]
+    assert (ranking.others, ranking.used_by_others, ranking.used) == (2, 15, 75)
+    assert (ranking.metric, ranking.unit, ranking.scale) == ("resource", "resource·s", 1)
+    assert ranking.open_jobs == 1
+    assert site.top("user", as_of=T0 + 100).rows[0].group == ("eve",)
+    assert site.top("user", stop=T0).rows == ()
+    with pytest.raises(BadSpan, match=r"^the first 0: at least 1 was expected$"):
+        site.top(first=0)
+
+
+@pytest.mark.parametrize("bounds", [(), (0, 2), (2, 2), (5, 4), (-1,)])
+def test_classes_of_size_ascend_from_one(bounds: tuple[int, ...]) -> None:
+    with pytest.raises(BadSpan, match=r"^bounds of sizes '.*': ascending whole numbers from 1"):
+        Sizes(bounds=bounds)
+
+
+#: Counts resources of one cluster only.
+BETA = """
+[metrics.beta]
+unit = "core·s"
+formula = 'if cluster = "beta" then resource * 1 [core/resource] else 0'
+"""
+
+
+@pytest.mark.databases("sqlite")
+def test_jobs_are_counted_for_each_metric(engine: Engine) -> None:
+    """A job that holds nothing of a metric is none of its jobs."""
+    oar = SmallOar(engine)
+    oar.add_resources(2, host="beta-1", cluster="beta", mem=2_048)
+    oar.add_job(user="bob", resources=[1], start=T0, stop=T0 + 10)
+    oar.add_job(user="bob", resources=[9, 10], start=T0, stop=T0 + 10)
+    site = opened(engine, BETA)
+    site.catch_up()
+    expected = {"resource": 2, "node": 2, "beta": 1}
+    assert {row.metric: row.jobs for row in site.efficiency()} == expected
+    assert {
+        row.metric: sum(r.jobs for r in site.sizes() if r.metric == row.metric)
+        for row in site.efficiency()
+    } == expected
+
+
+@pytest.mark.databases("sqlite")
+def test_columns_take_what_usage_takes_and_nothing_else(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    with pytest.raises(
+        TypeError, match=r"^usage_columns\(\) got an unexpected keyword argument 'en"
+    ):
+        site.usage_columns("user", ended=(0, 1))  # type: ignore[call-arg]

@@ -27,10 +27,9 @@ from oar_accounting.display import (
     tell_accuracy,
     tell_rows,
 )
-from oar_accounting.errors import UnknownName
 from oar_accounting.exits import command
 from oar_accounting.options import Options
-from oar_accounting.records import Efficiency, SizeUse, Usage, UsageReport, Waiting
+from oar_accounting.records import Efficiency, Ranking, SizeUse, Waiting
 
 # -- top ---------------------------------------------------------------------------------------
 
@@ -60,57 +59,53 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
              oar-accounting top --by project,cluster -n 5 --period 2026-Q1
     """
     with options.accounting() as accounting:
-        report = accounting.usage(metrics=(metric,), **asked(accounting, given))
-    if len({(row.unit, row.scale) for row in report.rows}) > 1:
-        raise UnknownName(
-            f"metric {metric!r} has not the same unit at all sites: see usage --by site"
-        )
-    ranked = sorted(report.rows, key=lambda row: (-row.used, row.group))
-    whole = sum(row.used for row in ranked)
+        told = asked(accounting, given)
+        told.pop("timezone")
+        ranking = accounting.top(metric=metric, first=first, **told)
     if form is not None:
-        fields = ("place", *report.by, "metric", "unit", "used", "share")
-        tell_rows(form, fields, _top_objects(report, ranked[:first], whole))
+        fields = ("place", *ranking.by, "metric", "unit", "used", "share")
+        tell_rows(form, fields, _top_objects(ranking))
         return
+    show(_top_table(ranking))
+    tell_accuracy(ranking.rows)
+    if ranking.open_jobs:
+        click.echo(f"{ranking.open_jobs} open jobs are not in this table.", err=True)
+
+
+def _top_table(ranking: Ranking) -> Any:
     table = new_table()
     table.add_column("place", justify="right")
-    for key in report.by:
+    for key in ranking.by:
         table.add_column(key, no_wrap=True)
-    unit = ranked[0].unit if ranked else "s"
-    table.add_column(f"{metric} used\n{formats.hour_unit(unit)}", justify="right")
+    unit = formats.hour_unit(ranking.unit)
+    table.add_column(f"{ranking.metric} used\n{unit}", justify="right")
     table.add_column("share", justify="right")
     table.add_column("", no_wrap=True)
-    for place, row in enumerate(ranked[:first], 1):
-        _top_row(table, [str(place), *named(report.by, row.group)], row, row.used, whole)
-    rest = ranked[first:]
-    blank = [""] * (len(report.by) - 1)
-    if rest:
-        others = ["", f"{len(rest)} others", *blank]
-        _top_row(table, others, rest[0], sum(row.used for row in rest), whole)
-    if len(ranked) > 1:
-        _top_row(table, ["", "total", *blank], ranked[0], whole, whole)
-    show(table)
-    tell_accuracy(report.rows)
-    if report.open_jobs:
-        click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+
+    def line(names: Sequence[str], used: int) -> None:
+        amount = formats.in_hours(used, ranking.unit, ranking.scale)
+        share = used / ranking.used if ranking.used else 0.0
+        add_row(table, *names, amount, formats.percent(used, ranking.used), bar(share))
+
+    for place, row in enumerate(ranking.rows, 1):
+        line([str(place), *named(ranking.by, row.group)], row.used)
+    blank = [""] * (len(ranking.by) - 1)
+    if ranking.others:
+        line(["", f"{ranking.others} others", *blank], ranking.used_by_others)
+    if len(ranking.rows) > 1 or ranking.others:
+        line(["", "total", *blank], ranking.used)
+    return table
 
 
-def _top_row(table: Any, names: Sequence[str], like: Usage, used: int, whole: int) -> None:
-    share = used / whole if whole else 0.0
-    amount = formats.in_hours(used, like.unit, like.scale)
-    add_row(table, *names, amount, formats.percent(used, whole), bar(share))
-
-
-def _top_objects(
-    report: UsageReport, rows: Sequence[Usage], whole: int
-) -> Iterator[dict[str, Any]]:
-    for place, row in enumerate(rows, 1):
+def _top_objects(ranking: Ranking) -> Iterator[dict[str, Any]]:
+    for place, row in enumerate(ranking.rows, 1):
         yield {
             "place": place,
-            **dict(zip(report.by, row.group, strict=True)),
+            **dict(zip(ranking.by, row.group, strict=True)),
             "metric": row.metric,
             "unit": formats.exact_unit(row.unit, row.scale),
             "used": row.used,
-            "share": row.used / whole if whole else None,
+            "share": row.used / ranking.used if ranking.used else None,
         }
 
 

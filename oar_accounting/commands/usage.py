@@ -31,7 +31,7 @@ from oar_accounting.display import (
 )
 from oar_accounting.exits import command
 from oar_accounting.options import Options
-from oar_accounting.records import Usage, UsageReport
+from oar_accounting.records import UsageReport
 
 BY_HELP = (
     "site, user, project, queue, cluster (or the site's dimension), an attribute such as "
@@ -115,31 +115,24 @@ def series_table(report: UsageReport) -> Any:
     """A line per bucket, group and metric, with a bar: the largest of the metric fills it."""
     assert report.bucket is not None
     zone = periods.zone(report.timezone)
-    metrics = dict.fromkeys(row.metric for row in report.rows)
+    metrics = dict.fromkeys(row.shown_metric for row in report.rows)
     table = new_table(str(report.bucket), *report.by, *(["metric"] if len(metrics) > 1 else []))
     for title in ("asked", "used"):
         table.add_column(Text(title), justify="right")
     for title in ("unit", ""):
         table.add_column(title, no_wrap=True)
-    largest = {name: _largest(report, name) for name in metrics}
     for metric in metrics:
-        for row in report.rows:
-            if row.metric == metric:
-                add_row(
-                    table,
-                    periods.label(row.start or 0, report.bucket, zone),
-                    *named(report.by, row.group),
-                    *([metric] if len(metrics) > 1 else []),
-                    formats.in_hours(row.asked, row.unit, row.scale),
-                    formats.in_hours(row.used, row.unit, row.scale),
-                    formats.hour_unit(row.unit),
-                    bar(row.used / largest[metric]),
-                )
+        rows = [row for row in report.rows if row.shown_metric == metric]
+        largest = max(row.used for row in rows)
+        for row in rows:
+            add_row(
+                table,
+                periods.label(row.start or 0, report.bucket, zone),
+                *named(report.by, row.group),
+                *([metric.name] if len(metrics) > 1 else []),
+                formats.in_hours(row.asked, row.unit, row.scale),
+                formats.in_hours(row.used, row.unit, row.scale),
+                formats.hour_unit(row.unit),
+                bar(row.used / largest if largest > 0 else 0.0),
+            )
     return table
-
-
-def _largest(report: UsageReport, metric: str) -> int:
-    def used(row: Usage) -> int:
-        return row.used if row.metric == metric else 0
-
-    return max(map(used, report.rows), default=0) or 1

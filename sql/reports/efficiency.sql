@@ -1,8 +1,8 @@
 -- How much of what they asked for the jobs used that ended within a span of time: by user.
 --
--- A job counts as a whole, where it has ended within the span and used something of the metric;
--- purged jobs are not known any more. "unused" is asked less used, "percent_used" is used of asked.
--- OAR may kill late: then used exceeds asked.
+-- What jobs asked for and used counts as a whole, where they have ended within the span. "jobs" are
+-- those that used something of the metric. Purged jobs are not known any more. "unused" is asked
+-- less used, "percent_used" is used of asked. OAR may kill late: then used exceeds asked.
 -- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s).
 --
 -- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before
@@ -46,13 +46,13 @@ held AS (
 users AS (
     SELECT
         a.user_name,
-        COUNT(*) AS jobs,
+        SUM(CASE WHEN s.used * h.used > 0 THEN 1 ELSE 0 END) AS jobs,
         SUM(s.asked * h.asked) AS asked,
         SUM(s.used * h.used) AS used
     FROM spent s
     JOIN held h ON h.job_id = s.job_id
     JOIN accounting_accounts a ON a.account_id = s.account_id
-    WHERE s.used > 0 AND h.used > 0
+    WHERE s.asked * h.asked > 0 OR s.used * h.used > 0
     GROUP BY a.user_name
 )
 SELECT

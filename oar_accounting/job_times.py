@@ -8,7 +8,17 @@ resources: of each reach only the jobs that began so much before the span, or la
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    or_,
+    select,
+)
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import id_blocks
@@ -35,27 +45,31 @@ def reach_of(jobs: JobRecords) -> Ints:
     return _REACHES[np.searchsorted(_LENGTHS, seconds, "right")]
 
 
-def touching(
-    site_id: int, start: int, stop: int, reaches: Sequence[int] = schema.REACHES
-) -> ColumnElement[bool]:
-    """True for jobs that may have asked for or held something within ``[start, stop)``.
+def _touching(site_id: int, reaches: Sequence[int]) -> ColumnElement[bool]:
+    """True for jobs that may have asked for or held something within a span: see `_parameters`.
 
     In the terms of the index, of jobs of these *reaches* and of endless ones. It is true for
     others, too, that ended shortly before.
     """
     job = schema.jobs.c
+    stop = bindparam("stop", type_=BigInteger)
     # The site with each of them: SQLite looks for an index for every alternative by itself.
     begun = [
         and_(
             job.site_id == site_id,
             job.reach == reach,
-            job.start_time > start - 2**reach,
+            job.start_time > bindparam(f"before_{reach}", type_=BigInteger),
             job.start_time < stop,
         )
         for reach in reaches
     ]
     endless = and_(job.site_id == site_id, job.reach == schema.ENDLESS, job.start_time < stop)
     return or_(*begun, endless)
+
+
+def _parameters(start: int, stop: int, reaches: Sequence[int]) -> dict[str, int]:
+    """The half-open span that `_touching` is about."""
+    return {"stop": stop, **{f"before_{reach}": start - 2**reach for reach in reaches}}
 
 
 def _reaches_there(connection: Connection, site_id: int) -> list[int]:
@@ -89,12 +103,13 @@ def jobs_touching(
     """
     # To say and to read a condition takes longer than to look for few rows.
     reaches = _reaches_there(connection, site_id) if len(some) > MANY_SPANS else schema.REACHES
+    query: Select[tuple[int]] = select(schema.jobs.c.job_id).where(
+        _touching(site_id, reaches), *chosen
+    )
+    read = bulk.int_reader(connection, query.limit(MOST_FOUND + 1))
     parts, count = [ints([])], 0
     for start, stop in some:
-        query: Select[tuple[int]] = select(schema.jobs.c.job_id).where(
-            touching(site_id, start, stop, reaches), *chosen
-        )
-        parts.append(bulk.read_ints(connection, query.limit(MOST_FOUND + 1))[0])
+        parts.append(read(_parameters(start, stop, reaches))[0])
         count += len(parts[-1])
         if count > MOST_FOUND:
             return None

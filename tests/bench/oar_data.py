@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import bulk, dialects
+from oar_accounting import bulk, dialects, oar_tables
 
 SEED = 20_240_229
 BEGIN = 1_699_920_000  # a midnight, UTC
@@ -76,6 +76,30 @@ def tables(kind: str) -> MetaData:
     )
     _small_tables(metadata, options)
     return metadata
+
+
+def add_logs(engine: Engine, changes: int) -> int:
+    """Log that every resource changed its state so many times over the 90 days; the rows."""
+    table = oar_tables.resource_logs.to_metadata(MetaData())
+    table.create(engine)
+    rng = np.random.default_rng(SEED)
+    resources, rows = SIZES["resources"], SIZES["resources"] * changes
+    start = np.sort(rng.integers(BEGIN, BEGIN + SIZES["period"], size=(resources, changes)))
+    start[:, 0] = BEGIN
+    stop = np.concatenate([start[:, 1:], np.zeros((resources, 1), np.int64)], axis=1)
+    states = np.array(["Alive", "Absent", "Suspected"])
+    columns = {
+        "resource_log_id": np.arange(1, rows + 1),
+        "resource_id": np.repeat(np.arange(1, resources + 1), changes),
+        "attribute": ["state"] * rows,
+        "value": states[rng.choice(3, size=rows, p=(0.8, 0.1, 0.1))].tolist(),
+        "date_start": start.ravel(),
+        "date_stop": stop.ravel(),
+    }
+    with engine.begin() as connection:
+        bulk.insert_columns(connection, table, columns)
+    settle(engine)
+    return rows
 
 
 def _small_tables(metadata: MetaData, options: dict[str, Any]) -> None:

@@ -47,15 +47,17 @@ per = "network_address"
 """
 
 
-def fill(engine: Engine, accounting: Accounting, jobs: int, window: int) -> None:
-    """Create our tables and record so many jobs."""
+def fill(  # noqa: PLR0913 - what is recorded where
+    engine: Engine, accounting: Accounting, jobs: int, window: int, first: int, last: int
+) -> None:
+    """Create our tables and record of so many jobs those from the *first* to before the *last*."""
     accounting.init()
     ledger = Ledger(engine, accounting.settings.site)
     ledger.open_site(Terms(window=window, dimension="cluster"), accounting.settings.metrics)
-    rng = np.random.default_rng(SEED)
-    for first in range(1, jobs + 1, AT_ONCE):
+    rng = np.random.default_rng([SEED, first])
+    for at in range(first, last, AT_ONCE):
         with ledger.writing() as book:
-            ids = np.arange(first, min(first + AT_ONCE, jobs + 1))
+            ids = np.arange(at, min(at + AT_ONCE, last))
             book.post(*_jobs(book, rng, ids, jobs))
     oar_data.settle(engine)
     _check(ledger)

@@ -440,6 +440,47 @@ def test_all_that_is_told_adds_up_however_time_is_cut(
         assert together(by_job, slice(len(by))) == whole
 
 
+@settings(max_examples=15)
+@given(
+    story=stories(),
+    cuts=CUTS,
+    by=st.sampled_from(KEYS),
+    as_of=st.integers(-5 * DAY, 7 * DAY),
+    bucket=st.sampled_from([None, 9_777, "day"]),
+)
+def test_nothing_is_used_after_the_instant_as_of_which_is_asked(
+    story: Story, cuts: list[int], by: tuple[str, ...], as_of: int, bucket: int | str | None
+) -> None:
+    """Whatever it is: of a job, measured, carried, opening, adjusted."""
+    start, stop = cuts[0], cuts[-1]
+    with Told(story) as site:
+        _check_as_of(story, site, start, stop, by, as_of, bucket)
+
+
+def _check_as_of(  # noqa: PLR0913 - one question
+    story: Story,
+    site: Accounting,
+    start: int,
+    stop: int,
+    by: tuple[str, ...],
+    as_of: int,
+    bucket: int | str | None,
+) -> None:
+    known = story.expected(start, min(stop, as_of), *by) if as_of > start else {}
+    instant = T0 + as_of
+    found = answered(site, start, stop, *by, as_of=instant, bucket=bucket)
+    assert _but_asked(found) == _but_asked(known)
+    by_job = site.usage(
+        (*by, "job"), ("resource",), T0 + start, T0 + stop, as_of=instant, bucket=bucket
+    )
+    assert _but_asked(together(by_job.rows, slice(len(by)))) == _but_asked(known)
+
+
+def _but_asked(answer: Answered) -> Answered:
+    """What jobs asked for counts as a whole where they began by the instant."""
+    return {group: amounts[1:] for group, amounts in answer.items() if any(amounts[1:])}
+
+
 def _all_of(parts: Sequence[Answered]) -> Answered:
     found: defaultdict[tuple[str, ...], Six] = defaultdict(lambda: NOTHING)
     for part in parts:
@@ -474,6 +515,8 @@ def test_the_law_on_every_database(engine: Engine, window: int) -> None:
         parts = [answered(site, a, b, *by) for a, b in pairwise(cuts)]
         assert parts == [story.expected(a, b, *by) for a, b in pairwise(cuts)]
         assert _all_of(parts) == answered(site, cuts[0], cuts[-1], *by)
+        for as_of in (-2 * DAY - 5, -DAY + 9, 50, 2 * DAY + 7, 9 * DAY):
+            _check_as_of(story, site, cuts[0], cuts[-1], by, as_of, None)
     whole = answered(site, cuts[0], cuts[-1], "laboratory")
     for bucket, zone in (("day", "Australia/Lord_Howe"), (5 * HOUR, "UTC")):
         assert (

@@ -1,6 +1,7 @@
 """The answer: all sources put together."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -10,6 +11,7 @@ from oar_accounting.amounts.by_job import (
     of_all_closed_jobs,
     of_closed_jobs,
     of_open_jobs,
+    of_what_was_measured,
     parts_within,
 )
 from oar_accounting.amounts.by_window import of_windows
@@ -21,11 +23,12 @@ from oar_accounting.columns import OPEN
 def amounts_of(connection: Connection, asked: Question) -> Answer:
     """The amounts in every part of the question. Raises :class:`oar_accounting.AmountOverflow`."""
     none = Sums.concat([])
+    by_then = asked if asked.as_of is None else asked.before(asked.as_of)
     return Answer(
         jobs=Sums.concat([none, *_of_jobs(connection, asked)]),
-        openings=evenly_laid(connection, asked, openings(asked)),
+        openings=evenly_laid(connection, by_then, openings(by_then)),
         adjustments=(
-            evenly_laid(connection, asked, adjustments(asked)) if asked.adjusted else none
+            evenly_laid(connection, by_then, adjustments(by_then)) if asked.adjusted else none
         ),
     )
 
@@ -38,11 +41,14 @@ def _of_jobs(connection: Connection, asked: Question) -> Iterator[Sums]:
         return
     yield from of_windows(connection, asked)
     if asked.as_of is not None and asked.as_of < asked.stop:
-        yield _taken_back(connection, asked, asked.as_of)
+        yield from _taken_back(connection, asked, asked.as_of)
 
 
-def _taken_back(connection: Connection, asked: Question, as_of: int) -> Sums:
+def _taken_back(connection: Connection, asked: Question, as_of: int) -> Iterator[Sums]:
     """What the totals have of a time after *as_of*, as amounts below zero."""
     parts = parts_within(asked, as_of, OPEN)
     taken = Intervals(parts.begin, parts.end, parts.taken_from, parts.added_to)
-    return of_closed_jobs(connection, asked, taken, lambda spans: later(spans, as_of))
+    yield of_closed_jobs(connection, asked, taken, lambda spans: later(spans, as_of))
+    rest, first = asked.since(max(as_of, asked.start))
+    for sums in of_what_was_measured(connection, rest):
+        yield replace(sums, part=sums.part + first, asked=-sums.asked, used=-sums.used)

@@ -165,6 +165,13 @@ def of_all_closed_jobs(connection: Connection, asked: Question) -> Iterator[Sums
         yield of_closed_jobs(connection, asked, pieces)
     else:
         yield of_closed_jobs(connection, asked, pieces, lambda spans: until(spans, as_of))
+    yield from of_what_was_measured(connection, asked if as_of is None else asked.before(as_of))
+
+
+def of_what_was_measured(connection: Connection, asked: Question) -> Iterator[Sums]:
+    """What was measured of closed jobs, and is carried of purged ones, in every part."""
+    if not asked.parts:
+        return
     for begin, end in measured(asked).pages(connection, asked):
         within = schema.entries.c.window_start.between(begin, end - 1)
         yield share_out(

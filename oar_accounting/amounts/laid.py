@@ -218,7 +218,7 @@ def beside_totals(
 def evenly_laid(connection: Connection, asked: Question, source: Source) -> Sums:
     """The amounts of a source in every part; what a bound cuts is shared out by the second."""
     # Most sites have neither opening amounts nor adjustments.
-    if source.is_empty(connection):
+    if not asked.parts or source.is_empty(connection):
         return Sums.concat([])
     how = EXACT if source.share_is_exact else PROPORTIONAL
 

@@ -1,7 +1,7 @@
 """What is asked of the ledger, and the form of what is found."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_
 
 from oar_accounting import schema
 from oar_accounting.catalog import Site
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals
+from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, ints
 from oar_accounting.errors import AmountOverflow
 
 #: How an amount was found: to the second, in proportion within a window, or in whole windows.
@@ -86,6 +86,18 @@ class Question:
     def parts(self) -> int:
         """How many parts there are."""
         return len(self.cuts) - 1
+
+    def before(self, instant: int) -> Self:
+        """The same of what lies before an instant; the parts that are left keep their numbers."""
+        if instant >= self.stop:
+            return self
+        left = self.cuts[self.cuts < instant]
+        return replace(self, cuts=np.append(left, instant) if len(left) else self.cuts[:1])
+
+    def since(self, instant: int) -> tuple[Self, int]:
+        """The same from an instant within the span on, and the number that its first part had."""
+        left = np.concatenate([[instant], self.cuts[self.cuts > instant]])
+        return replace(self, cuts=left), int(self.part_at(ints([instant]))[0])
 
     def part_at(self, instants: Ints) -> Ints:
         """The part that each instant is in; -1, or `parts`, before the first and after the last."""

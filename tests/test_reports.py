@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
 from oar_accounting import Accounting, Usage, schema
+from oar_accounting.amounts import laid
 from oar_accounting.dialects import file_url
 from oar_accounting.ledger import Ledger
 from oar_accounting.usage_columns import AMOUNTS
@@ -522,6 +523,35 @@ def test_the_law_on_every_database(engine: Engine, window: int) -> None:
         assert (
             answered(site, cuts[0], cuts[-1], "laboratory", bucket=bucket, timezone=zone) == whole
         )
+
+
+@pytest.mark.parametrize("window", [900, HOUR, DAY])
+@pytest.mark.parametrize("at_once", [500, 3])
+def test_each_bucket_is_what_is_asked_of_its_span_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
+) -> None:
+    """Equal buckets are summed at once: with and without days, with windows that bounds cut."""
+    monkeypatch.setattr(laid, "WINDOWS_AT_ONCE", at_once)
+    oar = SmallOar(engine)
+    for nth in range(40):
+        start = T0 + nth * (DAY + 9_999)
+        oar.add_job(user=USERS[nth % 3], start=start, stop=start + 40_000, walltime=90_000)
+    site = opened(engine, f"window = {window}\n")
+    site.catch_up()
+    span = (T0 - 5 * DAY, T0 + 50 * DAY + 7)
+    for bucket, zone in (
+        *(("day", "UTC"), ("day", "Europe/Paris"), ("day", "Asia/Kathmandu")),
+        *(("week", "Europe/Paris"), ("month", "Europe/Paris")),
+        *((5 * DAY, "UTC"), (36 * HOUR, "UTC"), (2 * DAY + 1, "UTC")),
+    ):
+        found: defaultdict[tuple[int, int], Answered] = defaultdict(dict)
+        for row in site.usage("user", "resource", *span, bucket=bucket, timezone=zone).rows:
+            assert row.start is not None and row.stop is not None
+            found[row.start, row.stop][row.group] = six(row)
+        assert len(found) > 1
+        for (start, stop), rows in found.items():
+            assert rows == answered(site, start - T0, stop - T0, "user"), (bucket, zone, start)
+        assert _all_of([*found.values()]) == answered(site, -5 * DAY, 50 * DAY + 7, "user")
 
 
 # -- calendars ----------------------------------------------------------------------------------

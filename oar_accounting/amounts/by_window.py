@@ -13,7 +13,14 @@ from oar_accounting.amounts.by_job import (
     of_closed_jobs,
     read_measured,
 )
-from oar_accounting.amounts.laid import FEW_PARTS, in_windows, share_out, summed
+from oar_accounting.amounts.laid import (
+    FEW_PARTS,
+    Steps,
+    in_windows,
+    share_out,
+    summed,
+    summed_in_steps,
+)
 from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
 from oar_accounting.columns import OPEN, Ints
 from oar_accounting.windows import DAY, kept_by_day
@@ -22,12 +29,10 @@ from oar_accounting.windows import DAY, kept_by_day
 def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:
     """The amounts of closed jobs in every part."""
     window = asked.site.terms.window
-    ranges = _whole_windows(asked.cuts, window)
-    if len(ranges) <= FEW_PARTS:
-        for part, begin, end in ranges:
-            for table, length, first, last in _tables(begin, end, window):
-                source = in_windows(table, length, asked)
-                yield summed(connection, asked, source, part, first, last)
+    runs = _in_steps(_whole_windows(asked.cuts, window))
+    if len(runs) <= FEW_PARTS:
+        for steps in runs:
+            yield from _summed(connection, asked, steps)
     else:
         yield from _read_whole(connection, asked, window)
     bounds = asked.bounds()
@@ -42,6 +47,37 @@ def _whole_windows(cuts: Ints, window: int) -> list[tuple[int, int, int]]:
     ends = np.where(cuts[1:] == OPEN, OPEN, cuts[1:] // window * window)
     part = np.flatnonzero(begins < ends)
     return list(zip(part.tolist(), begins[part].tolist(), ends[part].tolist(), strict=True))
+
+
+def _in_steps(ranges: list[tuple[int, int, int]]) -> list[Steps]:
+    """The same parts in runs of equal ones: days of a month are one run, months are several."""
+    runs: list[Steps] = []
+    for part, begin, end in ranges:
+        if runs:
+            last = runs[-1]
+            stride = last.stride or begin - last.begin
+            follows = part == last.part + last.count and end - begin == last.length
+            if follows and begin == last.begin + last.count * stride and end != OPEN:
+                runs[-1] = replace(last, stride=stride, count=last.count + 1)
+                continue
+        runs.append(Steps(part=part, begin=begin, length=end - begin, stride=0, count=1))
+    return runs
+
+
+def _summed(connection: Connection, asked: Question, steps: Steps) -> Iterator[Sums]:
+    """The sums of the windows in a run of parts."""
+    window = asked.site.terms.window
+    begin, end = steps.begin, steps.begin + steps.length
+    # Only where days come at the same place in each part can they be read of all at once.
+    alike = steps.count == 1 or steps.stride % DAY == 0
+    tables = _tables(begin, end, window) if alike else [(schema.totals, window, begin, end)]
+    for table, length, first, last in tables:
+        source = in_windows(table, length, asked)
+        if steps.count == 1:
+            yield summed(connection, asked, source, steps.part, first, last)
+        else:
+            some = replace(steps, begin=first, length=last - first)
+            yield from summed_in_steps(connection, asked, source, some)
 
 
 def _tables(begin: int, end: int, window: int) -> Iterator[tuple[Table, int, int, int]]:

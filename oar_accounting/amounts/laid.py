@@ -29,6 +29,10 @@ from oar_accounting.windows import evenly
 
 #: Parts up to this many are summed by the database one by one; more of them from all rows.
 FEW_PARTS = 64
+#: Windows are named to the database where so many times more lie between them.
+FEW_OF_MANY = 4
+#: So many windows are named at once.
+WINDOWS_AT_ONCE = 500
 #: Rows that are held in memory at once, about.
 ROWS_AT_ONCE = 200_000
 
@@ -252,6 +256,74 @@ def summed(  # noqa: PLR0913 - one reading
     )
     parts, exact = (np.full(len(account), value) for value in (part, EXACT))
     return asked.of_no_job(Sums(parts, account, metric, of_asked, of_used, exact))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Parts of a question that follow each other at equal distances, with what is read of each."""
+
+    part: int  #: the number of the first
+    begin: int  #: of what is read of the first part, epoch seconds
+    length: int  #: of what is read of each, seconds
+    stride: int  #: from the begin of one to that of the next
+    count: int
+
+    def at_most(self, count: int) -> Iterator["Steps"]:
+        """The same in portions of so many parts."""
+        for nth in range(0, self.count, count):
+            begin = self.begin + nth * self.stride
+            portion = min(count, self.count - nth)
+            yield replace(self, part=self.part + nth, begin=begin, count=portion)
+
+    def starts(self, length: int) -> list[int]:
+        """Where the windows of this length begin."""
+        return [
+            start
+            for begin in range(self.begin, self.begin + self.count * self.stride, self.stride)
+            for start in range(begin, begin + self.length, length)
+        ]
+
+    @property
+    def stop(self) -> int:
+        """Where what is read of the last part ends."""
+        return self.begin + (self.count - 1) * self.stride + self.length
+
+
+def summed_in_steps(
+    connection: Connection, asked: Question, source: Source, steps: Steps
+) -> Iterator[Sums]:
+    """The sums, by part, account and metric, of the windows of one length that lie within."""
+    if steps.length * FEW_OF_MANY < steps.stride:
+        # An index finds single windows; what lies between them is not read.
+        for some in steps.at_most(max(1, WINDOWS_AT_ONCE * source.length // steps.length)):
+            named = source.start.in_(some.starts(source.length))
+            yield _in_steps(connection, asked, source, some, named)
+        return
+    within: ColumnElement[bool] = and_(source.start >= steps.begin, source.start < steps.stop)
+    if steps.length < steps.stride:
+        within = and_(within, (source.start - steps.begin) % steps.stride < steps.length)
+    yield _in_steps(connection, asked, source, steps, within)
+
+
+def _in_steps(
+    connection: Connection,
+    asked: Question,
+    source: Source,
+    steps: Steps,
+    within: ColumnElement[bool],
+) -> Sums:
+    if source.length == steps.stride:
+        # Each row is in a part of its own.
+        rows = source.read(connection, within)
+        part = steps.part + (rows.start - steps.begin) // steps.stride
+        return rows.sums(part, np.ones(len(rows), np.bool_), asked)
+    nth = ((source.start - steps.begin) // steps.stride).label("nth")
+    keys = (nth, source.account_id, source.metric_id)
+    number, account, metric, of_asked, of_used = bulk.read_sums(
+        connection, source.query(*keys).where(within), keys, (source.asked, source.used)
+    )
+    exact = np.full(len(number), EXACT)
+    return asked.of_no_job(Sums(steps.part + number, account, metric, of_asked, of_used, exact))
 
 
 def share_out(

@@ -294,10 +294,7 @@ def read_sums(
     if halves:
         found = [_joined(*found[at : at + 2]) for at in range(0, len(found), 2)]
     if any(np.any(column == _TOO_SMALL) for column in found):
-        raise AmountOverflow(
-            "what is asked for adds up to more than 63 bits; ask for less, or declare the metric "
-            "in a larger unit"
-        )
+        raise AmountOverflow.of_a_sum()
     return [*columns[: len(keys)], *found]
 
 

@@ -20,6 +20,8 @@ The text of an error says what was found, where, and what was expected. Trouble 
 is no error: it is a :class:`oar_accounting.records.Problem` in the report of the pass.
 """
 
+from typing import Self
+
 
 class AccountingError(Exception):
     """Base of every error of this library."""
@@ -71,6 +73,14 @@ class Purged(AccountingError):
 
 class AmountOverflow(AccountingError):
     """An amount does not fit in 63 bits."""
+
+    @classmethod
+    def of_a_sum(cls) -> Self:
+        """What is asked for adds up to too much."""
+        return cls(
+            "what is asked for adds up to more than 63 bits; ask for less, or declare the metric "
+            "in a larger unit"
+        )
 
 
 class DifferentUnits(AccountingError):

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import Accounting, Usage, schema
+from oar_accounting import Accounting, AmountOverflow, Usage, schema
 from oar_accounting.amounts import laid
 from oar_accounting.dialects import file_url
 from oar_accounting.ledger import Ledger
@@ -639,3 +639,21 @@ def test_whole_windows_are_those_that_oarstat_counts(real_oar: Engine, window: i
         assert {row.group: [row.asked, row.used] for row in found.rows} == {
             names: amounts for names, amounts in counted.items() if any(amounts)
         }, (a, b)
+
+
+def test_a_sum_that_does_not_fit_is_told_and_leaves_the_transaction_alone(engine: Engine) -> None:
+    """Two amounts of one account, each of which fits; what they are before they are added does."""
+    site, _ = one_job(engine)
+    for _ in range(2):
+        adjust(site, "bob", (T0, T0 + DAY), (0, 2**62 + 1))
+    with pytest.raises(AmountOverflow, match=r"adds up to more than 63 bits; ask for less"):
+        site.usage("user", "resource")
+    with site.engine.connect() as connection:
+        through = site.through(connection)
+        with pytest.raises(AmountOverflow, match=r"adds up to more than 63 bits; ask for less"):
+            through.usage("user", "resource")
+        (row,) = through.usage("user", "resource", stop=T0 + DAY // 2).rows
+        assert row.adjusted_used == 2 * ((2**62 + 1) // 2)
+    adjust(site, "bob", (T0, T0 + DAY), (0, -(2**62)))
+    (row,) = site.usage("user", "resource", T0).rows
+    assert row.adjusted_used == 2**62 + 2

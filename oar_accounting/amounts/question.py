@@ -52,10 +52,7 @@ class Sums(Columns):
         try:
             return cls.of(np.array(rows, np.int64).T) if rows else cls.concat([])
         except OverflowError:
-            raise AmountOverflow(
-                "what is asked for adds up to more than 63 bits; ask for less, or declare the "
-                "metric in a larger unit"
-            ) from None
+            raise AmountOverflow.of_a_sum() from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

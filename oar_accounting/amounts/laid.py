@@ -299,10 +299,11 @@ def summed_in_steps(
             named = source.start.in_(some.starts(source.length))
             yield _in_steps(connection, asked, source, some, named)
         return
-    within: ColumnElement[bool] = and_(source.start >= steps.begin, source.start < steps.stop)
-    if steps.length < steps.stride:
-        within = and_(within, (source.start - steps.begin) % steps.stride < steps.length)
-    yield _in_steps(connection, asked, source, steps, within)
+    for some in steps.at_most(FEW_PARTS):
+        within: ColumnElement[bool] = and_(source.start >= some.begin, source.start < some.stop)
+        if some.length < some.stride:
+            within = and_(within, (source.start - some.begin) % some.stride < some.length)
+        yield _in_steps(connection, asked, source, some, within)
 
 
 def _in_steps(

@@ -64,7 +64,7 @@ from oar_accounting.records import (
     StockReport,
     UtilisationReport,
 )
-from oar_accounting.reporting import Reporting
+from oar_accounting.reporting import Keys, Reporting
 from oar_accounting.retired import retire
 from oar_accounting.settings import Settings
 from oar_accounting.taken_over import take_over
@@ -607,7 +607,7 @@ class Accounting(Reporting):
 
     def utilisation(  # noqa: PLR0913 - one question
         self,
-        metrics: Sequence[str] | None = None,
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,
@@ -635,12 +635,13 @@ class Accounting(Reporting):
 
         now = int(time.time())
         end = min(each for each in (now, stop, as_of) if each is not None)
+        names = (metrics,) if isinstance(metrics, str) else metrics
         with self._ledger.reading() as (connection, site):
             return utilisation(
                 connection,
                 self._known(connection, site),
                 self._oar,
-                metrics,
+                names,
                 start,
                 end,
                 bucket=bucket,

@@ -260,7 +260,7 @@ def analyze(connection: Connection, tables: Sequence[Table]) -> None:
 
 
 def exact_sum(connection: Connection, values: ColumnElement[int]) -> list[ColumnElement[Any]]:
-    """Sums from which `whole_sum` gives the exact sum of a column of 63-bit amounts from 0.
+    """Sums from which `whole_sum` gives the exact sum of a column of 63-bit amounts.
 
     SUM is an integer in one database, a Decimal in another, and fails in SQLite where it exceeds
     63 bits: there the halves are summed, which holds for 2^31 rows.
@@ -306,7 +306,7 @@ def _joined(high: Ints, low: Ints) -> Ints:
     """The sums whose halves these are; `_TOO_SMALL` where one does not fit."""
     high = high + (low >> 32)
     joined: Ints = (high << 32) + (low & 0xFFFFFFFF)
-    return np.where(np.abs(high) < 2**31, joined, _TOO_SMALL)
+    return np.where((high >= -(2**31)) & (high < 2**31), joined, _TOO_SMALL)
 
 
 def whole_number(value: ColumnElement[Any]) -> ColumnElement[int]:

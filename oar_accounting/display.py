@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 import syslog
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from io import TextIOBase
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oar_accounting import formats, periods
-from oar_accounting.records import Amounts, PassReport, ShownMetric, Usage, UsageReport
+from oar_accounting.records import Amounts, PassReport, ShownMetric, UsageReport
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))
 TITLES = {
@@ -167,9 +167,8 @@ def named(by: Sequence[str], group: Sequence[str]) -> list[str]:
     return [value or f"(no {key})" for key, value in zip(by, group, strict=True)]
 
 
-def tell_accuracy(rows: Iterable[Usage]) -> None:
-    """What of an answer is not to the second, on standard error."""
-    found = {row.accuracy for row in rows}
+def tell_accuracy(found: Collection[str]) -> None:
+    """What of an answer is not to the second, on standard error: the accuracies of its rows."""
     if "proportional" in found:
         click.echo(
             "note: a bound cuts windows of which only the sum is known: they have their share "

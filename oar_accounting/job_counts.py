@@ -10,11 +10,12 @@ from oar_accounting.amounts.by_job import closed_jobs, open_ids, read_held, unti
 from oar_accounting.catalog import Site
 from oar_accounting.columns import Ints, Rates, Spans
 from oar_accounting.groupings import Group
-from oar_accounting.queries import SiteQuestion, Wanted, sites_of
+from oar_accounting.queries import SiteQuestion, Wanted, shown_metric, sites_of
+from oar_accounting.records import ShownMetric
 from oar_accounting.windows import repeated, spread_between
 
 #: How many jobs used something of a metric in a bucket, by its start, as members of a group.
-Counts = Counter[tuple[int, Group, str]]
+Counts = Counter[tuple[int, Group, ShownMetric]]
 
 
 def count_jobs(connection: Connection, own: Site, wanted: Wanted) -> Counts:
@@ -58,9 +59,9 @@ def _met(question: SiteQuestion, spans: Spans, rates: Rates) -> Counts:
     # A job that holds something in two accounts of a group is one of its jobs.
     jobs = np.unique(rows[:, number >= 0], axis=1)
     met, counts = np.unique(jobs[:3], axis=1, return_counts=True)
-    names = {stored.metric_id: stored.metric.name for stored in question.metrics}
+    metrics = {stored.metric_id: shown_metric(stored) for stored in question.metrics}
     starts = question.buckets
     found: Counts = Counter()
     for (bucket, group, metric), count in zip(met.T.tolist(), counts.tolist(), strict=True):
-        found[int(starts[bucket]), groups[group], names[metric]] = count
+        found[int(starts[bucket]), groups[group], metrics[metric]] = count
     return found

@@ -1,6 +1,6 @@
 """What tells jobs apart beyond their account: their number, state, types and size."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from oar_accounting import bulk, schema
+from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.columns import Bools, Ints, ints
@@ -212,10 +213,12 @@ def type_names(types: str) -> set[str]:
     return {each.partition("=")[0] for each in types_of(types)}
 
 
-def known_types(connection: Connection, site: Site, accounts: Container[int]) -> set[str]:
+def known_types(connection: Connection, site: Site, accounts: Collection[int]) -> set[str]:
     """The types, and their names, that jobs of these accounts have."""
     job = schema.jobs.c
     query = select(job.account_id, job.types).where(job.site_id == site.site_id).distinct()
+    if len(accounts) <= MOST_NAMED:
+        query = query.where(job.account_id.in_([*accounts]))
     every = {types for account, types in connection.execute(query) if account in accounts}
     return {name for types in every for name in (*type_names(types), *types_of(types))}
 

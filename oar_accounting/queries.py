@@ -30,6 +30,7 @@ from oar_accounting.job_keys import (
     conditions,
     known_types,
 )
+from oar_accounting.readings import FARTHEST
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import ShownMetric
 from oar_accounting.usage_columns import (
@@ -88,7 +89,7 @@ def check_form(wanted: Wanted) -> None:
             f"({formats.date(wanted.stop)} UTC) is empty"
         )
     for instant in (wanted.start, wanted.stop, wanted.as_of):
-        if instant is not None and abs(instant) >= OPEN:
+        if instant is not None and abs(instant) > FARTHEST:
             raise BadSpan("an instant is beyond any calendar; epoch seconds were expected")
     for number in wanted.where.get("job", ()):
         if number and not _NUMBER.fullmatch(number):
@@ -242,7 +243,7 @@ def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns
     return added_up(
         wanted.by,
         groups,
-        [_shown(stored) for stored in question.metrics],
+        [shown_metric(stored) for stored in question.metrics],
         (starts[counts], stops[counts], number[counts], metric[counts]),
         [amount[counts] for amount in amounts],
         rows.accuracy[counts],
@@ -250,7 +251,8 @@ def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns
     )
 
 
-def _shown(stored: StoredMetric) -> ShownMetric:
+def shown_metric(stored: StoredMetric) -> ShownMetric:
+    """What is told of a metric in an answer."""
     return ShownMetric(name=stored.metric.name, unit=stored.metric.unit, scale=stored.metric.scale)
 
 

@@ -171,7 +171,7 @@ def check_units(metrics: Iterable[ShownMetric]) -> None:
         if units.setdefault(metric.name, metric) != metric:
             raise DifferentUnits(
                 f"metric {metric.name!r} is declared in different units by two sites, and cannot "
-                "be added up; tell the sites apart: by site"
+                "be added up; ask one site at a time: where site is ..."
             )
 
 
@@ -241,6 +241,7 @@ class Ranking:
     others: int  #: how many groups are not listed
     used_by_others: int  #: together
     used: int  #: by all
+    accuracies: frozenset[str]  #: of `ACCURACIES` those of all rows, listed or not
     open_jobs: int  #: jobs that run now and are in no row
 
 

@@ -20,6 +20,7 @@ from oar_accounting.records import (
     ProjectMonth,
     ProjectReport,
     Ranking,
+    ShownMetric,
     SizeUse,
     Usage,
     check_units,
@@ -35,9 +36,9 @@ def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Rankin
     if first < 1:
         raise BadSpan(f"the first {first}: at least 1 was expected")
     found = usage(connection, own, wanted)
-    check_units(found.metrics)
-    metric = found.metrics[0]
     rows = sorted(found.rows(), key=lambda row: (-row.used, row.group))
+    check_units(row.shown_metric for row in rows)
+    metric = rows[0].shown_metric if rows else found.metrics[0]
     return Ranking(
         by=wanted.by,
         metric=metric.name,
@@ -47,6 +48,7 @@ def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Rankin
         others=len(rows[first:]),
         used_by_others=sum(row.used for row in rows[first:]),
         used=sum(row.used for row in rows),
+        accuracies=frozenset(row.accuracy for row in rows),
         open_jobs=count_open_jobs(connection, own, wanted) if wanted.as_of is None else 0,
     )
 
@@ -62,7 +64,7 @@ def efficiency(connection: Connection, own: Site, wanted: Wanted) -> list[Effici
     return [
         Efficiency(
             group=row.group,
-            jobs=counts.get((row.group, row.metric), 0),
+            jobs=counts.get((row.group, row.shown_metric), 0),
             metric=row.metric,
             unit=row.unit,
             scale=row.scale,
@@ -82,7 +84,7 @@ def sizes(connection: Connection, own: Site, wanted: Wanted) -> list[SizeUse]:
     return [
         SizeUse(
             group=row.group,
-            jobs=counts.get((row.group, row.metric), 0),
+            jobs=counts.get((row.group, row.shown_metric), 0),
             metric=row.metric,
             unit=row.unit,
             scale=row.scale,
@@ -93,9 +95,9 @@ def sizes(connection: Connection, own: Site, wanted: Wanted) -> list[SizeUse]:
     ]
 
 
-def _of_all_sites(counts: Counts) -> dict[tuple[Group, str], int]:
+def _of_all_sites(counts: Counts) -> dict[tuple[Group, ShownMetric], int]:
     """The counts of what has one bucket, which begins at each site when it likes."""
-    found: dict[tuple[Group, str], int] = {}
+    found: dict[tuple[Group, ShownMetric], int] = {}
     for (_, group, metric), number in counts.items():
         found[group, metric] = found.get((group, metric), 0) + number
     return found

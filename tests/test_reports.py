@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import Accounting, AmountOverflow, Usage, schema
+from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage, schema
 from oar_accounting.amounts import laid
 from oar_accounting.dialects import file_url
 from oar_accounting.ledger import Ledger
+from oar_accounting.readings import FARTHEST
 from oar_accounting.usage_columns import AMOUNTS
 from oar_accounting.windows import evenly
 from tests.servers import Server, fresh_database
@@ -233,6 +234,14 @@ class Piece:
     stop: int
     amounts: Six
     whole: bool = False
+    lasting: tuple[int, ...] = ()  #: the columns that count beyond an instant, if it began by then
+
+    def as_of(self, instant: int, start: int, stop: int) -> Six:
+        """What of it counts in ``[start, stop)`` as of an instant."""
+        end = min(stop, instant)
+        by_then = self.within(start, end) if end > start else NOTHING
+        begun = self.within(start, stop) if self.start < instant else NOTHING
+        return tuple(begun[n] if n in self.lasting else by_then[n] for n in range(len(NOTHING)))
 
     def within(self, start: int, stop: int) -> Six:
         """What of it counts in ``[start, stop)``."""
@@ -305,7 +314,9 @@ class Story:
             for column, start, stop in _held(job):
                 amounts = list(NOTHING)
                 amounts[column] = (stop - start) * job.cores
-                piece = Piece(user=job.user, start=start, stop=stop, amounts=tuple(amounts))
+                piece = Piece(
+                    user=job.user, start=start, stop=stop, amounts=tuple(amounts), lasting=(0,)
+                )
                 yield from self._by_window(piece) if self.is_purged(job) else [piece]
         for nth, each in self.with_jobs():
             at = self.window_of(each.start)
@@ -321,7 +332,13 @@ class Story:
                 amounts = [each.asked, each.used, 0, 0, 0, 0]
                 amounts[place : place + 2] = amounts[:2]
                 stop = each.start + each.length
-                yield Piece(user=each.user, start=each.start, stop=stop, amounts=tuple(amounts))
+                yield Piece(
+                    user=each.user,
+                    start=each.start,
+                    stop=stop,
+                    amounts=tuple(amounts),
+                    lasting=(0, 4) if place == 4 else (),
+                )
 
     def _by_window(self, piece: Piece) -> Iterator[Piece]:
         at = self.window_of(piece.start)
@@ -332,14 +349,14 @@ class Story:
             )
             at = stop
 
-    def expected(self, start: int, stop: int, *by: str) -> Answered:
+    def expected(self, start: int, stop: int, *by: str, as_of: int = 2**50) -> Answered:
         """The amounts in ``[start, stop)`` by user or laboratory."""
         found: defaultdict[tuple[str, ...], Six] = defaultdict(lambda: NOTHING)
         for piece in self.pieces():
             for begin, end, laboratory in self._stays(piece.user, start, stop):
                 names = {"user": piece.user, "laboratory": laboratory}
                 group = tuple(names[name] for name in by)
-                found[group] = plus(found[group], piece.within(begin, end))
+                found[group] = plus(found[group], piece.as_of(as_of, begin, end))
         return {group: amounts for group, amounts in found.items() if any(amounts)}
 
     def _stays(self, user: str, start: int, stop: int) -> Iterator[tuple[int, int, str]]:
@@ -452,7 +469,7 @@ def test_all_that_is_told_adds_up_however_time_is_cut(
 def test_nothing_is_used_after_the_instant_as_of_which_is_asked(
     story: Story, cuts: list[int], by: tuple[str, ...], as_of: int, bucket: int | str | None
 ) -> None:
-    """Whatever it is: of a job, measured, carried, opening, adjusted."""
+    """Of a job, measured, carried, opening, adjusted. What was asked for lasts, once it began."""
     start, stop = cuts[0], cuts[-1]
     with Told(story) as site:
         _check_as_of(story, site, start, stop, by, as_of, bucket)
@@ -467,19 +484,13 @@ def _check_as_of(  # noqa: PLR0913 - one question
     as_of: int,
     bucket: int | str | None,
 ) -> None:
-    known = story.expected(start, min(stop, as_of), *by) if as_of > start else {}
+    known = story.expected(start, stop, *by, as_of=as_of)
     instant = T0 + as_of
-    found = answered(site, start, stop, *by, as_of=instant, bucket=bucket)
-    assert _but_asked(found) == _but_asked(known)
+    assert answered(site, start, stop, *by, as_of=instant, bucket=bucket) == known
     by_job = site.usage(
         (*by, "job"), ("resource",), T0 + start, T0 + stop, as_of=instant, bucket=bucket
     )
-    assert _but_asked(together(by_job.rows, slice(len(by)))) == _but_asked(known)
-
-
-def _but_asked(answer: Answered) -> Answered:
-    """What jobs asked for counts as a whole where they began by the instant."""
-    return {group: amounts[1:] for group, amounts in answer.items() if any(amounts[1:])}
+    assert together(by_job.rows, slice(len(by))) == known
 
 
 def _all_of(parts: Sequence[Answered]) -> Answered:
@@ -657,3 +668,63 @@ def test_a_sum_that_does_not_fit_is_told_and_leaves_the_transaction_alone(engine
     adjust(site, "bob", (T0, T0 + DAY), (0, -(2**62)))
     (row,) = site.usage("user", "resource", T0).rows
     assert row.adjusted_used == 2**62 + 2
+
+
+def test_a_job_that_is_taken_back_is_nothing_as_of_any_instant(engine: Engine) -> None:
+    """What it asked for counts as a whole once it has begun, and so does that it is taken back."""
+    site, oar = one_job(engine)
+    oar.add_job(user="alice", cores=2, start=T0 + HOUR, stop=T0 + 5 * HOUR, walltime=10 * HOUR)
+    site.catch_up()
+    site.adjust_jobs(JobFilter(jobs=(2,)), reason="it crashed", author="root")
+    for as_of in (None, T0, T0 + HOUR + 1, T0 + 3 * HOUR, T0 + 8 * HOUR, T0 + 9 * DAY):
+        for stop in (T0 + 2 * HOUR, T0 + 4 * HOUR, T0 + 20 * HOUR):
+            for by in (("user",), ("user", "job")):
+                given = site.usage(by, "resource", T0, stop, as_of=as_of, where={"user": "alice"})
+                assert [(row.asked, row.used) for row in given.rows if row.group] in (
+                    [],
+                    [(0, 0)],
+                ), (as_of, stop, by)
+
+
+def test_the_least_sum_that_fits_is_told(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    adjust(site, "bob", (T0 - 9 * DAY, T0 - 8 * DAY), (0, -(2**63 - 1)))
+    (row,) = site.usage("user", "resource", stop=T0).rows
+    assert row.used == -(2**63 - 1)
+
+
+def test_the_farthest_instants_are_answered(engine: Engine) -> None:
+    site, _ = one_job(engine)
+    for by in ("user", "job"):
+        (row,) = site.usage(by, "resource", -FARTHEST, FARTHEST, as_of=FARTHEST).rows
+        assert row.used == DAY
+
+
+@pytest.mark.databases("sqlite")
+def test_no_statement_names_more_windows_than_so_many(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of weeks of Paris, an hour at each end is read of windows of a minute: 60 of them."""
+    site, _ = one_job(engine, "window = 60\n")
+
+    def weeks() -> tuple[Usage, ...]:
+        span = (T0 - 30 * DAY, T0 + 30 * DAY)
+        report = site.usage("user", "resource", *span, bucket="week", timezone="Europe/Paris")
+        return report.rows
+
+    whole = weeks()
+    assert whole
+    named: list[int] = []
+    starts = laid.Steps.starts
+
+    def counted(steps: laid.Steps, length: int) -> list[int]:
+        found = starts(steps, length)
+        named.append(len(found))
+        return found
+
+    monkeypatch.setattr(laid.Steps, "starts", counted)
+    for at_once, expected in ((1, 0), (59, 0), (60, 60), (121, 120)):
+        named.clear()
+        monkeypatch.setattr(laid, "WINDOWS_AT_ONCE", at_once)
+        assert weeks() == whole
+        assert max(named, default=0) == expected

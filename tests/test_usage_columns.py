@@ -224,6 +224,10 @@ def test_a_million_rows_become_columns_without_a_look_at_each(
 # -- several sites, and what is not known -------------------------------------------------------
 
 
+#: Of two sites.
+BOTH = {"site": ["here", "there"]}
+
+
 def test_sites_with_metrics_of_their_own_stand_side_by_side(engine: Engine) -> None:
     """One counts memory in MiB, the other in GiB and cores; `resource` is known to both."""
     oar = SmallOar(engine)
@@ -253,6 +257,16 @@ def test_sites_with_metrics_of_their_own_stand_side_by_side(engine: Engine) -> N
     ):
         with pytest.raises(DifferentUnits, match=r"^metric 'memory' is declared in different uni"):
             add_up()
+    # A job is one job at each site, whatever its memory is counted in there.
+    for counted in (
+        here.efficiency("user", "memory", where=BOTH),
+        here.sizes((), "memory", where=BOTH),
+    ):
+        assert [(row.unit, row.jobs) for row in counted] == [("MiB·s", 1), ("GiB·s", 1)]
+    with pytest.raises(DifferentUnits):
+        here.top("site", "memory")
+    assert here.top("user", "memory", stop=T0, where=BOTH).rows == ()
+    assert here.top("user", "memory", where={"site": "there"}).unit == "GiB·s"
     apart = here.usage("site", "memory").by_group()
     assert {site: each["memory"].used for (site,), each in apart.items()} == {
         "here": 2 * 2_048 * 100,
@@ -339,6 +353,7 @@ def test_top_ranks_who_used_most_and_sums_up_the_others(engine: Engine) -> None:
     assert ranking.open_jobs == 1
     assert site.top("user", as_of=T0 + 100).rows[0].group == ("eve",)
     assert site.top("user", stop=T0).rows == ()
+    assert ranking.accuracies == {"exact"}
     with pytest.raises(BadSpan, match=r"^the first 0: at least 1 was expected$"):
         site.top(first=0)
 

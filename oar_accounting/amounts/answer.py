@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sqlalchemy import Connection
+from sqlalchemy import BigInteger, Connection, literal
 
 from oar_accounting.amounts.by_job import (
     Intervals,
@@ -27,9 +27,27 @@ def amounts_of(connection: Connection, asked: Question) -> Answer:
     return Answer(
         jobs=Sums.concat([none, *_of_jobs(connection, asked)]),
         openings=evenly_laid(connection, by_then, openings(by_then)),
-        adjustments=(
-            evenly_laid(connection, by_then, adjustments(by_then)) if asked.adjusted else none
-        ),
+        adjustments=_adjusted(connection, asked) if asked.adjusted else none,
+    )
+
+
+def _adjusted(connection: Connection, asked: Question) -> Sums:
+    """What was corrected by hand; as of an instant in the way in which jobs count then.
+
+    What was asked for is whole where it began by then: who takes back all that a job asked for and
+    used leaves nothing of it, as of whenever.
+    """
+    source = adjustments(asked)
+    if asked.as_of is None:
+        return evenly_laid(connection, asked, source)
+    nothing = literal(0, BigInteger)
+    begun = (*source.chosen, source.start < asked.as_of)
+    by_then = asked.before(asked.as_of)
+    return Sums.concat(
+        [
+            evenly_laid(connection, asked, replace(source, chosen=begun, used=nothing)),
+            evenly_laid(connection, by_then, replace(source, asked=nothing)),
+        ]
     )
 
 

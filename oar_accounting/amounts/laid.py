@@ -293,13 +293,15 @@ def summed_in_steps(
     connection: Connection, asked: Question, source: Source, steps: Steps
 ) -> Iterator[Sums]:
     """The sums, by part, account and metric, of the windows of one length that lie within."""
-    if steps.length * FEW_OF_MANY < steps.stride:
+    sparse = steps.length * FEW_OF_MANY < steps.stride
+    windows = steps.length // source.length
+    if sparse and windows <= WINDOWS_AT_ONCE:
         # An index finds single windows; what lies between them is not read.
-        for some in steps.at_most(max(1, WINDOWS_AT_ONCE * source.length // steps.length)):
+        for some in steps.at_most(WINDOWS_AT_ONCE // windows):
             named = source.start.in_(some.starts(source.length))
             yield _in_steps(connection, asked, source, some, named)
         return
-    for some in steps.at_most(FEW_PARTS):
+    for some in steps.at_most(1 if sparse else FEW_PARTS):
         within: ColumnElement[bool] = and_(source.start >= some.begin, source.start < some.stop)
         if some.length < some.stride:
             within = and_(within, (source.start - some.begin) % some.stride < some.length)

@@ -67,7 +67,7 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
         tell_rows(form, fields, _top_objects(ranking))
         return
     show(_top_table(ranking))
-    tell_accuracy(ranking.rows)
+    tell_accuracy(ranking.accuracies)
     if ranking.open_jobs:
         click.echo(f"{ranking.open_jobs} open jobs are not in this table.", err=True)
 

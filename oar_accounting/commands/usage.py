@@ -77,7 +77,7 @@ def tell_usage(report: UsageReport, form: str | None) -> None:
     show(usage_table(report) if report.bucket is None else series_table(report))
     if not report.rows:
         click.echo("Nothing was asked for or used there.", err=True)
-    tell_accuracy(report.rows)
+    tell_accuracy({row.accuracy for row in report.rows})
     if report.open_jobs:
         click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
 

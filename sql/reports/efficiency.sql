@@ -1,8 +1,9 @@
 -- How much of what they asked for the jobs used that ended within a span of time: by user.
 --
 -- What jobs asked for and used counts as a whole, where they have ended within the span. "jobs" are
--- those that used something of the metric. Purged jobs are not known any more. "unused" is asked
--- less used, "percent_used" is used of asked. OAR may kill late: then used exceeds asked.
+-- those that used something of the metric. Purged jobs are not known any more, and what was only
+-- measured is left out. "unused" is asked less used, "percent_used" is used of asked. OAR may kill
+-- late: then used exceeds asked.
 -- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s).
 --
 -- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before

@@ -10,8 +10,8 @@ from tests.campaign.stage import WINDOWS, Stage
 FIRST_GUESS = {True: 1.5, False: 0.5}
 #: The share of the kills that must be inside an open write transaction.
 QUOTA = 4
-#: Rounds in which a command may end before it is killed, per kill; each miss makes the next
-#: round aim at earlier moments, so that not even a fast machine needs nearly as many.
+#: Rounds in which a command may end before it is killed, per kill. Each second one aims, and each
+#: miss makes the next of these aim at earlier moments: not even a fast machine needs as many.
 PATIENCE = 12
 
 
@@ -22,7 +22,7 @@ class Killer:
         self._stage = stage
         self._cold = cold
         self._seconds: dict[str, float] = {}
-        self._misses = 0  # in a row
+        self._misses = 0  # of those that aimed, in a row
         self._purges = False
 
     def purge_too(self) -> None:
@@ -57,8 +57,10 @@ class Killer:
             expected = self._seconds.get(name, FIRST_GUESS[self._cold])
             time.sleep(stage.chance.uniform(0.4 if self._cold else 0.0, 1.0) * expected)
             inside = running.stop() and stage.look.inside()
-        if running.kill():
-            self._misses = 0
+        killed = running.kill()
+        if aimed:
+            self._misses = 0 if killed else self._misses + 1
+        if killed:
             stage.counts.kills += 1
             stage.counts.by_command[name] = stage.counts.by_command.get(name, 0) + 1
             stage.counts.inside += inside and stage.look.rolled_back()
@@ -66,7 +68,6 @@ class Killer:
             left = running.left()
             check(left.code in (0, 1) if arguments[0] == "record" else left.code == 0, str(left))
             self._seconds[name] = left.seconds
-            self._misses += 1
         stage.settle()
 
     def _command(self, changed: list[int]) -> list[str]:

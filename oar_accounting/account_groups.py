@@ -32,6 +32,11 @@ def visible_names(
     return {number: each for number, each in names.items() if visible_to.shows(each)}
 
 
+def _nobody(_: Names) -> tuple[str, ...]:
+    """What accounts are told apart by where nothing tells them apart."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountGroups:
     """In which group an account is in which part of time."""
@@ -67,8 +72,8 @@ class AccountGroups:
         account_id = ints(sorted(names))
         # Accounts may be many, but those with equal names where the keys look stay together.
         seen = [key.place for key in keys.values() if isinstance(key, Key)]
-        looks = itemgetter(*seen) if seen else len
-        owners, owner = distinct([looks(names[account]) for account in account_id.tolist()])
+        owner_of = itemgetter(*seen) if seen else _nobody
+        owners, owner = distinct([owner_of(names[account]) for account in account_id.tolist()])
         firsts = np.unique(owner, return_index=True)[1]
         every = [
             stays(list(keys.values()), names[account], start, stop)

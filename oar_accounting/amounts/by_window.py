@@ -29,7 +29,7 @@ from oar_accounting.windows import DAY, kept_by_day
 def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:
     """The amounts of closed jobs in every part."""
     window = asked.site.terms.window
-    runs = _in_steps(_whole_windows(asked.cuts, window))
+    runs = _equal_runs(_whole_windows(asked.cuts, window))
     if len(runs) <= FEW_PARTS:
         for steps in runs:
             yield from _summed(connection, asked, steps)
@@ -49,7 +49,7 @@ def _whole_windows(cuts: Ints, window: int) -> list[tuple[int, int, int]]:
     return list(zip(part.tolist(), begins[part].tolist(), ends[part].tolist(), strict=True))
 
 
-def _in_steps(ranges: list[tuple[int, int, int]]) -> list[Steps]:
+def _equal_runs(ranges: list[tuple[int, int, int]]) -> list[Steps]:
     """The same parts in runs of equal ones: days of a month are one run, months are several."""
     runs: list[Steps] = []
     for part, begin, end in ranges:

@@ -11,7 +11,17 @@ from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.catalog import Names, Site, account_names
 from oar_accounting.columns import Ints, ints
-from oar_accounting.groupings import DIMENSIONS, JOB_KEYS, Group, Key, Visible, find_place, stays
+from oar_accounting.groupings import (
+    DIMENSIONS,
+    JOB_KEYS,
+    Group,
+    Key,
+    SiteName,
+    Stay,
+    Visible,
+    find_place,
+    stays,
+)
 from oar_accounting.holdings import distinct, located
 from oar_accounting.job_keys import KeysOfJobs
 
@@ -37,6 +47,41 @@ def _nobody(_: Names) -> tuple[str, ...]:
     return ()
 
 
+def _every_stay(
+    keys: Sequence[Key | SiteName], names: Sequence[Names], start: int, stop: int
+) -> tuple[Ints, list[list[Stay]]]:
+    """The owner of each account, and where each owner stays within ``[start, stop)``.
+
+    Accounts may be many, but those with equal names where the keys look stay together.
+    """
+    seen = [key.place for key in keys if isinstance(key, Key)]
+    owner_of = itemgetter(*seen) if seen else _nobody
+    _, owner = distinct([owner_of(each) for each in names])
+    firsts = np.unique(owner, return_index=True)[1]
+    return owner, [stays(keys, names[first], start, stop) for first in firsts.tolist()]
+
+
+def _numbered(
+    every: Sequence[Sequence[Stay]],
+    cuts: Ints | None,
+    wanted: Mapping[int, frozenset[str]],
+    width: int,
+) -> tuple[Ints, list[Group]]:
+    """The number of the group by owner and part, and the groups; -1 for what is not *wanted*.
+
+    *wanted*: the values that count, by the place of the key; the first *width* keys make the group.
+    Without *cuts* nobody moves, and one column stands for all parts.
+    """
+    numbers: dict[Group, int] = {}
+    number = np.full((len(every), 1 if cuts is None else len(cuts) - 1), -1)
+    for row, some in enumerate(every):
+        for begin, end, values in some:
+            if all(values[place] in these for place, these in wanted.items()):
+                first, last = (0, 1) if cuts is None else np.searchsorted(cuts, [begin, end])
+                number[row, first:last] = numbers.setdefault(values[:width], len(numbers))
+    return number, list(numbers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountGroups:
     """In which group an account is in which part of time."""
@@ -46,6 +91,7 @@ class AccountGroups:
     account_id: Ints  #: ascending
     number: Ints  #: of the group, by account and part; -1 where it is not asked for
     groups: list[Group]  #: the values of the keys of accounts, by number
+    nameless: int  #: the group of the accounts that have no names; -1: they are not asked for
     filtered: bool
     restricted: bool  #: not all accounts may be seen
     names: Mapping[int, Names]
@@ -68,38 +114,29 @@ class AccountGroups:
         by = [name for name in by if name not in JOB_KEYS]
         filters = {n: values for n, values in where.items() if n not in JOB_KEYS}
         keys = {name: find_place(connection, site, name) for name in (*by, *filters)}
-        start, stop = int(buckets[0]), int(buckets[-1])
         account_id = ints(sorted(names))
-        # Accounts may be many, but those with equal names where the keys look stay together.
-        seen = [key.place for key in keys.values() if isinstance(key, Key)]
-        owner_of = itemgetter(*seen) if seen else _nobody
-        owners, owner = distinct([owner_of(names[account]) for account in account_id.tolist()])
-        firsts = np.unique(owner, return_index=True)[1]
-        every = [
-            stays(list(keys.values()), names[account], start, stop)
-            for account in account_id[firsts].tolist()
-        ]
+        owner, every = _every_stay(
+            list(keys.values()),
+            [names[account] for account in account_id.tolist()],
+            int(buckets[0]),
+            int(buckets[-1]),
+        )
         moves = {begin for some in every for begin, _, _ in some[1:]}
         cuts = np.union1d(buckets, ints(sorted(moves)))
-        numbers: dict[Group, int] = {}
-        # One column for all parts where nobody moves.
-        number = np.full((len(owners), len(cuts) - 1 if moves else 1), -1)
-        places = list(keys)
-        for row, some_stays in enumerate(every):
-            for begin, end, values in some_stays:
-                if all(values[places.index(n)] in some for n, some in filters.items()):
-                    first, last = np.searchsorted(cuts, [begin, end]) if moves else (0, 1)
-                    group = tuple(values[: len(by)])
-                    number[row, first:last] = numbers.setdefault(group, len(numbers))
-        if not filters and visible_to is None:
-            numbers.setdefault(tuple(NAMELESS for _ in by), len(numbers))
+        wanted = {list(keys).index(name): values for name, values in filters.items()}
+        number, groups = _numbered(every, cuts if moves else None, wanted, len(by))
+        filtered = bool(filters) or visible_to is not None
+        unnamed = tuple(NAMELESS for _ in by)
+        if not filtered and unnamed not in groups:
+            groups.append(unnamed)
         return cls(
             by=tuple(by),
             cuts=cuts,
             account_id=account_id,
             number=number[owner],
-            groups=list(numbers),
-            filtered=bool(filters) or visible_to is not None,
+            groups=groups,
+            nameless=-1 if filtered else groups.index(unnamed),
+            filtered=filtered,
             restricted=visible_to is not None,
             names=names,
         )
@@ -127,9 +164,8 @@ class AccountGroups:
         *key*: that of the job among the *keys*.
         """
         at, known = located(account_id, self.account_id)
-        nameless = -1 if self.filtered else len(self.groups) - 1
         column = part if self.number.shape[1] > 1 else np.zeros(len(part), np.int64)
-        number = np.full(len(part), nameless)
+        number = np.full(len(part), self.nameless)
         number[known] = self.number[at[known], column[known]]
         if keys is None:
             return number, self.groups

@@ -18,6 +18,7 @@ from oar_accounting import (
     UnknownName,
     Usage,
     Visible,
+    schema,
 )
 from oar_accounting.columns import OPEN
 from oar_accounting.job_keys import Sizes
@@ -396,3 +397,18 @@ def test_columns_take_what_usage_takes_and_nothing_else(engine: Engine) -> None:
         TypeError, match=r"^usage_columns\(\) got an unexpected keyword argument 'en"
     ):
         site.usage_columns("user", ended=(0, 1))  # type: ignore[call-arg]
+
+
+@pytest.mark.databases("sqlite")
+def test_who_is_called_as_accounts_without_names_are_is_one_with_them(engine: Engine) -> None:
+    """Somebody has deleted bob's account by hand; there is a user of the name that this shows."""
+    oar = SmallOar(engine)
+    for user, seconds in (("bob", 10), ("?", 20), ("zoé", 40)):
+        oar.add_job(user=user, cores=1, start=T0, stop=T0 + seconds)
+    site = opened(engine)
+    site.catch_up()
+    with site.engine.begin() as connection:
+        connection.exec_driver_sql("pragma foreign_keys = off")
+        connection.execute(schema.accounts.delete().where(schema.accounts.c.user_name == "bob"))
+    rows = site.usage("user", "resource").rows
+    assert [(row.group, row.used) for row in rows] == [(("?",), 30), (("zoé",), 40)]

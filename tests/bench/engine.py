@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import click
-from sqlalchemy import Engine, MetaData, create_engine, func, select, text
+from sqlalchemy import Engine, MetaData, create_engine, text
 
 from oar_accounting import schema
 from oar_accounting.accounting import Accounting
@@ -26,6 +26,7 @@ from tests.bench import oar_data
 from tests.bench.floor import Floor, Times, checkpoint
 from tests.bench.processes import Run, oar_accounting
 from tests.bench.report import MIB, text_of
+from tests.bench.tables import rows_of
 from tests.servers import KINDS, MissingServerError, Server, Servers, fresh_database
 
 MEMORY = """
@@ -171,7 +172,7 @@ def _from_empty(engine: Engine, url: str, config: Path, runs: int) -> Figures:
     floor = Floor(engine)
     floors: list[Times] = []
     ours: list[float] = []
-    rows = _rows(engine)
+    rows = rows_of(engine, WRITTEN)
     for turn in range(runs):
         floors.append(floor.run())
         ours.append(_catch_up(engine, url, config))
@@ -214,16 +215,6 @@ def _drop_ours(engine: Engine) -> None:
     metadata: MetaData = schema.metadata
     with engine.begin() as connection:
         metadata.drop_all(connection)
-
-
-def _rows(engine: Engine) -> dict[str, int]:
-    with engine.connect() as connection:
-        return {
-            table.name.removeprefix("accounting_"): int(
-                connection.execute(select(func.count()).select_from(table)).scalar_one()
-            )
-            for table in WRITTEN
-        }
 
 
 def _peak(engine: Engine, url: str, config: Path, made: Figures) -> Figures:

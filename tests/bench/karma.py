@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 import numpy as np
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, text
 
 from oar_accounting import dialects, schema
 from oar_accounting.accounting import Accounting
@@ -27,6 +27,7 @@ from oar_accounting.oar_waiting import read_waiting
 from tests.bench import karma_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import Size
+from tests.bench.tables import rows_of
 from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fresh_database
 
 #: What any karma of the three metrics would have to read, and nothing of what it makes of it.
@@ -85,7 +86,7 @@ def _in_turns(server: Server, size: Size, runs: int) -> Figures:
         with Accounting.open(url=database.url, config=config) as accounting:
             progress(f"{server.kind}: filling a month")
             karma_data.fill(engine, accounting, size)
-            rows = _rows(engine)
+            rows = rows_of(engine, COUNTED)
             progress(f"{server.kind}: {rows}")
             sides = {"peer": lambda: _peer(engine), "ours": lambda: _ours(accounting, size)}
             found = _timed(sides, runs)
@@ -154,16 +155,6 @@ def _ours(accounting: Accounting, size: Size) -> None:
     report = accounting.karma(now=karma_data.NOW)
     if len(report) != size.waiting:
         raise RuntimeError(f"{len(report)} of {size.waiting} jobs have a karma")
-
-
-def _rows(engine: Engine) -> dict[str, int]:
-    with engine.connect() as connection:
-        return {
-            table.name.removeprefix("accounting_"): int(
-                connection.execute(select(func.count()).select_from(table)).scalar_one()
-            )
-            for table in COUNTED
-        }
 
 
 def _text_of(figures: Figures) -> str:

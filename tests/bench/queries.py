@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import click
-from sqlalchemy import Engine, TextClause, create_engine, func, select, text
+from sqlalchemy import Engine, TextClause, create_engine, text
 
 from oar_accounting import schema
 from oar_accounting.accounting import Accounting
@@ -24,6 +24,7 @@ from tests.bench.engine import MEMORY, progress
 from tests.bench.processes import python
 from tests.bench.queries_data import BEGIN, DAY, END, HOUR
 from tests.bench.report import MIB
+from tests.bench.tables import rows_of
 from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fresh_database
 
 #: What any report by user and project has to read, and nothing of what it makes of it.
@@ -169,7 +170,7 @@ def _in_turns(server: Server, jobs: int, window: int, runs: int) -> Figures:
         alone = _timed(some, runs)
         queries_data.fill(engine, accounting, jobs, window, 1, half)
         found = _timed(questions, runs)
-        rows = _rows(engine)
+        rows = rows_of(engine, COUNTED)
         progress(f"{server.kind}: going through all jobs")
         streams = {name: _stream(url, config, stop) for name, stop in _SPANS.items()}
     middle = _medians(found)
@@ -275,16 +276,6 @@ def _stream(url: str, config: Path, stop: int) -> Figures:
         "jobs_per_second": int(count) / run.seconds,
         "peak": int(peak.split()[1]) * 1024,
     }
-
-
-def _rows(engine: Engine) -> dict[str, int]:
-    with engine.connect() as connection:
-        return {
-            table.name.removeprefix("accounting_"): int(
-                connection.execute(select(func.count()).select_from(table)).scalar_one()
-            )
-            for table in COUNTED
-        }
 
 
 def _text_of(figures: Figures) -> str:

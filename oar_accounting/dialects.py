@@ -352,11 +352,7 @@ def _connected(engine: Engine) -> Connection:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A read-only transaction that sees one state of the database throughout.
-
-    Raises :class:`DatabaseError`, also where a file of SQLite is not there.
-    """
-    _check_file(engine)
+    """A read-only transaction that sees one state of the database throughout."""
     with _told_clearly(engine), _connected(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(
@@ -367,15 +363,6 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with connection.begin() as transaction:
             yield connection
             transaction.rollback()
-
-
-def _check_file(engine: Engine) -> None:
-    """SQLite would make what is not there: an empty file in the place of one mistyped."""
-    name = engine.url.database
-    if engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
-        return
-    if not Path(name).exists():
-        raise DatabaseError(f"{shown(engine.url)}: there is no such file; is that its name?")
 
 
 @contextmanager

@@ -440,7 +440,6 @@ def test_catch_up_tells_the_systems_log_instead_of_the_terminal(
     assert run("--url", site, "catch-up", "--syslog") == Done(0, "", "")
     assert told == [(syslog.LOG_INFO, "0 jobs recorded, 0 changed, 0 open, 0 problems")]
     told.clear()
-    (tmp_path / "none.db").touch()
     assert run("--url", f"sqlite:///{tmp_path}/none.db", "catch-up", "--syslog") == Done(3, "", "")
     assert [priority for priority, _ in told] == [syslog.LOG_WARNING]
     assert "oar-accounting init" in told[0][1]
@@ -477,12 +476,3 @@ def test_told_to_end_it_says_so_and_keeps_nothing_half_written(site: str) -> Non
     assert (process.returncode, stdout) == (143, "")
     assert "told to end" in stderr
     assert run("--url", site, "verify").returncode == 0
-
-
-@pytest.mark.parametrize("command", ["usage", "jobs", "catch-up", "verify", "utilisation", "karma"])
-def test_a_mistyped_file_is_told_and_not_made(tmp_path: Path, command: str) -> None:
-    for name in ("typo.db", "nowhere/typo.db"):
-        done = run("--url", f"sqlite:///{tmp_path}/{name}", command)
-        assert f"{name}: there is no such file; is that its name?" in said(done)
-        assert done.returncode == 3
-    assert [*tmp_path.iterdir()] == []

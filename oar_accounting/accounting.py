@@ -322,6 +322,16 @@ class Accounting(Reporting):
         window = settings.oar_window(self.settings)
         return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
 
+    def queue_policies(self) -> dict[str, str]:
+        """The name of the scheduler that OAR has for each of its queues.
+
+        Raises :class:`oar_accounting.DatabaseError` where they may not be read.
+        """
+        from oar_accounting.stock_karma import read_policies
+
+        with dialects.reading(self.oar_engine) as connection:
+            return read_policies(connection)
+
     def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
         """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.
 
@@ -399,8 +409,6 @@ class Accounting(Reporting):
         from oar_accounting.fair_share.answers import FairShare
 
         instant = int(time.time()) if now is None else now
-        if abs(instant) > FARTHEST:
-            raise BadSpan(f"{instant} is beyond any calendar; epoch seconds were expected")
         return FairShare(self.settings, self._ledger, self._oar, instant)
 
     def forget_user(self, user: str) -> str:

@@ -5,7 +5,7 @@ found by the SHA-256 of the four names, so that it does not depend on how a data
 texts. Rows are only ever added while the site's row is locked.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -217,6 +217,15 @@ class Accounts:
         for account_id, names in account_names(connection, self.site_id, self._last).items():
             self._ids[names] = account_id
             self._last = account_id
+
+    @property
+    def revision(self) -> tuple[int, int]:
+        """Different after every `refresh` that found something new."""
+        return self._last, self._forgotten
+
+    def by_names(self) -> Mapping[Names, int]:
+        """The account ids by names."""
+        return self._ids
 
     def ids(self, wanted: Iterable[Names]) -> list[int]:
         """The id of each account; 0 for one that does not exist."""

@@ -321,13 +321,11 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("oar_writes") else "BEGIN")
 
 
-def check_forkable(url: URL) -> None:
-    """Raise :class:`DatabaseError` where a forked process cannot open what its parent has open."""
+def as_user(url: URL, name: str, password: str | None) -> URL:
+    """The same database for another of its users; an embedded one knows none."""
     if url.get_backend_name() == "sqlite":
-        raise DatabaseError(
-            f"{shown(url)}: a scheduler needs a database server; SQLite takes the locks of a "
-            "process for those of the one that it was forked from"
-        )
+        return url
+    return url.set(username=name, password=password)
 
 
 def file_url(file: Path) -> str:

@@ -24,6 +24,7 @@ from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings import Settings, read_oar_conf
+from oar_accounting.shared_files import shared
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
@@ -388,5 +389,5 @@ def _settings_way(said: str) -> str:
 
 
 def _make_roles(engine: Engine) -> str:
-    file = site_setup.shared(f"sql/{dialects.database_name(engine)}/roles.sql")
+    file = shared(f"sql/{dialects.database_name(engine)}/roles.sql")
     return dialects.run_file(engine.url, file)

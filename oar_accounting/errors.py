@@ -87,5 +87,13 @@ class DifferentUnits(AccountingError):
     """Amounts of a metric that two sites declare in different units cannot be added up."""
 
 
+class ServiceError(AccountingError):
+    """The karma service cannot be heard."""
+
+
+class StubError(AccountingError):
+    """What OAR calls cannot be written or must not be removed; the text says what to do first."""
+
+
 class WriterBusy(AccountingError):
     """Another process is writing for this site."""

@@ -143,6 +143,13 @@ def _dominant(given: "_Table", counted: Counted, known: Sequence[str]) -> Domina
     return Dominant(by=given.text("by", "user"), metrics=metrics, counted=counted)
 
 
+def length_of(value: object) -> int | None:
+    """The seconds of a text like "7d" or of a whole number; None where it is neither."""
+    if isinstance(value, str) and (parts := _LENGTH.fullmatch(value)):
+        return int(parts[1]) * LENGTHS[parts[2]]
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 class _Table:
     """The checked values of one table."""
 
@@ -258,10 +265,8 @@ class _Table:
 
     def length(self, key: str) -> int:
         """Seconds, from a whole number of them or a text like "7d"."""
-        value = self.values.get(key)
-        if isinstance(value, str) and (said := _LENGTH.fullmatch(value)):
-            value = int(said[1]) * LENGTHS[said[2]]
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LONGEST:
+        value = length_of(self.values.get(key))
+        if value is None or not 1 <= value <= LONGEST:
             raise self.wrong(
                 key, 'a length of time like "7d" (s, m, h, d, w) or a whole number of seconds'
             )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,10 @@ class Options:
         )
         self._warn(given)
         return given
+
+    def oar_conf_file(self) -> Path:
+        """OAR's own settings, whether they are there or not."""
+        return settings.oar_conf_file(self.oar_conf)
 
     def _warn(self, given: Settings) -> None:
         seen = passwords.seen_in_processes(self.url)

@@ -1,7 +1,7 @@
 """The screen of the doctor: what is set up, what is behind, what was checked."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
 import click
@@ -18,9 +18,19 @@ LABEL, FINDING = 18, 29
 
 def show_status(status: Status) -> None:
     """Print it; colours on a terminal only."""
-    width = min(max(shutil.get_terminal_size((100, 24)).columns, 80), 100)
-    for line in _lines(status, width):
+    for line in _lines(status, _width()):
         click.echo(line)
+
+
+def show_findings(findings: Iterable[Finding]) -> None:
+    """Print findings alone."""
+    for finding in findings:
+        for line in _finding(finding, _width()):
+            click.echo(line)
+
+
+def _width() -> int:
+    return min(max(shutil.get_terminal_size((100, 24)).columns, 80), 100)
 
 
 def _lines(status: Status, width: int) -> Iterator[str]:

@@ -33,6 +33,7 @@ KEYS = (
     "password_file",
     "profile",
     "recheck_days",
+    "scheduler",
     "site",
     "timezone",
     "url",
@@ -56,6 +57,9 @@ class Settings:
     metrics: tuple[Metric, ...] = BUILT_IN
     #: The table ``[karma]`` as it stands there; None without one. `karma_settings` reads it.
     karma: object = None
+    #: The table ``[scheduler]`` likewise; `scheduler_settings` reads it.
+    scheduler: object = None
+    password_files: tuple[str, ...] = ()  #: the files that a password was read from
     file: str = TOML  #: where the settings came from, for messages
     oar_conf: str = OAR_CONF  #: OAR's own settings
     warnings: tuple[str, ...] = ()  #: files with a password that others can read, one line each
@@ -103,6 +107,8 @@ def load(
         timezone=given.timezone(),
         metrics=(*BUILT_IN, *given.metrics()),
         karma=table.get("karma"),
+        scheduler=table.get("scheduler"),
+        password_files=tuple(given.password_files),
         file=file,
         oar_conf=str(oar_conf_file(oar_conf, environ)),
         warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
@@ -196,6 +202,17 @@ def _read(file: Path, shown: str, errors: str = "strict") -> str:
         raise SettingsError(f"{shown}: cannot be read: {error.strerror}") from None
 
 
+def first_line(file: str, shown: str) -> str:
+    """The password in the first line of a *file*, which is *shown* under another name.
+
+    Raises :class:`SettingsError` where it cannot be read or is empty.
+    """
+    password = _read(Path(file), shown).split("\n")[0].removesuffix("\r")
+    if not password:
+        raise SettingsError(f"{shown}: the password is expected in the first line")
+    return password
+
+
 class _Toml:
     """The checked values of the TOML file."""
 
@@ -203,6 +220,7 @@ class _Toml:
         self._file = file
         self._table = table
         self.holding: list[str] = []  #: the files in which a password was found
+        self.password_files: list[str] = []  #: those that hold nothing else
         for key in table:
             if key not in KEYS:
                 raise SettingsError(f"{file}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
@@ -266,10 +284,9 @@ class _Toml:
         # Its name is not shown: by mistake it may be the password itself.
         shown = f"{self._file}: the file that {key} names"
         file = self.text(key, "")
-        password = _read(Path(file), shown).split("\n")[0].removesuffix("\r")
-        if not password:
-            raise SettingsError(f"{shown}: the password is expected in the first line")
+        password = first_line(file, shown)
         self.holding.append(file)
+        self.password_files.append(file)
         return url.set(password=password)
 
     def metrics(self) -> tuple[Metric, ...]:

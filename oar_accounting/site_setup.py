@@ -8,7 +8,6 @@ import os
 import pwd
 import re
 import shlex
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from stat import S_IMODE
 from oar_accounting.errors import SettingsError
 from oar_accounting.records import Finding
 from oar_accounting.settings import read_oar_conf
+from oar_accounting.shared_files import shared
 
 #: Who runs the hook.
 USER = "oar"
@@ -27,13 +27,6 @@ ENABLED = "etc/systemd/system/timers.target.wants/oar-accounting.timer"
 STATE = "var/lib/oar-accounting"
 
 AS_OAR = "su oar -s /bin/sh -c 'oar-accounting doctor'"
-
-
-def shared(name: str) -> Path:
-    """A file that pip puts beside the library: of ``hooks`` or of ``sql``."""
-    installed = Path(sysconfig.get_path("data"), "share", "oar-accounting")
-    checkout = Path(__file__).parents[1]
-    return (installed if installed.exists() else checkout) / name
 
 
 # -- the hook ---------------------------------------------------------------------------------

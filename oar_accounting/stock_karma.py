@@ -31,7 +31,13 @@ PREFIX = "SCHEDULER_FAIRSHARING_"
 #: The longest window, as that of ACCOUNTING_WINDOW.
 LONGEST = 10**10
 
-_queues = table("queues", column("queue_name"), column("priority"), column("state"))
+_queues = table(
+    "queues",
+    column("queue_name"),
+    column("priority"),
+    column("scheduler_policy"),
+    column("state"),
+)
 
 Sums = defaultdict[str, dict[str, int]]  # USED or ASKED, and name
 
@@ -141,6 +147,12 @@ def read_pools(connection: Connection) -> dict[str, tuple[str, ...]]:
     for queue, priority in connection.execute(active.order_by(_queues.c.queue_name)):
         pools[priority].append(queue)
     return {queue: tuple(pool) for pool in pools.values() for queue in pool}
+
+
+def read_policies(connection: Connection) -> dict[str, str]:
+    """The scheduler of each queue."""
+    query = select(_queues.c.queue_name, _queues.c.scheduler_policy)
+    return dict(connection.execute(query).tuples().all())
 
 
 def counted_queues(connection: Connection) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -17,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,9 +25,6 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session, registry
 
 from oar_accounting import Accounting
-from oar_accounting.fair_share import by_terms
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.karma_report import KarmaReport
 from oar_accounting.schedulers import oar3 as entry_points
 from tests.oar3_site import Oar3Site, create_from_models, oar3
 from tests.servers import Database
@@ -54,8 +51,8 @@ metric = "node"
 weight = 0.5
 targets = {{ alice = 90 }}
 """
-#: How long a scheduler may wait in these tests, in seconds.
-LIMIT = 2.0
+#: How long a scheduler may wait in these tests, in seconds: for an answer, and for none.
+LIMIT, SHORT = 30.0, 2.0
 #: For what it has to do besides, on a machine with much else to do.
 MORE = 3.0
 
@@ -255,12 +252,14 @@ def waiting(
 
 
 @pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def heard(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Iterator[None]:
     """What is told to OAR's logger, which tells nobody else where OAR 3 is at work."""
     ours = logging.getLogger("oar.accounting")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "propagate", False)
         patch.setattr(ours, "handlers", [caplog.handler])
+        patch.setattr(entry_points, "SOCKET", str(tmp_path / "no.sock"))
+        patch.setenv("OAR_ACCOUNTING_STATE", str(tmp_path))
         yield
 
 
@@ -278,11 +277,11 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.name == "oar.accounting"]
 
 
-def stays(waiting: Round, caplog: Any, config: object, *words: str) -> None:
+def stays(waiting: Round, caplog: Any, config: object, *words: str, within: float = LIMIT) -> None:
     """The jobs start as they came, in time, and one line says why, with these words."""
     began = time.monotonic()
     assert waiting.order(config) == RECEIVED
-    assert time.monotonic() - began < LIMIT + MORE
+    assert time.monotonic() - began < within + MORE
     (line,) = told(caplog)
     assert "\n" not in line
     assert line.startswith("oar_accounting: jobs of default stay as they are: ")
@@ -302,7 +301,7 @@ BAD_CONFIGS: dict[object, str] = {
     '{"limit": "5"}': "limit must be seconds",
     '{"config": 1}': "config must be a text",
     '{"show": 1}': "show must be",
-    '{"timeout": 1}': "unknown key 'timeout'; known keys are limit, config",
+    '{"timeout": 1}': "unknown key 'timeout'; known keys are limit, last_answer, config",
 }
 
 
@@ -314,7 +313,8 @@ def test_a_bad_config_string(waiting: Round, caplog: Any, config: object) -> Non
 @pytest.mark.databases("sqlite")
 def test_an_embedded_database(waiting: Round, caplog: Any) -> None:
     """OAR 3 has one in its own tests alone."""
-    stays(waiting, caplog, waiting.config(), "a scheduler needs a database server")
+    assert waiting.order(waiting.config()) == OURS
+    assert told(caplog) == []
 
 
 def test_no_settings(waiting: Round, caplog: Any) -> None:
@@ -326,7 +326,7 @@ def test_settings_that_never_come(waiting: Round, caplog: Any) -> None:
     """No time-out of a database bounds this."""
     waiting.file.unlink()
     os.mkfifo(waiting.file)
-    stays(waiting, caplog, waiting.config(), "no answer within 2 s")
+    stays(waiting, caplog, waiting.config(limit=SHORT), "no answer within 2 s", within=SHORT)
 
 
 def test_wrong_settings(waiting: Round, caplog: Any) -> None:
@@ -358,13 +358,13 @@ def test_a_database_that_never_answers(waiting: Round, caplog: Any, side: str) -
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         url = f"postgresql://x@127.0.0.1:{listener.getsockname()[1]}/x"
         waiting.write(**{side: url})
-        stays(waiting, caplog, waiting.config(), "answer")
+        stays(waiting, caplog, waiting.config(limit=SHORT), "answer", within=SHORT)
 
 
 def test_tables_that_are_locked(waiting: Round, caplog: Any) -> None:
     with waiting.engine.begin() as connection:
         connection.execute(text("LOCK TABLE accounting_metrics IN ACCESS EXCLUSIVE MODE"))
-        stays(waiting, caplog, waiting.config(limit=1))
+        stays(waiting, caplog, waiting.config(limit=1), within=1)
         asked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         # The server, too, ceases to wait: the child that asked has told it how long.
         deadline = time.monotonic() + 10
@@ -386,49 +386,79 @@ def test_tables_of_another_version(waiting: Round, caplog: Any) -> None:
     stays(waiting, caplog, waiting.config(), "999")
 
 
-def raises(*_: object, **__: object) -> KarmaReport:
-    raise RuntimeError("a policy\nthat raises")
+#: The library, when something in it has been replaced.
+LIBRARY = """#!{python}
+import os, sys, time
+sys.path.insert(0, {root!r})
+from oar_accounting.fair_share.answers import FairShare
+karma = FairShare.karma
+{code}
+from oar_accounting.schedulers import answer
+answer.main(sys.argv[-1:])
+"""
 
 
-def hangs(*_: object, **__: object) -> KarmaReport:
-    while True:
-        pass
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let what is asked run this code first."""
+
+    def replace(code: str) -> None:
+        file = tmp_path / "library"
+        root = str(Path(__file__).parents[1])
+        text = LIBRARY.format(python=sys.executable, root=root, code=code)
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o755)
+        monkeypatch.setattr(entry_points, "PYTHON", str(file))
+
+    return replace
 
 
-def aborts(*_: object, **__: object) -> KarmaReport:
-    os.abort()
+def replaced(body: str) -> str:
+    """Code that lets the library find its answer so."""
+    return f"def other(self, jobs=None):\n    {body}\nFairShare.karma = other\n"
 
 
-def leaves(*_: object, **__: object) -> KarmaReport:
-    raise SystemExit(0)
-
-
-BROKEN: dict[Callable[..., KarmaReport], str] = {
-    raises: "RuntimeError: a policy that raises",
-    hangs: "no answer within 2 s",
-    aborts: "was killed",
-    leaves: "SystemExit",
+BROKEN = {
+    replaced("raise RuntimeError('a policy\\nthat raises')"): "RuntimeError: a policy that raises",
+    replaced("os.abort()"): "its process ended with signal 6",
+    replaced("raise SystemExit(0)"): "its process ended with exit code 0",
+    "raise SystemExit('half\\ninstalled')": "the library: installed",
+    "import oar_accounting.not_there": "ModuleNotFoundError: No module named",
+    "print('<html>')": "the answer cannot be read",
+    "print('oar-accounting-karma 1\\n\\n1\\n2'); raise SystemExit": "the answer has no end",
+    "print('oar-accounting-karma 1\\n\\n1\\nend 2'); raise SystemExit": "the answer has no end",
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN)
-def test_a_policy_that_is_broken(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch, broken: Any
+@pytest.mark.parametrize("broken", BROKEN, ids=map(str, range(len(BROKEN))))
+def test_a_library_that_is_broken(
+    waiting: Round, caplog: Any, library: Callable[[str], None], broken: str
 ) -> None:
-    monkeypatch.setattr(FairShare, "karma", broken)
+    library(broken)
     stays(waiting, caplog, waiting.config(), BROKEN[broken])
 
 
-def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[KarmaReport], object]) -> None:
-    """Let the library answer otherwise."""
-    karma = FairShare.karma
+HANGING = (
+    replaced("time.sleep(60)"),
+    "import signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)",
+)
 
-    def other(*given: Any, **named: Any) -> Any:
-        report = karma(*given, **named)
-        found = change(report)
-        return found if isinstance(found, KarmaReport) else report
 
-    monkeypatch.setattr(FairShare, "karma", other)
+@pytest.mark.parametrize("broken", HANGING, ids=["sleeps", "stopped", "deaf"])
+def test_a_library_that_never_answers(
+    waiting: Round, caplog: Any, library: Callable[[str], None], broken: str
+) -> None:
+    library(broken)
+    why = "no answer within 2 s"
+    stays(waiting, caplog, waiting.config(limit=SHORT), why, within=SHORT)
+
+
+def test_a_library_that_is_not_there(
+    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry_points, "PYTHON", "/nowhere/bin/python")
+    stays(waiting, caplog, waiting.config(), "FileNotFoundError", "/nowhere/bin/python")
 
 
 def test_a_round_fails_once(waiting: Round, caplog: Any) -> None:
@@ -445,54 +475,62 @@ def test_a_round_fails_once(waiting: Round, caplog: Any) -> None:
 
 
 def test_a_karma_that_is_no_number(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    waiting: Round, caplog: Any, library: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(by_terms, "linear", lambda _, jobs: np.full(jobs, np.nan))
+    library(
+        "import numpy as np\nfrom oar_accounting.fair_share import by_terms\n"
+        "by_terms.linear = lambda _, jobs: np.full(jobs, np.nan)"
+    )
     stays(waiting, caplog, waiting.config(), "is not a number")
 
 
 def test_an_answer_about_other_jobs(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    waiting: Round, caplog: Any, library: Callable[[str], None]
 ) -> None:
-    changed(monkeypatch, lambda report: report.job_id.__iadd__(1_000))
+    library(replaced("report = karma(self, jobs); report.job_id[:] += 1_000; return report"))
     stays(waiting, caplog, waiting.config(), "not about these jobs")
 
 
 def test_jobs_that_are_not_known_come_last(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    waiting: Round, caplog: Any, library: Callable[[str], None]
 ) -> None:
     """OAR deletes a job, or it is no longer there for another reason."""
-    changed(monkeypatch, lambda report: report.take(report.user != "carol"))
+    library(replaced("report = karma(self, jobs); return report.take(report.user != 'carol')"))
     assert waiting.order(waiting.config()) == ["alice", "bob", "carol"]
     assert told(caplog) == []
 
 
-def test_nothing_of_ours_is_imported_by_the_scheduler(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What cannot be imported fails where nobody is hurt."""
-    for module in ("oar_accounting.settings", "numpy"):
-        monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delattr("oar_accounting.settings", raising=False)
-    stays(waiting, caplog, waiting.config(), "Error: import of oar_accounting.")
+def test_the_scheduler_imports_nothing_of_ours(waiting: Round, tmp_path: Path) -> None:
+    """The file alone is all that is needed, with nothing of the library within reach."""
+    stub = tmp_path / "stub.py"
+    stub.write_text(Path(entry_points.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import stub
+stub.PYTHON = {sys.executable!r}
+print(stub.sort_jobs(["default"], {NOW}, {waiting.priorities}, {{}}, {waiting.config()!r}, None))
+print([name for name in sys.modules if name.startswith(("oar_accounting.", "numpy", "click"))])
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[1:] == ["[]"]
+    # Unless the library is installed for good, only a checkout knows it, and the order stays.
+    ids = json.loads(done.stdout.splitlines()[0])
+    assert sorted(ids) == waiting.priorities
 
 
 def test_the_order_holds_where_it_cannot_be_shown(
     waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "oar_accounting.schedulers.show", None)
-    monkeypatch.delattr("oar_accounting.schedulers.show", raising=False)
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(os, "posix_spawn", fails)
     assert waiting.order(waiting.config(show=True)) == OURS
     (line,) = told(caplog)
-    assert line.startswith("oar_accounting: users do not see this karma: ")
-
-
-def test_even_what_bounds_the_rest_may_be_broken(
-    waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "oar_accounting.schedulers.bounded", None)
-    monkeypatch.delattr("oar_accounting.schedulers.bounded")
-    stays(waiting, caplog, waiting.config(), "import of oar_accounting.schedulers.bounded halted")
+    assert line.startswith("oar_accounting: users do not see this karma: OSError: no more")
 
 
 @given(

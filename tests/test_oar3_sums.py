@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 
 from oar_accounting import Accounting, BadSpan, UnknownName
 from oar_accounting.fair_share.sums import UsageSums
-from oar_accounting.schedulers import bounded
 from oar_accounting.schedulers import oar3 as entry_points
 from tests.oar3_site import oar3
 from tests.servers import Database
@@ -139,7 +138,7 @@ def config_of(directory: Path, database: Database, **others: object) -> str:
     """The JSON of oar.conf, with settings that name the database."""
     file = directory / "site.toml"
     file.write_text(f'oar_url = "{database.url}"\n{METRICS}', encoding="utf-8")
-    return json.dumps({"config": str(file), "metric": "core", "limit": 3} | others)
+    return json.dumps({"config": str(file), "metric": "core", "limit": 30} | others)
 
 
 @pytest.mark.databases("postgresql")
@@ -164,16 +163,16 @@ def test_one_question_answers_all_three(
 ) -> None:
     used(engine)
     asked: list[float] = []
-    answer = bounded.answer
+    ask = entry_points.ask
 
-    def counted(ask: Any, seconds: float) -> bytes:
+    def counted(request: Any, seconds: float) -> entry_points.Answer:
         asked.append(seconds)
-        return answer(ask, seconds)
+        return ask(request, seconds)
 
-    monkeypatch.setattr(bounded, "answer", counted)
+    monkeypatch.setattr(entry_points, "ask", counted)
     plt = replaced(config_of(tmp_path, database))
     assert asked_of(plt) == asked_of(plt)
-    assert asked == [3]
+    assert asked == [30]
 
 
 @pytest.mark.databases("postgresql")

@@ -92,7 +92,8 @@ def test_two_modules_know_that_databases_differ(module: str) -> None:
     assert not [ast.unparse(node) for node in named]
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {"accounting"}))
+# The stub of OAR 3 is alone where it runs, and bounds how long a scheduler waits.
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"accounting", "schedulers.oar3"}))
 def test_the_clock_is_read_in_one_place(module: str) -> None:
     calls = {
         ast.unparse(node.func) for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)
@@ -157,7 +158,7 @@ def test_public_names_are_sorted_and_there() -> None:
     assert public == set(names)
 
 
-ENTRY_POINTS = {"schedulers.oar3", "schedulers.bounded", "schedulers.show"}
+ENTRY_POINTS = {"schedulers.oar3"}
 
 
 def test_oars_scheduler_can_import_its_entry_points_whatever_is_broken() -> None:

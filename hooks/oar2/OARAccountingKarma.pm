@@ -4,6 +4,8 @@ package OARAccountingKarma;
 use strict;
 use warnings;
 
+our $VERSION = '0';    #= version
+
 INIT {
     my $file = delete $ENV{OAR_ACCOUNTING_KARMA};
     my (%karma, $highest);

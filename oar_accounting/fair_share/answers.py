@@ -10,9 +10,10 @@ import numpy as np
 from oar_accounting import dialects, schema
 from oar_accounting.catalog import stored_metrics
 from oar_accounting.columns import LARGEST, Ints, ints
-from oar_accounting.errors import UnknownName
+from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.fair_share.queue import Waiters, waiters
-from oar_accounting.fair_share.recent import NOTHING, Planned, read_recent
+from oar_accounting.fair_share.recent import NOTHING, read_recent
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.sums import UsageSums, sums_of
 from oar_accounting.karma.order import order
@@ -30,6 +31,7 @@ from oar_accounting.karma_settings import read_karma
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.oar_waiting import Queued, read_jobs, read_waiting
+from oar_accounting.readings import FARTHEST
 from oar_accounting.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,8 +53,21 @@ def fair_share_of(given: Settings, now: int, limit: float | None = None) -> "Ite
 class FairShare:
     """What a site's karma says as of some instant."""
 
-    def __init__(self, given: Settings, ledger: Ledger, oar: OarJobs, now: int) -> None:
-        """*now*: epoch seconds UTC. Raises :class:`oar_accounting.SettingsError`."""
+    def __init__(
+        self,
+        given: Settings,
+        ledger: Ledger,
+        oar: OarJobs,
+        now: int,
+        known: KnownAccounts | None = None,
+    ) -> None:
+        """*now*: epoch seconds UTC; *known*: what other questions about the site have found.
+
+        Raises :class:`oar_accounting.SettingsError` and :class:`oar_accounting.BadSpan`.
+        """
+        if abs(now) > FARTHEST:
+            raise BadSpan(f"{now} is beyond any calendar; epoch seconds were expected")
+        self._known = known or KnownAccounts()
         self._given = given
         self._ledger = ledger
         self._oar = oar
@@ -157,8 +172,7 @@ class FairShare:
                 raise UnknownName(
                     f"site {self._ledger.site_name!r} is not recorded yet: oar-accounting catch-up"
                 )
-            accounts = Planned(site.site_id)
-            accounts.refresh(connection)
+            accounts = self._known.refreshed(connection, site.site_id)
             stored = {
                 each.metric.name: each
                 for each in stored_metrics(connection, site.site_id)
@@ -176,7 +190,8 @@ class FairShare:
                 oar=self._oar,
                 stored=stored,
                 wanted=wanted,
-                names=accounts.names(),
+                accounts=accounts,
+                known=self._known,
                 recent=recent,
                 now=self.now,
             )

@@ -28,6 +28,17 @@ MOST_NEW = 100_000
 class Planned(Accounts):
     """The accounts of a site, and those that a pass would add, with ids below zero."""
 
+    def __init__(self, known: Accounts) -> None:
+        """With all that is *known*, which is left as it is."""
+        super().__init__(known.site_id)
+        self._ids = dict(known.by_names())
+        self._recorded = len(self._ids)
+
+    @property
+    def adds(self) -> bool:
+        """True where a pass would add some."""
+        return len(self._ids) > self._recorded
+
     def add(self, connection: Connection, wanted: Iterable[Names]) -> None:
         """Number the accounts that are missing; nothing is written."""
         for names in wanted:

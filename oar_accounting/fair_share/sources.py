@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from oar_accounting.catalog import Names, Site, StoredMetric
 from oar_accounting.columns import OPEN
 from oar_accounting.errors import UnknownName
-from oar_accounting.fair_share.entities import Entities, entities_by
-from oar_accounting.fair_share.recent import Recent
+from oar_accounting.fair_share.entities import Entities
+from oar_accounting.fair_share.known import KnownAccounts
+from oar_accounting.fair_share.recent import Planned, Recent
 from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
 from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
@@ -30,11 +31,20 @@ class Sources:
     oar: OarJobs
     stored: dict[str, StoredMetric]  #: complete metrics by name
     wanted: Sequence[str]  #: the metrics that the policy needs
-    names: dict[int, Names]  #: of all accounts, also those that a pass would add
+    accounts: Planned
+    known: KnownAccounts
     recent: Recent
     now: int  #: epoch seconds UTC
     _usage: dict[tuple[Weighting, bool], Usage] = field(default_factory=dict)
     _entities: dict[tuple[Key, ...], Entities[Group]] = field(default_factory=dict)
+    _names: dict[int, Names] = field(default_factory=dict)
+
+    @property
+    def names(self) -> dict[int, Names]:
+        """The names of all accounts by id, also of those that a pass would add."""
+        if not self._names:
+            self._names = self.accounts.names()
+        return self._names
 
     def stored_metric(self, name: str) -> StoredMetric:
         """A complete metric. Raises :class:`UnknownName`."""
@@ -53,7 +63,7 @@ class Sources:
         """The keys of these names, and the groups of accounts by them. Raises as `find_key`."""
         keys = tuple(find_key(self.connection, self.site, name) for name in names)
         if keys not in self._entities:
-            self._entities[keys] = entities_by(self.names, keys)
+            self._entities[keys] = self.known.entities(self.names, keys, planned=self.accounts.adds)
         return keys, self._entities[keys]
 
     def usage(self, metric: str, counted: Counted, entities: Entities[Any]) -> Weighed:

@@ -15,28 +15,25 @@ def main(arguments: Sequence[str]) -> None:
 
     try:
         queue, now, limit = arguments
-        said = answer(queue, int(now), float(limit))
+        lines = answer(queue, int(now), float(limit))
     except AccountingError as error:
         raise SystemExit(f"oar-accounting: {' '.join(str(error).split())}") from None
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise SystemExit(f"oar-accounting: {type(error).__name__}: {said}") from None
-    sys.stdout.write(said)
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"oar-accounting: {type(error).__name__}: {reason}") from None
+    sys.stdout.write(lines)
 
 
 def answer(queue: str, now: int, limit: float) -> str:
     """The lines. Raises :class:`oar_accounting.AccountingError`, ValueError for no number."""
     from oar_accounting import settings
-    from oar_accounting.accounting import Accounting
+    from oar_accounting.fair_share.answers import fair_share_of
+    from oar_accounting.scheduler_settings import with_its_login
+    from oar_accounting.schedulers.answers import lines_of
 
-    with Accounting(settings.load(), limit=limit) as accounting:
-        report = accounting.karma(now=now)
-    report = report.take(report.queue == queue)
-    jobs = list(zip(report.job_id.tolist(), report.karma.tolist(), strict=True))
-    for job, karma in jobs:
-        if karma != karma:
-            raise ValueError(f"the karma of job {job} is not a number")
-    return "".join(f"{job} {karma!r}\n" for job, karma in jobs) + f"end {len(jobs)}\n"
+    with fair_share_of(with_its_login(settings.load()), now, limit) as asked:
+        report = asked.karma()
+    return lines_of(report.take(report.queue == queue))
 
 
 if __name__ == "__main__":

@@ -1,56 +1,107 @@
-"""The entry points that OAR 3's scheduler calls: the order of its jobs, and the sums of its karma.
+"""What OAR 3's scheduler calls: the order of its jobs, and the sums that its own karma is made of.
 
 ``sort_jobs`` is what CUSTOM_JOB_SORTING names in ``oar.conf`` where JOB_PRIORITY is CUSTOM;
 ``count_usage`` is what EXTRA_METASCHED names. An error of either would end the scheduler, and no
-job of any queue would start. So neither raises: the jobs go back in the order they came in, the
-sums are OAR's own, and one line in OAR's log says why. The jobs and the session that OAR hands over
-are not touched: what is assigned to a job is written to OAR's table, with a commit for each.
+job of any queue would start. So neither raises. Within one limit, the karma service is asked, else
+the library in a process of its own, else the last good answer is repeated, else the jobs go back in
+the order they came in, or OAR's own sums count. One line in OAR's log says why. The jobs and the
+session that OAR hands over are not touched: what is assigned to a job is written to OAR's table,
+with a commit for each.
 
-Only the standard library is imported here, and what else there is where an error is caught; all
-that reads settings or a database runs in the child of `bounded`.
+``oar-accounting stubs install`` copies this file into the environment of OAR 3, where the library
+is not, and fills in the lines with ``#=``. So it imports the standard library alone, and nothing
+that Python 3.10 does not have.
 """
 
 import json
 import logging
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import partial
+from hashlib import sha256
 from typing import Any
+
+#: Of this file, where it was copied.
+VERSION = "0"  # = version
+#: The Python of the library; empty for the one that runs this.
+PYTHON = ""  # = python
+SOCKET = "/run/oar-accounting/karma.sock"  # = socket
+#: The directory of what is remembered from one round to the next.
+STATE = "/var/lib/oar-accounting"  # = state
+#: Seconds that a scheduler waits for an answer.
+LIMIT = 5.0  # = limit
+#: Seconds for which an answer may be repeated.
+LAST_ANSWER = 3600.0  # = last_answer
+
+SHORTEST, LONGEST = 0.1, 600.0
+#: Part of the time that one who is asked may take, which its steps on a database have together
+#: with the rest: so that the reason arrives before nobody waits for it any more.
+STEP = 0.8
+#: How long a process that was killed may take to go, in seconds; then it is left to the system.
+FAREWELL = 0.2
+#: The first words of every answer.
+GREETING = "oar-accounting-karma 1"
+#: Bytes of the list of rounds; then a new one is begun, and the one before is kept.
+MOST_ROUNDS = 256 * 1024
+
+#: What a platform, of which every round has its own, is marked with: it has been shown to us, or
+#: none could answer.
+SEEN, FAILED = "oar_accounting_seen", "oar_accounting_failed"
 
 #: Of OAR's own logger, which writes to its LOG_FILE.
 _log = logging.getLogger("oar.accounting")
 
-#: Seconds that a scheduler waits for an answer, and what may be set.
-LIMIT = 5.0
-SHORTEST, LONGEST = 0.1, 600.0
-
-#: What a platform, of which every round has its own, is marked with: it has been shown to us, or we
-#: could not answer.
-SEEN, FAILED = "oar_accounting_seen", "oar_accounting_failed"
-
 
 class BadConfig(Exception):
-    """What oar.conf tells an entry point cannot be used; the text says what was expected."""
+    """The value in oar.conf cannot be used; the text says what was expected."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What ``oar.conf`` tells an entry point, as a JSON object."""
+class NoAnswer(Exception):
+    """Nobody answered in time, or what came is no answer; the text says why, in one line."""
+
+
+class Refused(NoAnswer):
+    """The reason is one that any other would give: settings, tables, a database."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The value that ``oar.conf`` gives an entry point, a JSON object."""
 
     limit: float = LIMIT  #: seconds
+    last_answer: float = LAST_ANSWER  #: seconds
     config: str | None = None  #: our settings; None for where they always are
     oar_conf: str | None = None  #: OAR's settings; likewise
     site: str | None = None
     show: bool | str = False  #: write what users see; a text is the settings to do it under
 
+    def where(self) -> dict[str, str]:
+        """The settings that whoever is asked must read, as this process would find them."""
+        environment = {"oar_conf": "OARCONFFILE", "config": "OAR_ACCOUNTING_CONF"}
+        found = {"site": self.site}
+        for key, variable in environment.items():
+            found[key] = getattr(self, key) or os.environ.get(variable) or None
+        return {key: value for key, value in found.items() if value is not None}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted(Given):
-    """The same of the entry point that puts our sums in the place of OAR's."""
 
-    metrics: Mapping[str, float]  #: how much an amount of each counts
+@dataclass(frozen=True)
+class Answer:
+    """The lines of an answer, and who gave it."""
+
+    lines: list[str]
+    who: str  #: ``service`` or ``library``
+    why: str  #: why it was not the service
+
+
+# -- the entry points -------------------------------------------------------------------------
 
 
 def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
@@ -61,31 +112,59 @@ def sort_jobs(  # noqa: PLR0913 - OAR 3 calls it so
     config: object,
     plt: object,
 ) -> list[int]:
-    """The ids *jids* in the order of our karma as of *now*, epoch seconds; as they are on failure.
+    """Return the ids *jids* in the order of our karma as of *now*, epoch seconds.
 
-    *config*: CUSTOM_JOB_SORTING_CONFIG of ``oar.conf``, a JSON object with the keys of `Given`.
-    Jobs that our side does not know of come last. After a failure, OAR's order holds for all queues
-    of the round, so that none waits for the limit again. Never raises.
+    *config*: CUSTOM_JOB_SORTING_CONFIG of ``oar.conf``, a JSON object with the keys of `Config`.
+    Jobs that our side does not know of come last. After a failure nobody is asked again in the same
+    round: the last answers are repeated where they are not too old; else the jobs stay as they are.
+    Never raises.
     """
     received = list(jids)
-    if getattr(plt, FAILED, False):
-        return received
     try:
-        from oar_accounting.schedulers import bounded
+        return _sorted(queues, now, received, config, plt)
+    except Exception as error:
+        _warn(f"jobs of {_named(queues)} stay as they are", error)
+        return received
 
-        given = read_given(config, "CUSTOM_JOB_SORTING_CONFIG")
-        said = bounded.answer(partial(_in_order, received, int(now), given), given.limit)
-        ordered = array("q", said).tolist()
-        if sorted(ordered) != sorted(received):
-            raise ValueError("the answer is not about these jobs")
+
+def _sorted(
+    queues: Sequence[str], now: int, received: list[int], config: object, plt: object
+) -> list[int]:
+    began, this = time.monotonic(), Round(now)
+    try:
+        read = read_config(config, "CUSTOM_JOB_SORTING_CONFIG")
+    except BadConfig as error:
+        this.note("own", began, error)
+        raise
+    memory = Memory(["order", *map(str, queues), *read.where().values()])
+    if getattr(plt, FAILED, False) or this.has_failed():
+        return _repeated(memory, read, received)[0]
+    try:
+        request = {"ask": "order", "now": int(now), "jobs": received, **read.where()}
+        answer = ask(request, read.limit)
+        known = _known(answer, received)
     except Exception as error:
         with suppress(Exception):
             setattr(plt, FAILED, True)
-        _warn(f"jobs of {_named(queues)} stay as they are", error)
-        return received
-    if given.show:
-        _show(given)
-    return ordered
+        this.fail()
+        ordered, age = _repeated(memory, read, received)
+        done = "stay as they are" if age is None else f"keep the order of {age:.0f} s ago"
+        _warn(f"jobs of {_named(queues)} {done}", error)
+        this.note("own" if age is None else "last", began, error)
+        return ordered
+    memory.keep(known)
+    this.note(answer.who, began, answer.why)
+    if read.show:
+        _show(read)
+    return _merged(known, received)
+
+
+def _known(answer: "Answer", received: Sequence[int]) -> list[int]:
+    """The jobs of an answer, in its order. Raises :class:`NoAnswer` where it is about others."""
+    known = list(map(int, answer.lines))
+    if len(set(known)) < len(known) or not set(known) <= set(received):
+        raise NoAnswer("the answer is not about these jobs")
+    return known
 
 
 def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
@@ -101,14 +180,15 @@ def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
 ) -> None:
     """Let OAR's own FAIRSHARE and MULTIFACTOR see our sums in the place of its accounting's.
 
-    *config*: EXTRA_METASCHED_CONFIG of ``oar.conf``, a JSON object with the keys of `Counted`:
-    ``metrics`` as ``{"core": 1, "gpu": 20}``, or one as ``"metric": "core"``. Never raises.
+    *config*: EXTRA_METASCHED_CONFIG of ``oar.conf``, a JSON object with the keys of `Config` but
+    ``show``, and ``metrics`` as ``{"core": 1, "gpu": 20}``, or one as ``"metric": "core"``. Never
+    raises.
     """
     try:
         # OAR calls once for every group of queues, with the same platform.
         if not hasattr(plt, SEEN):
             setattr(plt, SEEN, True)
-            sums = _Sums(read_counted(config, "EXTRA_METASCHED_CONFIG"))
+            sums = _Sums(*read_metrics(config, "EXTRA_METASCHED_CONFIG"))
             theirs = [getattr(plt, name) for name in ASKED_BY]
             for place, name in enumerate(ASKED_BY):
                 setattr(plt, name, _Replaced(sums, place, theirs[place]))
@@ -116,28 +196,65 @@ def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
         _warn("OAR's own sums count", error)
 
 
-# -- what oar.conf tells ----------------------------------------------------------------------
+def _merged(known: Sequence[int], received: Sequence[int]) -> list[int]:
+    """The jobs *received*: those that are known in that order, the others behind them."""
+    place = {jid: number for number, jid in enumerate(known)}
+    return sorted(received, key=lambda jid: place.get(jid, len(place)))
 
 
-def read_given(config: object, where: str) -> Given:
-    """The value of *where*, checked. Raises :class:`BadConfig`."""
-    return Given(**_checked(_object(config, where), where))
+def _repeated(
+    memory: "Memory", read: Config, received: Sequence[int]
+) -> tuple[list[int], float | None]:
+    """The jobs in the order of the last good answer, and its age; as they are where there is none.
+
+    A job that the answer does not name is behind those that it does.
+    """
+    try:
+        known, age = memory.recall(read.last_answer)
+    except Exception:
+        return list(received), None
+    return _merged(known, received), age
 
 
-def read_counted(config: object, where: str) -> Counted:
-    """The same with the metrics that count. Raises :class:`BadConfig`."""
-    given = _object(config, where)
-    if "metric" in given and "metrics" not in given:
-        if not isinstance(given["metric"], str):
+def _warn(what: str, error: Exception) -> None:
+    # A name or a message may hold anything; this is one line.
+    why = str(error) if isinstance(error, NoAnswer | BadConfig) else _shown(error)
+    _log.warning("oar_accounting: %s", " ".join(f"{what}: {why}".split()))
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _named(queues: Sequence[str]) -> str:
+    try:
+        return ", ".join(map(str, queues))
+    except TypeError:
+        return repr(queues)
+
+
+# -- oar.conf ---------------------------------------------------------------------------------
+
+
+def read_config(config: object, where: str) -> Config:
+    """Check the value of *where*. Raises :class:`BadConfig`."""
+    return Config(**_checked(_object(config, where), where))
+
+
+def read_metrics(config: object, where: str) -> tuple[Config, Mapping[str, float]]:
+    """Check the same, and with how much each metric counts. Raises :class:`BadConfig`."""
+    values = _object(config, where)
+    if "metric" in values and "metrics" not in values:
+        if not isinstance(values["metric"], str):
             raise BadConfig(f'{where}: "metric" must be a name')
-        given["metrics"] = {given.pop("metric"): 1}
-    metrics = given.pop("metrics", None)
+        values["metrics"] = {values.pop("metric"): 1}
+    metrics = values.pop("metrics", None)
     if not isinstance(metrics, dict) or not metrics or not all(map(_is_weight, metrics.values())):
         raise BadConfig(
             f'{where}: "metrics" must be an object like {{"core": 1, "gpu": 20}} with numbers '
             'above 0, or "metric" a name'
         )
-    return Counted(**_checked(given, where, without=("show",)), metrics=metrics)
+    return Config(**_checked(values, where, without=("show",))), metrics
 
 
 def _object(config: object, where: str) -> dict[Any, Any]:
@@ -153,83 +270,292 @@ def _object(config: object, where: str) -> dict[Any, Any]:
     return found
 
 
-def _checked(given: dict[str, Any], where: str, without: Sequence[str] = ()) -> dict[str, Any]:
-    known = [name for name in Given.__dataclass_fields__ if name not in without]
-    for key, value in given.items():
+def _checked(values: dict[str, Any], where: str, without: Sequence[str] = ()) -> dict[str, Any]:
+    known = [name for name in Config.__dataclass_fields__ if name not in without]
+    for key, value in values.items():
         if key not in known:
             raise BadConfig(f"{where}: unknown key {key!r}; known keys are {', '.join(known)}")
         if key == "limit" and not (_is_weight(value) and SHORTEST <= value <= LONGEST):
             raise BadConfig(f"{where}: limit must be seconds from {SHORTEST:g} to {LONGEST:g}")
+        if key == "last_answer" and not (value == 0 or _is_weight(value)):
+            raise BadConfig(f"{where}: last_answer must be seconds, 0 for never")
         if key == "show" and not isinstance(value, bool | str):
             raise BadConfig(f"{where}: show must be true, false or a file of settings")
-        if key not in ("limit", "show") and not isinstance(value, str):
+        if key in ("config", "oar_conf", "site") and not isinstance(value, str):
             raise BadConfig(f"{where}: {key} must be a text")
-    return given
+    return values
 
 
 def _is_weight(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
 
 
-def _warn(said: str, error: Exception) -> None:
-    # Of ours, the text says it all. A name or a message may hold anything; this is one line.
-    ours = type(error).__module__.startswith("oar_accounting.")
-    why = str(error) if ours else f"{type(error).__name__}: {error}"
-    _log.warning("oar_accounting: %s", " ".join(f"{said}: {why}".split()))
+# -- who is asked -----------------------------------------------------------------------------
 
 
-def _named(queues: Sequence[str]) -> str:
+def ask(request: Mapping[str, Any], limit: float) -> Answer:
+    """Ask the service, else the library, within *limit* seconds. Raises :class:`NoAnswer`."""
+    until = time.monotonic() + limit
+    why = ""
+    if os.path.exists(SOCKET):
+        try:
+            return Answer(ask_service(request, limit / 2, SOCKET), "service", "")
+        except Refused:
+            raise
+        except (NoAnswer, OSError) as error:
+            why = f"the karma service: {_silence(error)}"
     try:
-        return ", ".join(map(str, queues))
-    except TypeError:
-        return repr(queues)
+        return Answer(_ask_library(request, until - time.monotonic()), "library", why)
+    except (NoAnswer, OSError) as error:
+        raise NoAnswer("; ".join(filter(None, (_silence(error), why)))) from None
 
 
-def _show(given: Given) -> None:
-    """Let users see it when the round is over; what fails here leaves the order as it is."""
+def _silence(error: Exception) -> str:
+    if isinstance(error, NoAnswer):
+        return str(error)
+    return "no answer in time" if isinstance(error, TimeoutError) else _shown(error)
+
+
+def ask_service(request: Mapping[str, Any], seconds: float, path: str = SOCKET) -> list[str]:
+    """Ask the karma service at *path*. Raises :class:`NoAnswer`, OSError where nobody answers."""
+    until = time.monotonic() + seconds
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(seconds)
+        line.connect(path)
+        line.sendall(json.dumps({**request, "limit": STEP * seconds}).encode() + b"\n")
+        parts = []
+        while part := line.recv(1 << 18):
+            parts.append(part)
+            if (left := until - time.monotonic()) <= 0:
+                raise TimeoutError
+            line.settimeout(left)
+    return read_answer(b"".join(parts), check=True)
+
+
+def read_answer(reply: bytes, *, check: bool) -> list[str]:
+    """The lines of an answer that is whole. Raises :class:`NoAnswer`.
+
+    With *check*, also where it was given with another library, other settings or other tables than
+    those that are there now.
+    """
+    head, _, body = reply.decode("utf-8", "replace").partition("\n\n")
+    greeting, *facts = head.split("\n")
+    if not greeting.startswith(GREETING):
+        raise NoAnswer("the answer cannot be read")
+    for fact in facts if check else ():
+        _check_fact(*[*fact.split(" ", 2), "", ""][:3])
+    *lines, last = body.rstrip("\n").split("\n")
+    kind, _, text = last.partition(" ")
+    if kind in ("refused", "broken") and not lines:
+        raise (Refused if kind == "refused" else NoAnswer)(text)
+    if kind != "end" or text != str(len(lines)):
+        raise NoAnswer("the answer has no end")
+    return lines
+
+
+def _check_fact(kind: str, first: str, second: str) -> None:
+    if kind == "file" and digest_of(second) != first:
+        raise NoAnswer(f"it was started before {second} changed")
+    if kind == "tables" and first != second:
+        raise NoAnswer(f"the tables are in version {first}, it knows version {second}")
+
+
+def digest_of(file: str) -> str:
+    """SHA-256 of what a file holds; ``-`` where it cannot be read."""
     try:
-        from oar_accounting.schedulers import show
+        with open(file, "rb") as opened:
+            return sha256(opened.read()).hexdigest()
+    except OSError:
+        return "-"
 
-        config = given.show if isinstance(given.show, str) else given.config
-        show.after_this_process(given.oar_conf, config, given.site)
+
+def _ask_library(request: Mapping[str, Any], seconds: float) -> list[str]:
+    """Ask in a process of its own, within a time that nothing can stretch.
+
+    Time-outs bound most waits for a database, but not a resolver of names, a server that is frozen,
+    a file system that hangs, a loop of our own, or a crash; the end of a process does.
+    """
+    # Not pipes: something that outlives the process would keep them open.
+    with (
+        closing(open(os.memfd_create("request"), "w+b", buffering=0)) as asked,
+        closing(open(os.memfd_create("answer"), "w+b", buffering=0)) as answer,
+        closing(open(os.memfd_create("errors"), "w+b", buffering=0)) as errors,
+    ):
+        asked.write(json.dumps({**request, "limit": STEP * seconds}).encode())
+        asked.seek(0)
+        # Where the library shares this environment, its variables may say where the library is;
+        # not where the scheduler happens to be.
+        python = [PYTHON, "-I"] if PYTHON else [sys.executable, "-P"]
+        child = subprocess.Popen(
+            [*python, "-m", "oar_accounting.schedulers.answer", f"{seconds + 1:.0f}"],
+            stdin=asked,
+            stdout=answer,
+            stderr=errors,
+            start_new_session=True,
+        )
+        status = _end(child, seconds)
+        if status is None:
+            raise NoAnswer(f"no answer within {seconds:.2g} s")
+        reply, text = (os.pread(file.fileno(), 1 << 28, 0) for file in (answer, errors))
+    if not reply:
+        last = text.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise NoAnswer(f"the library: {last or _ended(status)}")
+    return read_answer(reply, check=False)
+
+
+def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """The status with which a child ended; None where it had to be ended. Nothing of it stays."""
+    with suppress(subprocess.TimeoutExpired):
+        _await(child, seconds)
+    status = child.poll()
+    # With all that it has started.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    if status is None:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(FAREWELL)
+    return status
+
+
+def _await(child: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait for a child; by the system's own word where there is one, which costs no time."""
+    try:
+        handle = os.pidfd_open(child.pid)
+    except (OSError, AttributeError):
+        child.wait(max(seconds, 0))
+        return
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll(max(1000 * seconds, 0))
+    finally:
+        os.close(handle)
+
+
+def _ended(status: int) -> str:
+    how = f"signal {-status}" if status < 0 else f"exit code {status}"
+    return f"its process ended with {how}"
+
+
+# -- from one round to the next ---------------------------------------------------------------
+
+
+def _state(name: str) -> str:
+    return os.path.join(os.environ.get("OAR_ACCOUNTING_STATE") or STATE, name)
+
+
+class Round:
+    """A scheduling round. Where one process serves each group of queues, several share one."""
+
+    def __init__(self, now: object) -> None:
+        """*now*: the instant of the round, which all its processes are given."""
+        self._now = now
+
+    def has_failed(self) -> bool:
+        """True where nobody answered another process of this round."""
+        try:
+            with open(_state("failed"), encoding="utf-8") as file:
+                return file.read() == self._name()
+        except (OSError, ValueError):
+            return False
+
+    def fail(self) -> None:
+        """Let the other processes of this round not wait for the limit again."""
+        with suppress(OSError, ValueError):
+            _write(_state("failed"), self._name())
+
+    def note(self, who: str, began: float, why: object) -> None:
+        """Write down who decided the order, and why nobody better did; the doctor reads it."""
+        text = _shown(why) if isinstance(why, Exception) and not _is_ours(why) else str(why)
+        waited = time.monotonic() - began
+        line = f"{time.time():.0f} {who} {waited:.3f} {' '.join(text.split())[:1000]}\n"
+        with suppress(OSError):
+            file = _state("rounds")
+            with open(file, "ab", buffering=0) as opened:
+                opened.write(line.encode("utf-8", "replace"))
+                full = opened.tell() > MOST_ROUNDS
+            if full:
+                os.replace(file, f"{file}.1")
+
+    def _name(self) -> str:
+        """The process that called this one and began at that time, and the instant it gave."""
+        parent = os.getppid()
+        with open(f"/proc/{parent}/stat", encoding="utf-8", errors="replace") as file:
+            began = file.read().rpartition(")")[2].split()[19]
+        return f"{parent} {began} {self._now}"
+
+
+def _is_ours(error: Exception) -> bool:
+    return isinstance(error, NoAnswer | BadConfig)
+
+
+class Memory:
+    """The last good answer to a question."""
+
+    def __init__(self, question: Sequence[str]) -> None:
+        """*question*: what must be the same for the answer to hold."""
+        name = sha256(json.dumps(list(question)).encode()).hexdigest()[:16]
+        self._file = _state(f"last-{name}")
+
+    def keep(self, known: Sequence[int]) -> None:
+        """Remember the order of these jobs."""
+        with suppress(OSError):
+            _write(self._file, f"{' '.join(map(str, known))} end\n")
+
+    def recall(self, seconds: float) -> tuple[list[int], float]:
+        """The order and its age. Raises OSError or ValueError where there is none so young."""
+        with open(self._file, encoding="ascii") as file:
+            age = max(time.time() - os.fstat(file.fileno()).st_mtime, 0.0)
+            *known, end = file.read().split()
+        if age > seconds or end != "end":
+            raise ValueError("too old")
+        return list(map(int, known)), age
+
+
+def _write(file: str, text: str) -> None:
+    """Replace a file at once."""
+    handle, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".new-")
+    try:
+        with open(handle, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        os.replace(name, file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+# -- what users see ---------------------------------------------------------------------------
+
+#: The processes that let users see it: one that was forked from such a one has not.
+_started: list[int] = []
+
+
+def _show(read: Config) -> None:
+    """Start ``show-karma``, which waits for the end of this process; OAR writes until then."""
+    if os.getpid() in _started:
+        return
+    try:
+        options = read.where() | ({"config": read.show} if isinstance(read.show, str) else {})
+        words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+        python = [PYTHON, "-I"] if PYTHON else [sys.executable, "-P"]
+        nothing = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
+        command = [*python, "-m", "oar_accounting.cli", *words]
+        os.posix_spawn(
+            command[0],
+            [*command, "show-karma", "--after", str(os.getpid()), "--syslog"],
+            os.environ,
+            file_actions=nothing,
+            setsid=True,
+        )
+        _started.append(os.getpid())
     except Exception as error:
         _warn("users do not see this karma", error)
 
 
-# -- in the child -----------------------------------------------------------------------------
-
-
-@contextmanager
-def _fair_share(now: int, given: Given) -> Iterator[Any]:
-    from oar_accounting import settings
-    from oar_accounting.dialects import check_forkable
-    from oar_accounting.fair_share.answers import fair_share_of
-
-    read = settings.load(oar_conf=given.oar_conf, config=given.config, site=given.site)
-    check_forkable(read.oar_url)
-    check_forkable(read.url)
-    with fair_share_of(read, now, given.limit) as found:
-        yield found
-
-
-def _in_order(jids: Sequence[int], now: int, given: Given) -> bytes:
-    """The ids in order, those that nothing is known of last, as 64-bit numbers."""
-    with _fair_share(now, given) as asked:
-        report = asked.karma(jids)
-    known = report.job_id.tolist()
-    found = set(known)
-    return array("q", [*known, *(jid for jid in jids if jid not in found)]).tobytes()
-
-
-def _sums(queues: Sequence[str], start: int, stop: int, given: Counted) -> bytes:
-    with _fair_share(stop, given) as asked:
-        sums = asked.sums(given.metrics, queues, start)
-    return json.dumps([sums.window, sums.by_project, sums.by_user], allow_nan=False).encode()
-
-
 # -- the sums ---------------------------------------------------------------------------------
 
-#: The methods of OAR's platform that its karma asks, in the order of `_sums`.
+#: The methods of OAR's platform that its karma asks, in the order of an answer.
 ASKED_BY = (
     "get_sum_accounting_window",
     "get_sum_accounting_by_project",
@@ -240,8 +566,9 @@ ASKED_BY = (
 class _Sums:
     """Our sums of a scheduling round; once they cannot be had, OAR's own count until its end."""
 
-    def __init__(self, given: Counted) -> None:
-        self._given = given
+    def __init__(self, read: Config, metrics: Mapping[str, float]) -> None:
+        self._read = read
+        self._metrics = metrics
         self._known: dict[tuple[tuple[str, ...], int, int], list[Any]] = {}
         self._failed = False
 
@@ -249,15 +576,28 @@ class _Sums:
         """Of all, by project and by user, each as asked and used; None where OAR's own count."""
         key = (tuple(queues), int(start), int(stop))
         if key not in self._known and not self._failed:
-            try:
-                from oar_accounting.schedulers import bounded
-
-                said = bounded.answer(partial(_sums, *key, self._given), self._given.limit)
-                self._known[key] = json.loads(said)
-            except Exception as error:
-                self._failed = True
-                _warn("OAR's own sums count", error)
+            self._ask(key)
         return None if self._failed else self._known[key]
+
+    def _ask(self, key: tuple[tuple[str, ...], int, int]) -> None:
+        queues, start, stop = key
+        began = time.monotonic()
+        request = {
+            "ask": "sums",
+            "now": stop,
+            "start": start,
+            "queues": queues,
+            "metrics": self._metrics,
+        }
+        try:
+            answer = ask({**request, **self._read.where()}, self._read.limit)
+            (line,) = answer.lines
+            self._known[key] = json.loads(line)
+            Round(stop).note(answer.who, began, answer.why)
+        except Exception as error:
+            self._failed = True
+            _warn("OAR's own sums count", error)
+            Round(stop).note("own", began, error)
 
 
 class _Replaced:

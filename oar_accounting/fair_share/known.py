@@ -1,0 +1,50 @@
+"""A site's accounts and their groups, kept from one question to the next.
+
+Accounts are added, and renamed only where a user is forgotten; `Accounts.refresh` notices both.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from oar_accounting.catalog import Accounts, Names
+from oar_accounting.fair_share.entities import Entities, entities_by
+from oar_accounting.fair_share.recent import Planned
+from oar_accounting.groupings import Group, Key
+
+
+class KnownAccounts:
+    """The accounts of one site, for one question after the other."""
+
+    def __init__(self) -> None:
+        self._accounts: Accounts | None = None
+        self._entities: dict[tuple[Key, ...], Entities[Group]] = {}
+
+    def refreshed(self, connection: Connection, site_id: int) -> Planned:
+        """The accounts as they are now, to which those that a pass would add can be added."""
+        if self._accounts is None or self._accounts.site_id != site_id:
+            self._accounts = Accounts(site_id)
+        before = self._accounts.revision
+        self._accounts.refresh(connection)
+        if self._accounts.revision != before:
+            self._entities = {}
+        return Planned(self._accounts)
+
+    def entities(
+        self, names: dict[int, Names], keys: tuple[Key, ...], *, planned: bool
+    ) -> Entities[Group]:
+        """The groups of accounts by these keys.
+
+        *planned*: whether there are accounts among the *names* that a pass would add.
+        """
+        if planned or not _by_name(keys):
+            return entities_by(names, keys)
+        if keys not in self._entities:
+            self._entities[keys] = entities_by(names, keys)
+        return self._entities[keys]
+
+
+def _by_name(keys: Sequence[Any]) -> bool:
+    """True where a group depends on nothing but the names of the account."""
+    return all(isinstance(key, Key) and key.members is None for key in keys)

@@ -1,0 +1,160 @@
+"""Are the stubs those that this library would write, can OAR run them, and what do they run?"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from stat import S_IWGRP, S_IWOTH, S_IXOTH
+
+from oar_accounting.errors import SettingsError, StubError
+from oar_accounting.records import Finding
+from oar_accounting.scheduler_settings import SchedulerSettings
+from oar_accounting.schedulers import oar3
+from oar_accounting.settings import read_oar_conf
+from oar_accounting.site_setup import USER, User
+from oar_accounting.stubs.files import INSTALL, Installed, is_as_planned, read_list
+from oar_accounting.stubs.plan import DIRECTORY, VERSION, Plan, Stub, plan, read_text
+from oar_accounting.stubs.use import old_names
+
+SUBJECT = "stubs"
+_VERSION = re.compile(r"ersion\s*=\s*['\"]?(\d+)", re.I)
+
+
+def stub_findings(
+    scheduler: SchedulerSettings, oar_conf: Path, directory: Path = DIRECTORY
+) -> list[Finding]:
+    """What is wrong with what stands below *directory*; one good finding where all is well."""
+    if not os.path.exists(oar_conf):
+        return []
+    try:
+        installed = read_list(directory)
+        if installed is None:
+            return [_none_installed(oar_conf)]
+        return compared(plan_again(installed, scheduler), installed, values_of(oar_conf), oar_conf)
+    except (StubError, SettingsError) as error:
+        return [Finding("bad", SUBJECT, str(error), INSTALL)]
+
+
+def values_of(oar_conf: Path) -> dict[str, str]:
+    """The settings of OAR; none where the file is missing. Raises :class:`SettingsError`."""
+    return read_oar_conf(oar_conf) if os.path.exists(oar_conf) else {}
+
+
+def plan_again(installed: Installed, scheduler: SchedulerSettings) -> Plan:
+    """What this library would write where these are installed. Raises :class:`StubError`."""
+    return plan(
+        python=installed.python,
+        scheduler=scheduler,
+        directory=installed.directory,
+        schedulers=installed.links[0].parent if installed.links else None,
+        oar3_python=installed.oar3_python,
+    )
+
+
+def _none_installed(oar_conf: Path) -> Finding:
+    use = old_names(values_of(oar_conf), str(oar_conf), DIRECTORY / "server_epilogue")
+    said = "none are installed: what OAR calls is missing while pip replaces this library"
+    return Finding("warning" if use is None else "bad", SUBJECT, said, INSTALL)
+
+
+def compared(
+    planned: Plan, installed: Installed, conf: Mapping[str, str], oar_conf: Path
+) -> list[Finding]:
+    """What differs between the plan and what stands; *conf* is what *oar_conf* sets."""
+    found = [
+        *(finding for stub in planned.stubs for finding in _file(stub)),
+        *_links(planned),
+        *_target(planned, installed),
+        *_old_names(planned, conf, oar_conf),
+    ]
+    if any(each.level != "good" for each in found):
+        return found
+    where = f"in version {installed.version} in {installed.directory}"
+    if installed.oar3_python is not None:
+        where += f" and beside OAR 3 ({installed.oar3_python})"
+    return [*found, Finding("good", SUBJECT, f"{where}; they run {installed.python}")]
+
+
+def _file(stub: Stub) -> Iterator[Finding]:
+    """The first thing that is wrong with a file."""
+    try:
+        found = stub.path.stat()
+    except OSError:
+        yield Finding("bad", SUBJECT, f"{stub.path} is missing", INSTALL)
+        return
+    mode = found.st_mode & 0o7777
+    if found.st_uid != 0 or mode & (S_IWGRP | S_IWOTH):
+        said = f"{stub.path} can be changed by others than root (mode {mode:o})"
+        yield Finding("bad", SUBJECT, said, f"chown root: {stub.path} && {INSTALL}")
+    elif mode != stub.mode:
+        needed = "run" if stub.mode & S_IXOTH else "read"
+        said = f"the user oar cannot {needed} {stub.path}: its mode is {mode:o}, not {stub.mode:o}"
+        yield Finding("bad", SUBJECT, said, f"chmod {stub.mode:o} {stub.path}")
+    elif not is_as_planned(stub):
+        yield _other_version(stub)
+
+
+def _other_version(stub: Stub) -> Finding:
+    version = _VERSION.search(read_text(stub.path))
+    if version is not None and int(version[1]) > VERSION:
+        said = f"{stub.path} is of version {version[1]}, newer than this library's {VERSION}"
+        return Finding("good", SUBJECT, said)
+    if version is not None and int(version[1]) < VERSION:
+        said = f"{stub.path} is of version {version[1]}, older than this library's {VERSION}"
+    else:
+        said = f"{stub.path} is not what this library and its settings would write"
+    return Finding("warning", SUBJECT, said, INSTALL)
+
+
+def _links(planned: Plan) -> Iterator[Finding]:
+    for link in planned.links:
+        if not link.path.is_symlink() or link.path.readlink() != link.target:
+            said = f"{link.path} does not lead to {link.target}"
+            yield Finding("warning", SUBJECT, said, INSTALL)
+
+
+def _target(planned: Plan, installed: Installed) -> Iterator[Finding]:
+    """What the stubs run, and what they are found by."""
+    if not installed.python.exists():
+        said = (
+            f"they run {installed.python}, which is not there: no job is recorded when it ends, "
+            "and OAR's own order decides"
+        )
+        yield Finding("bad", SUBJECT, said, INSTALL)
+    elif (denied := _denied(installed.python)) is not None:
+        said = f"the user {USER} may not run {installed.python}, because of {denied}"
+        yield Finding("bad", SUBJECT, said, f"chmod a+rx {denied}")
+    for other in planned.oar3.others if planned.oar3 is not None else ():
+        said = (
+            f"{other} names entry points of the library in OAR 3's own environment, which are "
+            "missing while pip replaces it: OAR 3 then starts no job"
+        )
+        yield Finding("warning", SUBJECT, said, INSTALL)
+
+
+def _denied(python: Path) -> Path | None:
+    """What keeps OAR's user from running the library's Python; None where there is no such user."""
+    with suppress(KeyError):
+        return User.named(USER).denied(python, os.X_OK)
+    return None
+
+
+def _old_names(planned: Plan, conf: Mapping[str, str], oar_conf: Path) -> Iterator[Finding]:
+    use = old_names(conf, str(oar_conf), planned.directory / "server_epilogue")
+    if use is not None:
+        yield Finding("bad", SUBJECT, use.what, use.first)
+
+
+def service_findings(socket: Path) -> list[Finding]:
+    """Does the karma service answer, with the library that is installed now?"""
+    subject = "karma service"
+    if not socket.exists():
+        said = f"there is none at {socket}: each scheduling round starts the library anew"
+        return [Finding("good", subject, said)]
+    try:
+        oar3.ask_service({"ask": "ping"}, oar3.LIMIT, str(socket))
+    except (oar3.NoAnswer, OSError) as error:
+        said = f"the one at {socket} does not serve the schedulers: {error}"
+        return [Finding("bad", subject, said, "systemctl restart oar-accounting-karma.service")]
+    return [Finding("good", subject, f"answers at {socket}")]

@@ -24,6 +24,7 @@ from tests import oar3_site
 from tests.bench import karma_data, oar_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import DAYS, METRICS, NOW, Size
+from tests.oar3_rounds import SORTING, write_package
 from tests.servers import MissingServerError, Server, Servers, fresh_database
 from tests.stock_command import write_conf
 
@@ -60,22 +61,17 @@ json.dump({"found": found - began, "all": done - began, "fork": forked, "ids": o
 
 ROUND = "from oar.kao.kamelot import main; main()"
 #: A package that OAR finds as it finds any other.
-PACKAGE = {
-    "oar_accounting_bench.py": """
+PACKAGE = "oar-accounting-bench"
+ENTRY_POINTS = {
+    SORTING: {
+        "bench_identity": "identity",
+        "bench_ours": "oar_accounting.schedulers.oar3:sort_jobs",
+    }
+}
+IDENTITY = """
 def identity(queues, now, jids, jobs, config, plt):
     return jids
-""",
-    "oar_accounting_bench-1.dist-info/METADATA": """\
-Metadata-Version: 2.1
-Name: oar-accounting-bench
-Version: 1
-""",
-    "oar_accounting_bench-1.dist-info/entry_points.txt": """\
-[oar.jobs_sorting_func]
-bench_identity = oar_accounting_bench:identity
-bench_ours = oar_accounting.schedulers.oar3:sort_jobs
-""",
-}
+"""
 SIDES = {
     "FIFO": {"JOB_PRIORITY": "FIFO"},
     "identity": {"JOB_PRIORITY": "CUSTOM", "CUSTOM_JOB_SORTING": "bench_identity"},
@@ -263,9 +259,7 @@ def _rounds(server: Server, size: Size, runs: int, sides: Sequence[str]) -> Figu
         fresh_database(server) as database,
     ):
         directory = Path(name)
-        for file, content in PACKAGE.items():
-            (directory / file).parent.mkdir(exist_ok=True)
-            (directory / file).write_text(content, encoding="utf-8")
+        write_package(directory, PACKAGE, ENTRY_POINTS, IDENTITY)
         config = directory / "accounting.toml"
         config.write_text(karma_data.SETTINGS, encoding="utf-8")
         conf = write_conf(database.url, directory)

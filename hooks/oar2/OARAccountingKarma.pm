@@ -4,7 +4,7 @@ package OARAccountingKarma;
 use strict;
 use warnings;
 
-our $VERSION = '0';    #= version
+our $VERSION = '0';    # stub: version
 
 INIT {
     my $file = delete $ENV{OAR_ACCOUNTING_KARMA};

@@ -9,8 +9,8 @@ session that OAR hands over are not touched: what is assigned to a job is writte
 with a commit for each.
 
 ``oar-accounting stubs install`` copies this file into the environment of OAR 3, where the library
-is not, and fills in the lines with ``#=``. So it imports the standard library alone, and nothing
-that Python 3.10 does not have.
+is not, and fills in the lines that end with ``# stub: name``. So it imports the standard library
+alone, and nothing that Python 3.10 does not have.
 """
 
 import json
@@ -30,16 +30,16 @@ from hashlib import sha256
 from typing import Any
 
 #: Of this file, where it was copied.
-VERSION = "0"  # = version
+VERSION = "0"  # stub: version
 #: The Python of the library; empty for the one that runs this.
-PYTHON = ""  # = python
-SOCKET = "/run/oar-accounting/karma.sock"  # = socket
+PYTHON = ""  # stub: python
+SOCKET = "/run/oar-accounting/karma.sock"  # stub: socket
 #: The directory of what is remembered from one round to the next.
-STATE = "/var/lib/oar-accounting"  # = state
+STATE = "/var/lib/oar-accounting"  # stub: state
 #: Seconds that a scheduler waits for an answer.
-LIMIT = 5.0  # = limit
+LIMIT = 5.0  # stub: limit
 #: Seconds for which an answer may be repeated.
-LAST_ANSWER = 3600.0  # = last_answer
+LAST_ANSWER = 3600.0  # stub: last_answer
 
 SHORTEST, LONGEST = 0.1, 600.0
 #: Part of the time that one who is asked may take, which its steps on a database have together

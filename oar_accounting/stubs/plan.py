@@ -1,6 +1,6 @@
 """Which stubs a machine needs, and what stands in them.
 
-A stub is a file of ours with the lines that end with ``#= name`` filled in.
+A stub is a file of ours with the lines that end with ``# stub: name`` filled in.
 """
 
 import json
@@ -46,7 +46,7 @@ accounting = {MODULE}:count_usage
 OLD_TARGET = "oar_accounting.schedulers.oar3:"
 
 EXECUTABLE, READABLE = 0o755, 0o644
-_FILLED = re.compile(r"^(.*?=\s*)('[^']*'|\"[^\"]*\"|[0-9.]+)(;?\s*#= (\w+))$", re.M)
+_FILLED = re.compile(r"^(.*?=\s*)('[^']*'|\"[^\"]*\"|[0-9.]+)(;?\s*# stub: (\w+))$", re.M)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,10 @@ def filled(text: str, values: Mapping[str, object]) -> str:
             return f"{before}{default[0]}{value}{default[0]}{after}"
         return f"{before}{value}{after}"
 
-    return _FILLED.sub(line, text)
+    found = _FILLED.sub(line, text)
+    if found == text:
+        raise StubError("a stub has no lines to be filled in: is this library whole?")
+    return found
 
 
 # -- where OAR is -----------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+
 # Its peak is read by the process itself where the system tells it: what wait4 tells of a child
 # is at least what its parent had when it forked.
 PROGRAM = """

@@ -1,7 +1,9 @@
-"""What OAR 3's scheduler waits for us: one call that sorts its jobs, and whole rounds of its own.
+"""What a scheduler waits for us: one call that sorts its jobs, and whole rounds of OAR 3's own.
 
-Every run is a process of its own, as every round of OAR's scheduler is: what has to be imported
-for the call counts.
+Every run is a process of its own, as every round of OAR's scheduler is. *Service* asks a karma
+service that is warm, *library* starts the library for every answer, *identity* sorts nothing. Wall
+time and processor time are told apart: the latter is that of the round, of all that it starts and
+of the service, but not of the database.
 """
 
 import json
@@ -9,9 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,84 +21,64 @@ import click
 from sqlalchemy import Engine, create_engine, text
 
 from oar_accounting.accounting import Accounting
+from oar_accounting.schedulers import oar3
+from oar_accounting.stubs.plan import filled
 from tests import oar3_site
 from tests.bench import karma_data, oar_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import DAYS, METRICS, NOW, Size
-from tests.oar3_rounds import SORTING, write_package
+from tests.bench.karma_service import Cost, Service, karma_service
+from tests.bench.processes import ROOT
+from tests.oar3_rounds import SORTING, installation, write_package
 from tests.servers import MissingServerError, Server, Servers, fresh_database
 from tests.stock_command import write_conf
 
-ROOT = Path(__file__).parents[2]
 HOURS = 24 * DAYS
-#: Seconds that whole rounds may take longer with us than with a function that sorts nothing.
-GOAL = 0.3
+#: Seconds that whole rounds may take longer with the service than with what sorts nothing.
+GOAL = 0.15
 #: Longer than anything here takes, so that no run is measured that gave up.
 LIMIT = 60
+#: Jobs that OAR 3 places in one round; the others are sorted, and wait.
+PLACED = 1_000
 
-#: A scheduler's process up to the call, and the call. It has the database's driver and the ORM.
+#: A scheduler's process: the stub alone, in a Python that knows nothing of ours.
 CALL = """
-import json, logging, sys, time
-from types import SimpleNamespace
-from sqlalchemy import create_engine, orm
+import json, logging, sys
+sys.path.insert(0, sys.argv[1])
+import oar_accounting_service, oar_accounting_library
 given = json.load(sys.stdin)
-connection = create_engine(given["url"]).connect()
-jobs = {jid: SimpleNamespace(id=jid) for jid in given["jids"]}
-config = json.dumps({"config": given["config"], "limit": given["limit"]})
+module = {"service": oar_accounting_service, "library": oar_accounting_library}.get(given["side"])
 logging.basicConfig(stream=sys.stderr)
-if given["imported"]:
-    from oar_accounting import Accounting
-    with Accounting.open(config=given["config"]) as accounting:
-        accounting.karma(given["jids"][:1], now=given["now"])
-began = time.perf_counter()
-from oar_accounting.schedulers import bounded, oar3
-found = time.perf_counter()
-ordered = oar3.sort_jobs(["default"], given["now"], given["jids"], jobs, config, None)
-done = time.perf_counter()
-bounded.answer(bytes, given["limit"])
-forked = time.perf_counter() - done
-json.dump({"found": found - began, "all": done - began, "fork": forked, "ids": ordered}, sys.stdout)
+ordered = given["jids"]
+if module is not None:
+    ordered = module.sort_jobs(["default"], given["now"], ordered, {}, given["config"], None)
+json.dump(ordered, sys.stdout)
 """
 
 ROUND = "from oar.kao.kamelot import main; main()"
-#: A package that OAR finds as it finds any other.
-PACKAGE = "oar-accounting-bench"
-ENTRY_POINTS = {
-    SORTING: {
-        "bench_identity": "identity",
-        "bench_ours": "oar_accounting.schedulers.oar3:sort_jobs",
-    }
-}
 IDENTITY = """
-def identity(queues, now, jids, jobs, config, plt):
+def sort_jobs(queues, now, jids, jobs, config, plt):
     return jids
 """
 SIDES = {
     "FIFO": {"JOB_PRIORITY": "FIFO"},
     "identity": {"JOB_PRIORITY": "CUSTOM", "CUSTOM_JOB_SORTING": "bench_identity"},
-    "ours": {"JOB_PRIORITY": "CUSTOM", "CUSTOM_JOB_SORTING": "bench_ours"},
+    "service": {"JOB_PRIORITY": "CUSTOM", "CUSTOM_JOB_SORTING": "bench_service"},
+    "library": {"JOB_PRIORITY": "CUSTOM", "CUSTOM_JOB_SORTING": "bench_library"},
     "FAIRSHARE": {"JOB_PRIORITY": "FAIRSHARE"},
 }
+CALLS = ("identity", "service", "library")
 
 Figures = dict[str, Any]
 
 
 @click.command("scheduler")
-@click.option("--waiting", default="1000,10000", show_default=True, help="Of the single calls.")
+@click.option("--waiting", default="1000,10000", show_default=True, help="Jobs that wait.")
 @click.option("--totals", default=1_000_000, type=click.IntRange(10_000), show_default=True)
 @click.option("--runs", default=7, type=click.IntRange(1), show_default=True)
-@click.option(
-    "--round-waiting",
-    default=1_000,
-    type=click.IntRange(1, 1_000),
-    show_default=True,
-    help="Jobs of a whole round; OAR 3 places no more than 1,000 in one.",
-)
 @click.option("--sides", default=",".join(SIDES), show_default=True, help="Of whole rounds.")
 @click.option("--json", "as_json", is_flag=True, help="Every figure, for a program.")
-def scheduler(  # noqa: PLR0913 - its options
-    waiting: str, totals: int, runs: int, round_waiting: int, sides: str, as_json: bool
-) -> None:
+def scheduler(waiting: str, totals: int, runs: int, sides: str, as_json: bool) -> None:
     """A call that sorts OAR 3's waiting jobs, and whole rounds of OAR 3 where it is installed."""
     try:
         sizes = [int(each) for each in filter(None, waiting.split(","))]
@@ -110,12 +91,14 @@ def scheduler(  # noqa: PLR0913 - its options
     try:
         servers.start(["postgresql"])
         server = servers.get("postgresql")
-        calls = [_calls(server, _size(each, totals), runs) for each in sizes]
+        calls = [_measured(_Calls, server, _size(each, totals), CALLS, runs) for each in sizes]
         figures: Figures = {"server": str(server), "calls": calls}
-        if reason := _no_rounds():
-            figures["missing"] = reason
+        if isinstance(found := installation(), str):
+            figures["missing"] = found
         elif chosen:
-            figures["rounds"] = _rounds(server, _size(round_waiting, totals), runs, chosen)
+            figures["rounds"] = [
+                _measured(_Rounds, server, _size(each, totals), chosen, runs) for each in sizes
+            ]
     except MissingServerError as error:
         raise click.ClickException(f"no figures: {error}") from None
     finally:
@@ -127,76 +110,64 @@ def _size(waiting: int, totals: int) -> Size:
     return Size(waiting=waiting, active=round(totals / len(METRICS) / HOURS))
 
 
-def _in_turns(sides: Mapping[str, Callable[[], Figures]], runs: int) -> dict[str, list[Figures]]:
-    """What the runs of every side say; the first turn warms the caches up and is not counted."""
-    found: dict[str, list[Figures]] = {side: [] for side in sides}
-    for turn in range(runs + 1):
-        for side, run in sides.items():
-            figures = run()
-            if turn:
-                found[side].append(figures)
-    return found
-
-
-# -- single calls -----------------------------------------------------------------------------
-
-
-def _calls(server: Server, size: Size, runs: int) -> Figures:
-    """Seconds of a call, of one where all is imported already, and of a child that does nothing."""
+def _measured(
+    kind: "type[_Calls | _Rounds]", server: Server, size: Size, sides: Sequence[str], runs: int
+) -> Figures:
+    """Seconds of wall and processor time of every side, run in turns."""
     with (
-        tempfile.TemporaryDirectory(prefix="oar-bench-") as directory,
+        tempfile.TemporaryDirectory(prefix="oar-bench-") as name,
         fresh_database(server) as database,
+        karma_service(Path(name)) as service,
     ):
-        config = Path(directory, "accounting.toml")
-        config.touch(0o600)
-        config.write_text(f'oar_url = "{database.url}"\n{karma_data.SETTINGS}', encoding="utf-8")
-        engine = create_engine(database.url)
-        with Accounting.open(config=config) as accounting:
-            progress(f"filling a month; {size.waiting:,} jobs wait")
-            karma_data.fill(engine, accounting, size)
-            rows = _count(engine, "accounting_totals")
-            expected = accounting.karma(now=NOW).job_id.tolist()
+        engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
+        work = kind(engine, database.url, Path(name), size, service)
+        progress(f"filling a month; {size.waiting:,} jobs wait")
+        work.fill()
+        rows = {each: _count(engine, each) for each in work.tables}
+        progress(f"{work.title}: {', '.join(sides)}")
+        found = _in_turns({side: work.of(side) for side in sides}, runs)
         engine.dispose()
-        given = {"url": database.url, "config": str(config), "limit": LIMIT, "now": NOW}
-        given |= {"jids": sorted(expected)}
-        progress(f"sorting {size.waiting:,} jobs")
-        found = _in_turns(
-            {
-                "call": lambda: _call(given | {"imported": False}, expected),
-                "imported": lambda: _call(given | {"imported": True}, expected),
-            },
-            runs,
-        )
-    call = [each["all"] for each in found["call"]]
-    imported = median(each["all"] for each in found["imported"])
-    forked = median(each["fork"] for each in found["call"])
     return {
+        "title": work.title,
         "waiting": size.waiting,
-        "totals": rows,
-        "runs": call,
-        "median": median(call),
-        "split": {
-            "fork": forked,
-            "imports": median(call) - imported,
-            "database and order": imported - forked,
+        "rows": rows,
+        "sides": {
+            side: {part: [getattr(each, part) for each in costs] for part in ("wall", "cpu")}
+            for side, costs in found.items()
         },
     }
 
 
-def _call(given: Figures, expected: list[int]) -> Figures:
-    done = subprocess.run(
-        [sys.executable, "-c", CALL],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": _python_path()},
-    )
-    if done.returncode or done.stderr:
-        raise RuntimeError(f"the call failed: {done.stderr}")
-    told: Figures = json.loads(done.stdout)
-    if told.pop("ids") != expected:
-        raise RuntimeError("the jobs came back in another order than that of their karma")
-    return told
+def _in_turns(sides: Mapping[str, Callable[[], Cost]], runs: int) -> dict[str, list[Cost]]:
+    """What the runs of every side take; the first turn warms caches up and is not counted."""
+    found: dict[str, list[Cost]] = {side: [] for side in sides}
+    for turn in range(runs + 1):
+        for side, run in sides.items():
+            cost = run()
+            if turn:
+                found[side].append(cost)
+    return found
+
+
+def _write_stubs(directory: Path, service: Service) -> None:
+    """The stub twice, with the service and with none, and what sorts nothing."""
+    source = Path(oar3.__file__).read_text(encoding="utf-8")
+    for side, socket in {"service": service.socket, "library": directory / "none"}.items():
+        values = {"python": sys.executable, "socket": str(socket), "state": str(directory)}
+        # Where the package is not installed, it is beside the tests.
+        text_of_it = filled(source, values).replace('"-I"', '"-P"')
+        entry_points = {SORTING: {f"bench_{side}": "sort_jobs"}}
+        write_package(directory, f"oar-accounting-{side}", entry_points, text_of_it)
+    entry_points = {SORTING: {"bench_identity": "sort_jobs"}}
+    write_package(directory, "oar-accounting-identity", entry_points, IDENTITY)
+
+
+def _check_who(directory: Path, side: str) -> None:
+    """Raise RuntimeError where somebody else answered than the *side* is about."""
+    if side in ("service", "library"):
+        last = (directory / "rounds").read_text(encoding="utf-8").splitlines()[-1]
+        if last.split()[1] != side:
+            raise RuntimeError(f"{side}: answered otherwise: {last}")
 
 
 def _python_path(*first: Path) -> str:
@@ -207,6 +178,55 @@ def _count(engine: Engine, table: str) -> int:
     with engine.connect() as connection:
         counting = f"SELECT count(*) FROM {table}"  # noqa: S608 - a name of ours
         return int(connection.execute(text(counting)).scalar_one())
+
+
+# -- single calls -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Calls:
+    """One call of the stub in a process that does nothing else."""
+
+    engine: Engine
+    url: str
+    directory: Path
+    size: Size
+    service: Service
+    expected: tuple[int, ...] = ()
+    tables = ("accounting_totals",)
+    title = "a process that sorts"
+
+    def fill(self) -> None:
+        """Let jobs wait, and see in which order they should start."""
+        self._config().touch(0o600)
+        given = f'oar_url = "{self.url}"\n{karma_data.SETTINGS}'
+        self._config().write_text(given, encoding="utf-8")
+        with Accounting.open(config=self._config()) as accounting:
+            karma_data.fill(self.engine, accounting, self.size)
+            self.expected = tuple(accounting.karma(now=NOW).job_id.tolist())
+        _write_stubs(self.directory, self.service)
+
+    def of(self, side: str) -> Callable[[], Cost]:
+        """A call."""
+        return lambda: self.service.cost(lambda: self._call(side))
+
+    def _config(self) -> Path:
+        return self.directory / "accounting.toml"
+
+    def _call(self, side: str) -> None:
+        ids = sorted(self.expected)
+        config = json.dumps({"config": str(self._config()), "limit": LIMIT})
+        done = subprocess.run(
+            [sys.executable, "-c", CALL, str(self.directory)],
+            input=json.dumps({"side": side, "jids": ids, "now": NOW, "config": config}),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
+        expected = ids if side == "identity" else list(self.expected)
+        if done.returncode or done.stderr or json.loads(done.stdout) != expected:
+            raise RuntimeError(f"{side}: not the order of our karma: {done.stderr}")
+        _check_who(self.directory, side)
 
 
 # -- whole rounds -----------------------------------------------------------------------------
@@ -243,47 +263,73 @@ FORGET = (
 )
 
 
-def _no_rounds() -> str:
-    """Why OAR 3 cannot be asked, or nothing."""
-    if oar3_site.MISSING:
-        return oar3_site.MISSING
-    if oar3_site.schema_file() is None:
-        return "OAR_ACCOUNTING_TEST_OAR3 does not name a checkout of OAR 3 with its schema file"
-    return "" if find_spec("psycopg2") else "psycopg2 is not installed"
+@dataclass(slots=True)
+class _Rounds:
+    """Whole processes of OAR 3's scheduler."""
 
+    engine: Engine
+    url: str
+    directory: Path
+    size: Size
+    service: Service
+    conf: str = ""  #: what every ``oar.conf`` begins with
+    tables = ("accounting_totals", "accounting")
+    title = "a round of OAR 3's scheduler"
 
-def _rounds(server: Server, size: Size, runs: int, sides: Sequence[str]) -> Figures:
-    """Seconds of whole processes of OAR 3's scheduler, with every way to sort."""
-    with (
-        tempfile.TemporaryDirectory(prefix="oar-bench-") as name,
-        fresh_database(server) as database,
-    ):
-        directory = Path(name)
-        write_package(directory, PACKAGE, ENTRY_POINTS, IDENTITY)
-        config = directory / "accounting.toml"
+    def fill(self) -> None:
+        """A month of OAR 3, with jobs that wait."""
+        config = self.directory / "accounting.toml"
         config.write_text(karma_data.SETTINGS, encoding="utf-8")
-        conf = write_conf(database.url, directory)
-        engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
-        progress(f"filling a month of OAR 3; {size.waiting:,} jobs wait")
-        _fill(engine, conf, config, size)
-        rows = {each: _count(engine, each) for each in ("accounting_totals", "accounting")}
-        progress(f"rounds of OAR 3's scheduler: {', '.join(sides)}")
-        found = _in_turns(
-            {side: _round_of(side, conf, config, engine, size) for side in sides}, runs
+        conf = write_conf(self.url, self.directory)
+        self.conf = conf.read_text(encoding="utf-8")
+        _fill(self.engine, conf, config, self.size)
+        _write_stubs(self.directory, self.service)
+
+    def of(self, side: str) -> Callable[[], Cost]:
+        """A round with one way to sort."""
+        conf, log = (self.directory / f"{side}.{kind}" for kind in ("conf", "log"))
+        config = {"config": str(self.directory / "accounting.toml"), "limit": LIMIT}
+        values = {
+            **SIDES[side],
+            "CUSTOM_JOB_SORTING_CONFIG": json.dumps(config),
+            "LOG_FILE": log,
+            # What OAR's own oar.conf has: the debugging output of a round is long.
+            "LOG_LEVEL": 2,
+        }
+        lines = [f"{name}='{value}'" for name, value in values.items()]
+        conf.touch(0o600)
+        conf.write_text("\n".join([self.conf, *lines, ""]), encoding="utf-8")
+
+        def run() -> Cost:
+            with self.engine.connect() as connection:
+                for statement in FORGET:
+                    connection.execute(text(statement))
+            log.unlink(missing_ok=True)
+            cost = self.service.cost(lambda: self._round(side, conf))
+            said = [line for line in log.read_text().splitlines() if "oar_accounting:" in line]
+            placed = _count(self.engine, "gantt_jobs_predictions")
+            if said or placed != min(self.size.waiting, PLACED):
+                raise RuntimeError(f"{side}: {placed} jobs have a start; {said}")
+            return cost
+
+        return run
+
+    def _round(self, side: str, conf: Path) -> None:
+        found = installation()
+        assert not isinstance(found, str)
+        done = subprocess.run(
+            [found.python, "-c", ROUND, "default", str(NOW)],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "OARCONFFILE": str(conf),
+                "PYTHONPATH": str(self.directory),
+            },
         )
-        engine.dispose()
-    seconds = {side: [each["seconds"] for each in found[side]] for side in sides}
-    figures: Figures = {
-        "waiting": size.waiting,
-        "rows": rows,
-        "runs": seconds,
-        "median": {side: median(each) for side, each in seconds.items()},
-    }
-    if {"ours", "identity"} <= set(sides):
-        turns = zip(seconds["ours"], seconds["identity"], strict=True)
-        figures["difference"] = median(seconds["ours"]) - median(seconds["identity"])
-        figures["median_of_differences"] = median(ours - identity for ours, identity in turns)
-    return figures
+        if done.returncode:
+            raise RuntimeError(f"OAR's scheduler failed with {side}: {done.stderr}")
+        _check_who(self.directory, side)
 
 
 def _fill(engine: Engine, conf: Path, config: Path, size: Size) -> None:
@@ -305,75 +351,39 @@ def _fill(engine: Engine, conf: Path, config: Path, size: Size) -> None:
     oar_data.settle(engine)
 
 
-def _round_of(
-    side: str, conf: Path, config: Path, engine: Engine, size: Size
-) -> Callable[[], Figures]:
-    own = conf.with_name(f"{side}.conf")
-    log = conf.with_name(f"{side}.log")
-    ours = {
-        **SIDES[side],
-        "CUSTOM_JOB_SORTING_CONFIG": json.dumps({"config": str(config), "limit": LIMIT}),
-        "LOG_FILE": log,
-        # What OAR's own oar.conf has: the debugging output of a round is long.
-        "LOG_LEVEL": 2,
-    }
-    lines = [f"{name}='{value}'" for name, value in ours.items()]
-    own.touch(0o600)
-    own.write_text("\n".join([conf.read_text(encoding="utf-8"), *lines, ""]), encoding="utf-8")
-
-    def run() -> Figures:
-        with engine.connect() as connection:
-            for statement in FORGET:
-                connection.execute(text(statement))
-        log.unlink(missing_ok=True)
-        began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", ROUND, "default", str(NOW)],
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "OARCONFFILE": str(own),
-                "PYTHONPATH": _python_path(conf.parent),
-            },
-        )
-        seconds = time.perf_counter() - began
-        if done.returncode:
-            raise RuntimeError(f"OAR's scheduler failed with {side}: {done.stderr}")
-        said = [line for line in log.read_text().splitlines() if "oar_accounting:" in line]
-        placed = _count(engine, "gantt_jobs_predictions")
-        if said or placed != size.waiting:
-            raise RuntimeError(f"{side}: {placed} of {size.waiting} jobs have a start; {said}")
-        return {"seconds": seconds}
-
-    return run
-
-
 # -- for people -------------------------------------------------------------------------------
 
 
 def _text_of(figures: Figures) -> str:
     lines = [f"{figures['server']}, medians of runs in turns, each in a process of its own"]
-    for each in figures["calls"]:
-        lines.append(f"sort_jobs, {each['waiting']:,} jobs wait, {each['totals']:,} totals rows")
-        lines.append(_line("call", each["runs"]))
-        lines += [f"    {part:<18}  {seconds:8.3f} s" for part, seconds in each["split"].items()]
+    for each in (*figures["calls"], *figures.get("rounds", ())):
+        lines += _lines_of(each)
     if "missing" in figures:
         lines.append(f"no rounds of OAR 3's scheduler: {figures['missing']}")
-    if "rounds" not in figures:
-        return "\n".join(lines)
-    each = figures["rounds"]
-    rows = ", ".join(f"{name} {count:,}" for name, count in each["rows"].items())
-    lines.append(f"rounds of OAR 3's scheduler, {each['waiting']:,} jobs wait; {rows}")
-    lines += [_line(side, seconds) for side, seconds in each["runs"].items()]
-    if "difference" in each:
-        lines.append(
-            f"  {'ours - identity':<12}  {each['difference']:5.3f} s  of medians; goal <= {GOAL} s;"
-            f" {each['median_of_differences']:.3f} s median of the turns' differences"
-        )
     return "\n".join(lines)
 
 
-def _line(label: str, runs: list[float]) -> str:
-    shown = " ".join(f"{seconds:.3f}" for seconds in runs)
-    return f"  {label:<10}  {median(runs):8.3f} s  {shown}"
+def _lines_of(figures: Figures) -> list[str]:
+    rows = ", ".join(f"{name} {count:,}" for name, count in figures["rows"].items())
+    lines = [f"{figures['title']}, {figures['waiting']:,} jobs wait; {rows}"]
+    sides = figures["sides"]
+    for side, costs in sides.items():
+        wall, cpu = median(costs["wall"]), median(costs["cpu"])
+        runs = " ".join(f"{seconds:.3f}" for seconds in costs["wall"])
+        lines.append(f"  {side:<10}  wall {wall:7.3f} s  cpu {cpu:7.3f} s  {runs}")
+    for side in (
+        [each for each in ("service", "library") if each in sides] if "identity" in sides else ()
+    ):
+        over = {part: _over(sides, side, part) for part in ("wall", "cpu")}
+        goal = f"; goal <= {GOAL} s" if side == "service" else ""
+        lines.append(
+            f"  {side} - identity: wall {over['wall']:.3f} s, cpu {over['cpu']:.3f} s, medians of "
+            f"the turns' differences{goal}"
+        )
+    return lines
+
+
+def _over(sides: Figures, side: str, part: str) -> float:
+    """The median of how much more a side takes, turn by turn."""
+    turns = zip(sides[side][part], sides["identity"][part], strict=True)
+    return float(median(more - less for more, less in turns))

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from oar_accounting.errors import AccountingError, StubError
-from oar_accounting.exits import EXIT_CODES, command
+from oar_accounting.exits import EXIT_CODES, Terminated, command
+from oar_accounting.library import digest_before_imports
 from oar_accounting.options import Options
 from oar_accounting.records import Finding
 from oar_accounting.scheduler_settings import read_scheduler
@@ -29,12 +30,16 @@ def karma_service(options: Options, socket: str | None) -> None:
     \b
     Example: oar-accounting karma-service --socket /run/oar-accounting/karma.sock
     """
+    library = digest_before_imports()
     from oar_accounting.schedulers import service
 
     path = Path(socket or read_scheduler(options.settings()).socket)
     click.echo(f"answering at {path}", err=True)
-    service.serve(path)
-    click.echo("the library was changed: start the new one", err=True)
+    try:
+        service.serve(path, library)
+        click.echo("the library has changed: to be started again", err=True)
+    except Terminated:
+        click.echo("told to end", err=True)
 
 
 @click.group("stubs", epilog=EXIT_CODES)

@@ -11,19 +11,20 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 from sqlalchemy import Engine
 
-import oar_accounting
 from oar_accounting import dialects, schema, settings
-from oar_accounting.errors import AccountingError
+from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.ledger import Ledger
+from oar_accounting.library import library_file
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.scheduler_settings import with_its_login
 from oar_accounting.schedulers.oar3 import GREETING, digest_of
@@ -33,6 +34,9 @@ from oar_accounting.settings import Settings
 MOST_SITES = 8
 #: Seconds that a step on a database may take where the question does not say so.
 STEP = 5.0
+
+#: So often settings may change while they are read.
+CHANGES = 5
 
 #: What says which settings are meant, in the order of the key of a site.
 WHERE = ("oar_conf", "config", "site")
@@ -50,11 +54,12 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
 class Answers:
     """Whoever answers, with databases and accounts at hand for the next question."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: str | None = None) -> None:
+        """*library*: its digest before any of it was imported; see `library_digest`."""
         self._sites: dict[tuple[Any, ...], _Site] = {}
         self._lock = Lock()
-        self._library = library_file()
-        self._digest = digest_of(self._library)
+        self._file = library_file()
+        self._library = digest_of(self._file) if library is None else library
 
     def __enter__(self) -> Self:
         return self
@@ -65,18 +70,19 @@ class Answers:
 
     def is_stale(self) -> bool:
         """True where the files of the library are no longer those that are at work."""
-        return digest_of(self._library) != self._digest
+        # A file that cannot be read is one that is being replaced.
+        return self._library == "-" or digest_of(self._file) != self._library
 
     def reply(self, question: object) -> str:
         """Answer a question, whatever it is."""
-        facts = [f"file {self._digest} {self._library}"]
+        facts = [f"file {self._library} {self._file}"]
         try:
             body = self._answer(_checked(question), facts)
         except AccountingError as error:
             body = f"refused {_one_line(error)}\n"
         except Exception as error:
             body = f"broken {type(error).__name__}: {_one_line(error)}\n"
-        return "\n".join([f"{GREETING} {oar_accounting.__name__}", *facts, "", body])
+        return "\n".join([f"{GREETING} {_version()}", *facts, "", body])
 
     def _answer(self, question: Question, facts: list[str]) -> str:
         if question["ask"] == "ping":
@@ -102,7 +108,7 @@ class Answers:
         try:
             yield
             facts.append(f"tables {schema.VERSION} {schema.VERSION}")
-        except AccountingError:
+        except SchemaError:
             facts.append(f"tables {site.version()} {schema.VERSION}")
             raise
 
@@ -135,16 +141,15 @@ class _Site:
     @classmethod
     def open(cls, where: Mapping[str, Any], limit: float) -> "_Site":
         """Read the settings; nothing is connected yet. Raises :class:`SettingsError`."""
-        # What this process was started with is not what the scheduler was started with.
-        given = with_its_login(settings.load(**where, environ={}))
+        given, digests, stamps = _settings(where)
         with ExitStack() as stack:
             engines = stack.enter_context(dialects.both_open(given.url, given.oar_url, limit))
             return cls(
                 given=given,
                 engine=engines[0],
                 oar=OarJobs(engines[1]),
-                digests=_digests(given),
-                stamps=_stamps(given),
+                digests=digests,
+                stamps=stamps,
                 _stack=stack.pop_all(),
             )
 
@@ -206,6 +211,13 @@ def _sums(asked: FairShare, question: Question) -> str:
     return f"{line}\nend 1\n"
 
 
+def _version() -> str:
+    try:
+        return version("oar-accounting")
+    except PackageNotFoundError:
+        return "unknown"  # as where a checkout is run
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
@@ -213,11 +225,23 @@ def _one_line(error: Exception) -> str:
 # -- files ------------------------------------------------------------------------------------
 
 
-def library_file() -> str:
-    """The file that differs after every installation: pip's own list, else the package itself."""
-    package = Path(oar_accounting.__file__)
-    lists = sorted(package.parents[1].glob("oar_accounting-*.dist-info/RECORD"))
-    return str(lists[-1] if lists else package)
+def _settings(where: Mapping[str, Any]) -> tuple[Settings, dict[str, str], tuple[object, ...]]:
+    """The settings of a site, and the digests of files that said so before and afterwards.
+
+    Raises :class:`SettingsError`.
+    """
+
+    def read() -> Settings:
+        # What this process was started with is not what the scheduler was started with.
+        return with_its_login(settings.load(**where, environ={}))
+
+    given = read()
+    for _ in range(CHANGES):
+        before = (_digests(given), _stamps(given))
+        given = read()
+        if before == (_digests(given), _stamps(given)):
+            return given, *before
+    raise SettingsError(f"{given.file} or {given.oar_conf} changes all the time")
 
 
 def _digests(given: Settings) -> dict[str, str]:

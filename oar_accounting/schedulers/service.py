@@ -28,9 +28,12 @@ PATIENCE = 10.0
 LOOK = 2.0
 
 
-def serve(path: Path) -> None:
-    """Answer until the library changes. Raises :class:`ServiceError` where nobody can be heard."""
-    with Answers() as answers, listening(path) as listener:
+def serve(path: Path, library: str) -> None:
+    """Answer until the library is no longer that of *library*, its digest.
+
+    Raises :class:`ServiceError` where nobody can be heard.
+    """
+    with Answers(library) as answers, listening(path) as listener:
         free = BoundedSemaphore(MOST_AT_ONCE)
         while not answers.is_stale():
             if not select.select([listener], [], [], LOOK)[0]:

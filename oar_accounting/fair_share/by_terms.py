@@ -70,19 +70,19 @@ def karma_of(
 ) -> tuple[Floats, list[Part]]:
     """The karma of every job, and the terms it is the sum of."""
     parts = [_part(each, jobs, sources) for each in judged]
-    return linear((part.value for part in parts), len(jobs.names)), parts
+    return linear((part.value for part in parts), len(jobs.number)), parts
 
 
 def _part(judged: Judged, jobs: Waiters, sources: Sources) -> Part:
     term = judged.term
-    values = [jobs.values(key, sources.now) for key in judged.keys]
-    number = judged.entities.find(list(zip(*values, strict=True)))
+    values = [jobs.different_values(key, sources.now) for key in judged.keys]
+    number = judged.entities.find(list(zip(*values, strict=True)))[jobs.number]
     named = values[-1]
     metric = sources.metric(term.metric)
-    known = {name: term.target(name) for name in set(named)}
-    target = np.array([known[name] for name in named], np.float64)
+    target = np.array([term.target(name) for name in named], np.float64)[jobs.number]
     share = _at(judged.share, number)
-    of = of_all(judged.entities, judged.of, values[0] if len(values) > 1 else None, len(named))
+    queues = values[0] if len(values) > 1 else None
+    of = of_all(judged.entities, judged.of, queues, len(named))[jobs.number]
     return Part(
         by=term.by,
         metric=term.metric,
@@ -92,7 +92,7 @@ def _part(judged: Judged, jobs: Waiters, sources: Sources) -> Part:
         scope=term.counted.scope,
         counts=in_words(term.counted.weighting),
         weight=term.weight,
-        names=np.array(named, dtype=object),
+        names=jobs.of_each(named),
         usage=_at(judged.weighed.usage, number),
         of=of,
         share=share,

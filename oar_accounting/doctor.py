@@ -20,10 +20,11 @@ from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import Ledger
+from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
-from oar_accounting.settings import Settings, read_oar_conf
+from oar_accounting.settings import Settings
 from oar_accounting.shared_files import shared
 
 CATCH_UP = "catch-up"

@@ -10,7 +10,8 @@ from typing import Any
 from oar_accounting.dialects import as_user
 from oar_accounting.errors import SettingsError
 from oar_accounting.karma_settings import length_of
-from oar_accounting.settings import Settings, first_line
+from oar_accounting.settings import Settings
+from oar_accounting.text_files import read_password
 
 KEYS = ("last_answer", "limit", "login", "password_file", "socket")
 SOCKET = "/run/oar-accounting/karma.sock"
@@ -68,7 +69,7 @@ def with_its_login(given: Settings) -> Settings:
     password = None
     if found.password_file is not None:
         shown = f"{given.file}: the file that password_file of [scheduler] names"
-        password = first_line(found.password_file, shown)
+        password = read_password(Path(found.password_file), shown)
     files = (*given.password_files, *filter(None, (found.password_file,)))
 
     url, oar_url = (as_user(each, found.login, password) for each in (given.url, given.oar_url))

@@ -5,7 +5,6 @@ wrong file, key, type or value is a :class:`SettingsError` that names it and wha
 """
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,9 @@ from oar_accounting import passwords
 from oar_accounting.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
+from oar_accounting.oar_conf import OarConf, read_oar_conf
 from oar_accounting.readings import CONTAINERS, PROFILES
+from oar_accounting.text_files import is_there, read_password, read_text
 
 OAR_CONF = "/etc/oar/oar.conf"
 TOML = "/etc/oar/accounting.toml"
@@ -143,33 +144,12 @@ def oar_values(given: Settings) -> dict[str, str]:
     Raises :class:`SettingsError`.
     """
     file = Path(given.oar_conf)
-    return read_oar_conf(file) if _is_there(file) else {}
+    return read_oar_conf(file) if is_there(file) else {}
 
 
 def oar_conf_file(named: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """OAR's settings: the file *named*, else ``$OARCONFFILE``, else /etc/oar/oar.conf."""
     return Path(named or environ.get("OARCONFFILE") or OAR_CONF)
-
-
-def _is_there(file: Path) -> bool:
-    """False where there is no such file; true too where that cannot be told."""
-    try:
-        return file.exists()
-    except OSError:
-        return True
-
-
-def read_oar_conf(file: Path) -> dict[str, str]:
-    """All values of an ``oar.conf``, as OAR reads them. Raises :class:`SettingsError`."""
-    # Comments may be in any encoding.
-    text = _read(file, str(file), errors="surrogateescape")
-    lines = map(_LINE.match, text.split("\n"))
-    return {line[1]: _unquoted(line[2].strip()) for line in lines if line is not None}
-
-
-def _unquoted(value: str) -> str:
-    quoted = value.startswith(_QUOTES) and len(value) > 1 and value[0] == value[-1]
-    return value[1:-1] if quoted else value
 
 
 def checked_site(name: str, where: str) -> str:
@@ -185,32 +165,12 @@ def checked_site(name: str, where: str) -> str:
 def _toml(config: str | Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     named = config if config is not None else environ.get("OAR_ACCOUNTING_CONF") or None
     file = Path(named or TOML)
-    if named is None and not _is_there(file):
+    if named is None and not is_there(file):
         return str(file), {}
     try:
-        return str(file), tomllib.loads(_read(file, str(file)))
+        return str(file), tomllib.loads(read_text(file, str(file)))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file}: not TOML: {error}") from None
-
-
-def _read(file: Path, shown: str, errors: str = "strict") -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors=errors)
-    except UnicodeDecodeError:
-        raise SettingsError(f"{shown}: not UTF-8 text") from None
-    except OSError as error:
-        raise SettingsError(f"{shown}: cannot be read: {error.strerror}") from None
-
-
-def first_line(file: str, shown: str) -> str:
-    """The password in the first line of a *file*, which is *shown* under another name.
-
-    Raises :class:`SettingsError` where it cannot be read or is empty.
-    """
-    password = _read(Path(file), shown).split("\n")[0].removesuffix("\r")
-    if not password:
-        raise SettingsError(f"{shown}: the password is expected in the first line")
-    return password
 
 
 class _Toml:
@@ -284,7 +244,7 @@ class _Toml:
         # Its name is not shown: by mistake it may be the password itself.
         shown = f"{self._file}: the file that {key} names"
         file = self.text(key, "")
-        password = first_line(file, shown)
+        password = read_password(Path(file), shown)
         self.holding.append(file)
         self.password_files.append(file)
         return url.set(password=password)
@@ -310,81 +270,15 @@ class _Toml:
 
 # -- oar.conf ---------------------------------------------------------------------------------
 
-# As OAR reads a line: a value ends at the first "#", also between quotes.
-_LINE = re.compile(r"\s*([^#=\s]+)\s*=\s*([^#]*)")
-_QUOTES = ("'", '"')
-_DB_TYPES = {"pg": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "sqlite": "sqlite"}
 
-
-class _OarConf:
-    """The values of ``oar.conf`` that are read here."""
-
-    def __init__(self, file: str, values: Mapping[str, str]) -> None:
-        self._file = file
-        self._values = values
-        self.holding: list[str] = []  #: this file where a password was found in it
-
-    def window(self) -> int:
-        """ACCOUNTING_WINDOW in seconds; a day where it is not set."""
-        said = self._value("ACCOUNTING_WINDOW", "86400")
-        if not said.isascii() or not said.isdigit() or not 1 <= int(said) <= 10**10:
-            raise SettingsError(
-                f"{self._file}: ACCOUNTING_WINDOW must be a whole number of seconds, not {said!r}"
-            )
-        return int(said)
-
-    def url(self, *, password: bool) -> URL:
-        """OAR's database; without *password* that one is not looked at."""
-        said = self._needed("DB_TYPE")
-        kind = _DB_TYPES.get(said.lower())
-        if kind is None:
-            raise SettingsError(f"{self._file}: DB_TYPE must be Pg, mysql or sqlite, not {said!r}")
-        if kind == "sqlite":
-            return parse_url(URL.create("sqlite", database=self._needed("DB_BASE_FILE")))
-        port = self._value("DB_PORT")
-        if port and not (port.isascii() and port.isdigit()):
-            raise SettingsError(f"{self._file}: DB_PORT must be a number, not {port!r}")
-        secret = self._value("DB_BASE_PASSWD") if password else ""
-        if secret:
-            self.holding.append(self._file)
-        return parse_url(
-            URL.create(
-                kind,
-                username=self._needed("DB_BASE_LOGIN"),
-                password=secret or None,
-                host=self._needed("DB_HOSTNAME"),
-                port=int(port) if port else None,
-                database=self._needed("DB_BASE_NAME"),
-            )
-        )
-
-    def _needed(self, key: str) -> str:
-        value = self._value(key)
-        if not value:
-            raise SettingsError(f"{self._file}: {key} is not set")
-        return value
-
-    def _value(self, key: str, default: str = "") -> str:
-        value = self._values.get(key, default)
-        if any("\udc80" <= letter <= "\udcff" for letter in value):
-            raise SettingsError(f"{self._file}: {key} is not UTF-8 text")
-        if value.startswith(_QUOTES):
-            raise SettingsError(
-                f"{self._file}: {key}: OAR 2 and OAR 3 do not read these quotes alike, and both "
-                "cut a value off at a '#'; a password with either goes into the file that "
-                "oar_password_file of our settings names"
-            )
-        return value
-
-
-def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed: bool) -> _OarConf:
+def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed: bool) -> OarConf:
     named = oar_conf if oar_conf is not None else environ.get("OARCONFFILE") or None
     file = oar_conf_file(oar_conf, environ)
     if oar_conf is None and not needed and not os.access(file, os.R_OK):
-        return _OarConf(str(file), {})
-    if needed and named is None and not _is_there(file):
+        return OarConf(str(file), {})
+    if needed and named is None and not is_there(file):
         raise SettingsError(
             f"{file}: there is no such file; name OAR's settings with --oar-conf FILE, or its "
             "database with --url URL"
         )
-    return _OarConf(str(file), read_oar_conf(file))
+    return OarConf(str(file), read_oar_conf(file))

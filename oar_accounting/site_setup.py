@@ -14,8 +14,8 @@ from pathlib import Path
 from stat import S_IMODE
 
 from oar_accounting.errors import SettingsError
+from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding
-from oar_accounting.settings import read_oar_conf
 from oar_accounting.shared_files import shared
 
 #: Who runs the hook.

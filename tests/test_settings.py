@@ -1,11 +1,12 @@
 """Settings from ``oar.conf``, from the TOML file and from arguments; every wrong one is named."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from oar_accounting import SettingsError
-from oar_accounting.settings import Settings, load
+from oar_accounting.settings import Settings, load, with_karma_of
 
 OAR_CONF = """
 # OAR's settings, as Debian's package ships them
@@ -255,6 +256,45 @@ def test_a_wrong_value_of_the_toml_file_is_named(tmp_path: Path, toml: str, said
     with pytest.raises(SettingsError, match=said) as caught:
         from_toml(tmp_path, toml)
     assert "a.toml" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_what_is_written(tmp_path: Path) -> None:
+    secret = write(tmp_path, "secret", "\ufeffp@ss\n")
+    mark = f'\ufeffoar_url = "mysql://u@h/d"\noar_password_file = "{secret}"\nsite = "lyon"\n'
+    given = load(config=write(tmp_path, "a.toml", mark), environ={})
+    assert given.site == "lyon"
+    assert given.oar_url.password == "p@ss"
+    other = write(tmp_path, "b.toml", '\ufeff[karma]\npolicy = "linear"\n')
+    assert with_karma_of(given, other).karma == {"policy": "linear"}
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    toml = 'url = "sqlite:///x"\n'
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        file = tmp_path / encoding
+        file.write_bytes(toml.encode(encoding))
+        with pytest.raises(SettingsError, match=f"{encoding}: not UTF-8 text but UTF-16"):
+            load(config=file, environ={})
+        with pytest.raises(SettingsError, match=f"{encoding}: not UTF-8 text but UTF-16"):
+            load(oar_conf=file, environ={})
+        with pytest.raises(SettingsError, match="the file that password_file names: not UTF-8"):
+            from_toml(tmp_path, f'url = "mysql://u@h/d"\npassword_file = "{file}"\n')
+
+
+def test_a_byte_order_mark_hides_the_first_line_of_oar_conf_from_oar(tmp_path: Path) -> None:
+    """Both take it for the beginning of the key."""
+    assert from_conf(tmp_path, "\ufeff" + OAR_CONF.lstrip()).window == 3600
+    assert from_conf(tmp_path, "\ufeffOARSUB_FORCE_JOB_KEY=no" + OAR_CONF).window == 3600
+    assert from_conf(tmp_path, "\ufeffDB_HOSTNAME=old.example.org" + OAR_CONF).window == 3600
+    for line in ("DB_HOSTNAME=db.example.org", "ACCOUNTING_WINDOW = 3600"):
+        key = line.split()[0].split("=")[0]
+        conf = "\ufeff" + line + "\n" + OAR_CONF.replace(f"\n{key}", "\n#")
+        with pytest.raises(SettingsError, match=f"OAR does not see {key}, .* byte order") as caught:
+            from_conf(tmp_path, conf)
+        command = str(caught.value).rpartition(": ")[2]
+        subprocess.run(command, shell=True, check=True, timeout=60)
+        given = load(oar_conf=tmp_path / "oar.conf", environ={})
+        assert (given.oar_url.host, given.window) == ("db.example.org", 3600)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ PURE = {
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
-# The settings read OAR's names of databases; the command line names the demo's file and examples.
-MAY_NAME_DATABASES = {"bulk", "commands.recording", "dialects", "settings"}
+# OAR's settings have names of databases; the command line names the demo's file and examples.
+MAY_NAME_DATABASES = {"bulk", "commands.recording", "dialects", "oar_conf", "settings"}
 
 
 def tree_of(module: str) -> ast.Module:

@@ -8,10 +8,10 @@ from pathlib import Path
 from stat import S_IWGRP, S_IWOTH, S_IXOTH
 
 from oar_accounting.errors import SettingsError, StubError
+from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding
 from oar_accounting.scheduler_settings import SchedulerSettings
 from oar_accounting.schedulers import oar3
-from oar_accounting.settings import read_oar_conf
 from oar_accounting.site_setup import USER, User
 from oar_accounting.stubs.files import INSTALL, Installed, is_as_planned, read_list
 from oar_accounting.stubs.plan import DIRECTORY, VERSION, Plan, Stub, plan, read_text

@@ -7,7 +7,7 @@ first fault hides none of the others. Nothing is written.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, oar_login
 from oar_accounting.shared_files import shared
 
 CATCH_UP = "catch-up"
@@ -166,7 +165,7 @@ class _Examination:
             if denied:
                 said = f"the role {own.url.username} cannot record: it may not write to {denied[0]}"
                 self._found("bad", "roles", said, _make_roles(own))
-            if may_harm and oar.url.username == self._oars_role():
+            if may_harm and oar.url.username == oar_login(self._given):
                 said = f"the role {oar.url.username} is OAR's own; hooks/README.md has lesser ones"
                 self._found("good", "roles", said)
             elif may_harm:
@@ -179,12 +178,6 @@ class _Examination:
                 self._found("good", "roles", "there are none in a database of this kind")
             elif not denied and not may_harm:
                 self._found("good", "roles", "may do what they must, and OAR's tables no harm")
-
-    def _oars_role(self) -> str | None:
-        """The role of ``oar.conf``, if it can be read."""
-        with suppress(SettingsError):
-            return read_oar_conf(Path(self._given.oar_conf)).get("DB_BASE_LOGIN")
-        return None
 
     def _look_at_terms(self) -> None:
         """Do the settings fit OAR and what is recorded? Are the jobs still those of this OAR?"""

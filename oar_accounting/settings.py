@@ -31,6 +31,7 @@ KEYS = (
     "metrics",
     "oar_password_file",
     "oar_url",
+    "oar_version",
     "password_file",
     "profile",
     "recheck_days",
@@ -63,7 +64,10 @@ class Settings:
     password_files: tuple[str, ...] = ()  #: the files that a password was read from
     file: str = TOML  #: where the settings came from, for messages
     oar_conf: str = OAR_CONF  #: OAR's own settings
-    warnings: tuple[str, ...] = ()  #: files with a password that others can read, one line each
+    oar_version: int | None = None  #: 2 or 3; None: as the keys of `oar_conf` tell
+    #: What is to be known of passwords, one line each: files that others can read, and a password
+    #: that can be read in two ways.
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -82,7 +86,9 @@ def load(
     """
     file, table = _toml(config, environ)
     given = _Toml(file, table)
-    conf = _oar_conf(oar_conf, environ, needed=url is None and "oar_url" not in table)
+    version = given.whole("oar_version", 2, 3) if "oar_version" in table else None
+    needed = url is None and "oar_url" not in table
+    conf = _oar_conf(oar_conf, environ, needed=needed, version=version)
     if url is not None:
         oar_url = parse_url(url)
     elif "oar_url" in table:
@@ -112,7 +118,11 @@ def load(
         password_files=tuple(given.password_files),
         file=file,
         oar_conf=str(oar_conf_file(oar_conf, environ)),
-        warnings=tuple(filter(None, map(passwords.readable_by_all, holding))),
+        oar_version=version,
+        warnings=(
+            *conf.undecided(file),
+            *filter(None, map(passwords.readable_by_all, holding)),
+        ),
     )
 
 
@@ -135,7 +145,20 @@ def oar_window(given: Settings) -> int:
 
     Raises :class:`SettingsError`.
     """
-    return _oar_conf(None, {"OARCONFFILE": given.oar_conf}, needed=False).window()
+    return _conf_of(given).window()
+
+
+def oar_login(given: Settings) -> str | None:
+    """The role that OAR itself has in its database; None where ``oar.conf`` does not tell."""
+    try:
+        return _conf_of(given).login()
+    except SettingsError:
+        return None
+
+
+def _conf_of(given: Settings) -> OarConf:
+    environ = {"OARCONFFILE": given.oar_conf}
+    return _oar_conf(None, environ, needed=False, version=given.oar_version)
 
 
 def oar_values(given: Settings) -> dict[str, str]:
@@ -271,14 +294,20 @@ class _Toml:
 # -- oar.conf ---------------------------------------------------------------------------------
 
 
-def _oar_conf(oar_conf: str | Path | None, environ: Mapping[str, str], *, needed: bool) -> OarConf:
+def _oar_conf(
+    oar_conf: str | Path | None,
+    environ: Mapping[str, str],
+    *,
+    needed: bool,
+    version: int | None,
+) -> OarConf:
     named = oar_conf if oar_conf is not None else environ.get("OARCONFFILE") or None
     file = oar_conf_file(oar_conf, environ)
     if oar_conf is None and not needed and not os.access(file, os.R_OK):
-        return OarConf(str(file), {})
+        return OarConf(str(file), {}, version)
     if needed and named is None and not is_there(file):
         raise SettingsError(
             f"{file}: there is no such file; name OAR's settings with --oar-conf FILE, or its "
             "database with --url URL"
         )
-    return OarConf(str(file), read_oar_conf(file))
+    return OarConf(str(file), read_oar_conf(file), version)

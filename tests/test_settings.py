@@ -62,7 +62,6 @@ def test_oar_conf_of_mysql_and_sqlite(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ('DB_TYPE="Pg"', 'DB_TYPE="Oracle"', "DB_TYPE must be Pg, mysql or sqlite, not 'Oracle'"),
-        ('DB_TYPE="Pg"', "", "DB_TYPE is not set"),
         ('DB_HOSTNAME="db.example.org"', "", "DB_HOSTNAME is not set"),
         ('DB_PORT="5433"', 'DB_PORT="all"', "DB_PORT must be a number, not 'all'"),
         ("ACCOUNTING_WINDOW = 3600", "ACCOUNTING_WINDOW=1day", "ACCOUNTING_WINDOW must be"),

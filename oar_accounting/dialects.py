@@ -43,6 +43,7 @@ from oar_accounting.errors import (
     SettingsError,
     WriterBusy,
 )
+from oar_accounting.sockets import socket_of
 
 DATABASES = ("mariadb", "postgresql", "sqlite")
 
@@ -201,7 +202,7 @@ def open_engine(url: str | URL, limit: float | None = None) -> Engine:
         engine = create_engine(
             parsed,
             connect_args=_connect_args(parsed) | _limited_args(parsed, limit),
-            execution_options={"oar_limit": limit},
+            execution_options={"oar_limit": limit, "oar_socket": _socket(parsed)},
             # A connection that died in the pool is replaced, rather than used and then told of.
             pool_pre_ping=parsed.get_backend_name() != "sqlite",
         )
@@ -235,6 +236,11 @@ def both_open(
         ours.dispose()
 
 
+def _socket(url: URL) -> str | None:
+    """The socket by which the driver is to connect where it would take an address for it."""
+    return socket_of(url) if url.get_backend_name() in ("mysql", "mariadb") else None
+
+
 def _connect_args(url: URL) -> dict[str, Any]:
     """What a driver is told beside the URL, and where that does not say otherwise."""
     told: dict[str, Any] = {}
@@ -244,6 +250,8 @@ def _connect_args(url: URL) -> dict[str, Any]:
         # connect_timeout ends where the server accepts; its greeting is waited for as an answer is.
         wait = url.query.get("connect_timeout", CONNECT_WAIT)
         told = {"connect_timeout": CONNECT_WAIT, "read_timeout": int(str(wait))}
+        if socket := _socket(url):
+            told["unix_socket"] = socket
         if url.password is not None:
             # The driver would write it in latin-1, and every client of the server writes UTF-8.
             told["password"] = url.password.encode()
@@ -277,7 +285,7 @@ def prepare(engine: Engine) -> None:
 def _set_up(connection: Connection) -> None:
     """What every connection needs once, also one that a caller opened before us."""
     driver: Any = connection.connection.dbapi_connection
-    limit = connection.engine.get_execution_options().get("oar_limit")
+    limit = _option(connection.engine, "oar_limit")
     if connection.dialect.name == "sqlite":
         # The driver's own BEGIN comes too late for a reader's snapshot; _sqlite_begin sends ours.
         driver.isolation_level = None
@@ -463,18 +471,29 @@ def locks_neighbours(connection: Connection) -> bool:
 
 #: All that PyMySQL and psycopg2 say where the server had closed the connection.
 _LOST = ("(0, '')", "connection already closed")
+#: The number of PyMySQL's error where there is no server.
+_NOT_REACHED = 2003
 
 
 def _lock_wait(engine: Engine) -> float:
     """Seconds that a writer waits for another one."""
-    limit: float | None = engine.get_execution_options().get("oar_limit")
+    limit: float | None = _option(engine, "oar_limit")
     return LOCK_WAIT if limit is None else limit
+
+
+def _option(engine: Engine, name: str) -> Any:
+    """What `open_engine` notes of an engine; None where a caller made it."""
+    return engine.get_execution_options().get(name)
 
 
 def _is_busy(error: DBAPIError) -> bool:
     code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlite_errorname", None)
-    number = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    return code in ("55P03", "SQLITE_BUSY") or number in (1205, 3572)
+    return code in ("55P03", "SQLITE_BUSY") or _number_of(error) in (1205, 3572)
+
+
+def _number_of(error: DBAPIError) -> Any:
+    """What MariaDB and MySQL number their errors by."""
+    return error.orig.args[0] if error.orig is not None and error.orig.args else None
 
 
 def _is_silent(error: DBAPIError) -> bool:
@@ -515,6 +534,8 @@ def _told_clearly(engine: Engine, *, waited: bool = True) -> Iterator[None]:
         said = " ".join(str(error.orig).split())
         if said in _LOST:
             said = "the connection was lost"
+        if _number_of(error) == _NOT_REACHED and (socket := _option(engine, "oar_socket")):
+            said += f"; {engine.url.host or 'no host'} means the socket {socket}, 127.0.0.1 is TCP"
         raise DatabaseError(f"{shown(engine.url)}: {said}") from error
     except engine.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"{shown(engine.url)}: {' '.join(str(error).split())}") from error
@@ -563,12 +584,21 @@ def changeable(connection: Connection, names: Sequence[str]) -> list[str] | None
 
 
 def server(connection: Connection) -> str:
-    """What the database runs on, like ``PostgreSQL 15.6``."""
+    """What the database runs on, like ``PostgreSQL 15.6``, and the socket it is reached by."""
     kind = connection.dialect.name
     if kind == "mysql":
         kind = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else "mysql"
     version = ".".join(map(str, connection.dialect.server_version_info or ()))
-    return f"{_TITLES[kind]} {version}"
+    socket = _socket_of_driver(connection)
+    return f"{_TITLES[kind]} {version}" + (f", {socket}" if socket else "")
+
+
+def _socket_of_driver(connection: Connection) -> str | None:
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name != "postgresql":
+        return getattr(driver, "unix_socket", None)
+    directory, port = driver.info.host, driver.info.port
+    return f"{directory}/.s.PGSQL.{port}" if directory.startswith("/") else None
 
 
 def run_file(url: URL, file: Path | str) -> str:

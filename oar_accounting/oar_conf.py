@@ -114,7 +114,7 @@ class OarConf:
                 kind,
                 username=self.login(),
                 password=secret or None,
-                host=self._needed("DB_HOSTNAME"),
+                host=self._host(),
                 port=int(port) if port else None,
                 database=self._needed("DB_BASE_NAME"),
             )
@@ -124,6 +124,12 @@ class OarConf:
         """The role that OAR itself has in its database."""
         self._needed("DB_BASE_LOGIN")
         return self._credential("DB_BASE_LOGIN")
+
+    def _host(self) -> str | None:
+        """DB_HOSTNAME; None where it is empty: the server's socket on this machine."""
+        if "DB_HOSTNAME" in self._values:
+            return self._value("DB_HOSTNAME") or None
+        return self._needed("DB_HOSTNAME")
 
     def undecided(self, ours: str) -> list[str]:
         """A line where it matters which OAR it is and nothing tells; *ours*: our settings."""

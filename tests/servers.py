@@ -395,7 +395,7 @@ def _prepare_postgresql(stack: ExitStack, survives_kills: bool) -> PrivateServer
         "listen_addresses": "127.0.0.1",
         "port": str(port),
         # The default place of the socket may be closed to this user.
-        "unix_socket_directories": "",
+        "unix_socket_directories": str(directory),
         "fsync": "off",
         "full_page_writes": "on" if survives_kills else "off",
         "wal_level": "minimal",

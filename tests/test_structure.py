@@ -27,7 +27,7 @@ PURE = {
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
 # OAR's settings have names of databases; the command line names the demo's file and examples.
-MAY_NAME_DATABASES = {"bulk", "commands.recording", "dialects", "oar_conf", "settings"}
+MAY_NAME_DATABASES = {"bulk", "dialects", "sockets", "oar_conf", "settings", "commands.recording"}
 
 
 def tree_of(module: str) -> ast.Module:

@@ -51,6 +51,9 @@ DATABASES = ("mariadb", "postgresql", "sqlite")
 LONGEST_NAME = 255
 #: How long a writer waits for another one of the same site, in seconds.
 LOCK_WAIT = 600
+#: The SQL of MariaDB and MySQL that is written here. Not strict, a name over 255 characters is cut
+#: and an overflow is clipped; in that of Oracle, which may be the default, % is no operator.
+SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"
 #: How long a server may take to accept a connection, in seconds.
 CONNECT_WAIT = 10
 
@@ -297,8 +300,7 @@ def _set_up(connection: Connection) -> None:
     else:
         cursor = driver.cursor()
         with driver_errors(connection, cursor):
-            # Without strict mode a name over 255 characters is cut and an overflow is clipped.
-            cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+            cursor.execute("SET SESSION sql_mode = %s", (_sql_mode(connection),))
             wait = max(1, ceil(_lock_wait(connection.engine)))
             cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (wait,))
             if limit is not None:
@@ -309,6 +311,17 @@ def _set_up(connection: Connection) -> None:
                     milliseconds = max(1, round(1000 * limit))
                     cursor.execute("SET SESSION max_execution_time = %s", (milliseconds,))
             driver.commit()
+
+
+def _sql_mode(connection: Connection) -> str:
+    # How names are quoted SQLAlchemy asks the first connection, before us, and keeps to it.
+    ansi = connection.dialect.identifier_preparer.initial_quote == '"'
+    return f"{SQL_MODE},ANSI_QUOTES" if ansi else SQL_MODE
+
+
+def plain_sql(database: str) -> str:
+    """The statement by which a script means the same whatever SQL is a server's default."""
+    return f"SET SESSION sql_mode = '{SQL_MODE}';" if database == "mariadb" else ""
 
 
 def _limit_postgresql(connection: Connection, limit: float) -> None:

@@ -344,14 +344,15 @@ def ddl(database: str) -> str:
 
 def upgrade_ddl(database: str, version: int) -> str:
     """The statements that bring our tables from the version before to *version*."""
-    parts = [_created(database, ADDED[version])] if ADDED[version] else []
+    parts = [dialects.plain_sql(database)] if version in FILLED else []
+    parts += [_created(database, ADDED[version])] if ADDED[version] else []
     parts += [f"{_add_column(database, column)};" for column in ADDED_COLUMNS.get(version, ())]
     parts += [f"{FILLED[version]};"] if version in FILLED else []
     dialect = dialects.dialect_of(database)
     for index in _indexes_added(version):
         parts.append(f"{str(CreateIndex(index).compile(dialect=dialect)).strip()};")
     parts.append(f"UPDATE {schema_version.name} SET version = {version};\n")  # noqa: S608
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _add_column(database: str, column: Column[Any]) -> str:

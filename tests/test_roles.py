@@ -6,7 +6,7 @@ and ours to the owner's role.
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,13 @@ def tell(url: str, statement: str, *values: str) -> None:
 @pytest.fixture
 def site(database: Database) -> Iterator[Site]:
     """An OAR with a few jobs, on a server with roles; the users are yet to be made."""
+    with site_on(database) as found:
+        yield found
+
+
+@contextmanager
+def site_on(database: Database) -> Iterator[Site]:
+    """The same on any server."""
     engine = create_engine(database.url)
     oar = SmallOar(engine)
     for user in ("alice", "bob"):

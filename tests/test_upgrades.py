@@ -87,6 +87,11 @@ def version(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def old(engine: Engine, database: Database, version: int) -> Engine:
     """The engine, on an OAR and on tables as that version made and filled them."""
+    return older(engine, database, version)
+
+
+def older(engine: Engine, database: Database, version: int) -> Engine:
+    """The same of any version."""
     oar = SmallOar(engine)
     oar.add_job(user="alice", cores=5, start=T0 - 40 * DAY, stop=T0 - 38 * DAY)
     oar.add_job(user="Zoé", cores=8, pauses=[(T0 + 10, T0 + 20)])

@@ -25,6 +25,9 @@
 --   GRANT oar_accounting_reader TO accounting_usage@localhost;
 --   SET DEFAULT ROLE oar_accounting_reader FOR accounting_usage@localhost;
 
+-- Under ORACLE, which may be the server's default, the blocks below would be written otherwise.
+SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
+
 CREATE ROLE IF NOT EXISTS oar_accounting_owner;
 CREATE ROLE IF NOT EXISTS oar_accounting_writer;
 CREATE ROLE IF NOT EXISTS oar_accounting_reader;

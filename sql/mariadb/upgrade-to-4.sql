@@ -1,3 +1,5 @@
+SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
+
 CREATE TABLE accounting_days (
     day_start BIGINT NOT NULL,
     account_id INTEGER NOT NULL,

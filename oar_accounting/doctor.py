@@ -20,11 +20,11 @@ from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import Ledger
+from oar_accounting.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings import Settings, oar_login
-from oar_accounting.shared_files import shared
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
@@ -35,9 +35,6 @@ LATE = 900
 LONGEST = 1_800
 #: Totals that are wrong are counted up to so many.
 MOST_DIFFERENCES = 100
-
-#: What our errors, notices and warnings end with where a command mends it.
-_COMMAND = re.compile(r"(.*): ((?:oar-accounting|chmod) .*)", re.S)
 
 
 def examine(  # noqa: PLR0913 - one question
@@ -74,7 +71,7 @@ def examine(  # noqa: PLR0913 - one question
 
 def examine_machine(error: SettingsError, oar_conf: Path, now: int, root: Path) -> Status:
     """The same where the settings cannot be used: what the files of this machine show."""
-    wrong = Finding("bad", "settings", str(error), _settings_way(str(error)))
+    wrong = Finding("bad", "settings", str(error), settings_way(str(error)))
     return Status(
         at=now,
         program=version("oar-accounting"),
@@ -107,8 +104,8 @@ class _Examination:
         try:
             yield
         except AccountingError as error:
-            said, mend = _parted(str(error))
-            self._found("bad", subject, said, mend or _way_out(error, engine))
+            said, mend = parted(str(error))
+            self._found("bad", subject, said, mend or way_out(error, engine))
 
     # -- what is set up -----------------------------------------------------------------------
 
@@ -125,7 +122,7 @@ class _Examination:
             self._look_at_roles()
             self._look_at_terms()
         for line in self._given.warnings:
-            self._found("warning", "passwords", *_parted(line))
+            self._found("warning", "passwords", *parted(line))
         return oar_on, own_on
 
     def _server(self, subject: str, engine: Engine) -> str | None:
@@ -164,7 +161,7 @@ class _Examination:
             denied = [] if may_write is None else [n for n in names if n not in may_write]
             if denied:
                 said = f"the role {own.url.username} cannot record: it may not write to {denied[0]}"
-                self._found("bad", "roles", said, _make_roles(own))
+                self._found("bad", "roles", said, make_roles(own))
             if may_harm and oar.url.username == oar_login(self._given):
                 said = f"the role {oar.url.username} is OAR's own; hooks/README.md has lesser ones"
                 self._found("good", "roles", said)
@@ -173,7 +170,7 @@ class _Examination:
                     f"the role {oar.url.username} may change OAR's tables, and needs only to read "
                     "them. Make roles that may do less, as hooks/README.md has it"
                 )
-                self._found("warning", "roles", said, _make_roles(oar))
+                self._found("warning", "roles", said, make_roles(oar))
             if may_harm is None and may_write is None:
                 self._found("good", "roles", "there are none in a database of this kind")
             elif not denied and not may_harm:
@@ -198,7 +195,7 @@ class _Examination:
 
     def _noticed(self, subject: str, told: Sequence[str], well: str) -> None:
         for line in told:
-            said, mend = _parted(line)
+            said, mend = parted(line)
             self._found("warning" if mend else "good", subject, said, mend)
         if not told:
             self._found("good", subject, well)
@@ -236,7 +233,7 @@ class _Examination:
             said += f"; {found.unended} began since and never ended: were they killed?"
         if found.failed:
             failed = next(each for each in history if _is(each, journal.FAILED))
-            reason, command = _parted(failed.message)
+            reason, command = parted(failed.message)
             mend = command or mend
             said += f"; {found.failed} failed since, the last {self._ago(failed.began)}: {reason}"
         late = last is None or self._now - last > LATE
@@ -349,39 +346,3 @@ def _site_status(
 
 def _is(record: PassRecord, outcome: str) -> bool:
     return record.verb == CATCH_UP and record.outcome == outcome
-
-
-# -- the ways out -----------------------------------------------------------------------------
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """What a text of ours says, and the command that it ends with."""
-    found = _COMMAND.fullmatch(text)
-    return (text, "") if found is None else (found[1], found[2])
-
-
-def _way_out(error: AccountingError, engine: Engine) -> str:
-    said = str(error)
-    if isinstance(error, SettingsError):
-        return _settings_way(said)
-    if isinstance(error, SchemaError):
-        return "pip install --upgrade oar-accounting"
-    if "cannot be read (" in said or "permission denied" in said or "command denied" in said:
-        return _make_roles(engine)
-    return dialects.start_server(engine.url)
-
-
-def _settings_way(said: str) -> str:
-    file = Path(said.partition(":")[0])
-    if (install := re.search(r"pip install '[^']*'", said)) is not None:
-        return install[0]
-    if "Permission denied" in said:
-        return site_setup.AS_OAR
-    if file.is_file():
-        return f"editor {site_setup.quoted(file)}"
-    return "oar-accounting --oar-conf FILE doctor"
-
-
-def _make_roles(engine: Engine) -> str:
-    file = shared(f"sql/{dialects.database_name(engine)}/roles.sql")
-    return dialects.run_file(engine.url, file)

@@ -89,8 +89,8 @@ MOST_JOBS_A_DAY = 2_000
 def _tables() -> MetaData:
     """OAR's tables, with the properties that the site has added to its resources."""
     tables = MetaData()
-    others = (oar_tables.accounting, oar_tables.resource_logs)
-    for table in (*oar_tables.metadata.sorted_tables, *others):
+    others = ("accounting", "event_logs", "queues", "resource_logs")
+    for table in (*oar_tables.metadata.sorted_tables, *(getattr(oar_tables, o) for o in others)):
         table.to_metadata(tables)
     jobs = tables.tables["jobs"]
     jobs.append_column(Column("reservation", String(10), nullable=False))
@@ -134,6 +134,7 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
     rng = np.random.default_rng(seed)
     happened = History(rng, now, days).live(jobs)
     with dialects.writing(engine) as connection:
+        _insert(connection, "queues", site.queue_rows())
         _insert(connection, "resources", site.resource_rows())
         held = [(job.start, job.stop or now, job.resources) for job in happened if job.start]
         log = site.resource_log_rows(now - days * site.DAY, now, held)

@@ -41,6 +41,13 @@ ALIVE = ("Alive", 2_147_483_647)
 BIRCH, SEQUOIA, CEDAR, INTERACTIVE, LICENCE = range(5)
 
 
+def queue_rows() -> list[tuple[Any, ...]]:
+    """OAR's queues, with the scheduler that OAR 2 gives them."""
+    scheduler = "oar_sched_gantt_with_timesharing_and_fairsharing_and_quotas"
+    priorities = {"admin": 10, "besteffort": 0, "default": 2}
+    return [(name, priority, scheduler, "Active") for name, priority in priorities.items()]
+
+
 def resource_rows() -> list[tuple[Any, ...]]:
     """OAR's resources: id, type, network_address, cluster, core, gpu, mem_mib, and how they are.
 

@@ -137,3 +137,26 @@ resource_logs = Table(
     # 0 while it lasts.
     Column("date_stop", BigInteger),
 )
+
+#: Who is scheduled by what, and whether at all; not every role may read it.
+queues = Table(
+    "queues",
+    MetaData(),
+    Column("queue_name", String(100), primary_key=True),
+    Column("priority", Integer, nullable=False),
+    # The file of OAR 2 that schedules it.
+    Column("scheduler_policy", String(100), nullable=False),
+    # Active or notActive.
+    Column("state", String(9), nullable=False),
+)
+
+#: What OAR has noted of jobs and nodes; not every role may read it.
+event_logs = Table(
+    "event_logs",
+    MetaData(),
+    Column("event_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(50), nullable=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("date", BigInteger, nullable=False),
+    Column("description", String(255), nullable=False),
+)

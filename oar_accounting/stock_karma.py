@@ -13,13 +13,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    column,
     func,
     literal,
     select,
-    table,
 )
 
+from oar_accounting import oar_tables
 from oar_accounting.errors import SettingsError
 from oar_accounting.karma import perl_hashes
 from oar_accounting.karma.stock import DEFAULTS, QueueSums, StockRule, bounds
@@ -30,14 +29,6 @@ from oar_accounting.settings import Settings, oar_values
 PREFIX = "SCHEDULER_FAIRSHARING_"
 #: The longest window, as that of ACCOUNTING_WINDOW.
 LONGEST = 10**10
-
-_queues = table(
-    "queues",
-    column("queue_name"),
-    column("priority"),
-    column("scheduler_policy"),
-    column("state"),
-)
 
 Sums = defaultdict[str, dict[str, int]]  # USED or ASKED, and name
 
@@ -142,17 +133,12 @@ def read_sums(
 
 def read_pools(connection: Connection) -> dict[str, tuple[str, ...]]:
     """The queues that OAR 3 schedules together with each active queue: those of its priority."""
-    active = select(_queues.c.queue_name, _queues.c.priority).where(_queues.c.state == "Active")
+    table = oar_tables.queues.c
+    active = select(table.queue_name, table.priority).where(table.state == "Active")
     pools: defaultdict[int, list[str]] = defaultdict(list)
-    for queue, priority in connection.execute(active.order_by(_queues.c.queue_name)):
+    for queue, priority in connection.execute(active.order_by(table.queue_name)):
         pools[priority].append(queue)
     return {queue: tuple(pool) for pool in pools.values() for queue in pool}
-
-
-def read_policies(connection: Connection) -> dict[str, str]:
-    """The scheduler of each queue."""
-    query = select(_queues.c.queue_name, _queues.c.scheduler_policy)
-    return dict(connection.execute(query).tuples().all())
 
 
 def counted_queues(connection: Connection) -> list[str]:

@@ -96,7 +96,8 @@ def oar_metadata(
     tables["assigned_resources"].append_column(
         Column("assigned_resource_index", index, nullable=False, server_default="LOG")
     )
-    oar_tables.resource_logs.to_metadata(metadata)
+    for table in (oar_tables.resource_logs, oar_tables.queues, oar_tables.event_logs):
+        table.to_metadata(metadata)
     tables["jobs"].append_column(
         Column("reservation", String(10), nullable=False, server_default="None")
     )
@@ -123,12 +124,13 @@ class SmallOar:
     ) -> None:
         self.engine = engine
         self._metadata = oar_metadata() if metadata is None else metadata
-        counted = ("jobs", "resources", "job_types", "job_state_logs", "resource_logs")
-        self._last = dict.fromkeys(counted, 0)
+        counted = ("jobs", "resources", "job_types", "job_state_logs")
+        self._last = dict.fromkeys((*counted, "resource_logs", "event_logs"), 0)
         self._connection: Connection | None = None
         with self._writing() as connection:
             if create:
                 self._metadata.create_all(connection)
+                self.add_queue("default")
             for node in range(1, nodes + 1):
                 self.add_resources(4, host=f"alpha-{node}", cluster="alpha")
 
@@ -201,6 +203,23 @@ class SmallOar:
         assigned = self.table("assigned_resources")
         gone = delete(assigned).where(assigned.c.moldable_job_id == MOLDABLES + job_id)
         self._run(gone.where(assigned.c.resource_id.in_(resources)) if resources else gone)
+
+    # -- queues -------------------------------------------------------------------------------
+
+    def add_queue(self, name: str, *, policy: str = "kamelot", state: str = "Active") -> None:
+        """Add a queue."""
+        row = {"queue_name": name, "priority": 3, "scheduler_policy": policy, "state": state}
+        self._insert("queues", [row])
+
+    def set_queue(self, name: str, **columns: Any) -> None:
+        """Change a queue: its state, or its scheduler_policy."""
+        table = self.table("queues")
+        self._run(update(table).where(table.c.queue_name == name).values(**columns))
+
+    def add_event(self, kind: str, job_id: int, at: int, said: str = "") -> None:
+        """Log an event of a job."""
+        row = {"event_id": self._next("event_logs"), "type": kind, "job_id": job_id}
+        self._insert("event_logs", [{**row, "date": at, "description": said}])
 
     # -- jobs ---------------------------------------------------------------------------------
 

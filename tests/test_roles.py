@@ -35,12 +35,13 @@ from tests.test_schema import client
 ROOT = Path(__file__).parents[1]
 ROLES = {name: f"oar_accounting_{name}" for name in ("owner", "writer", "reader")}
 USERS = {**{name: f"test_{name}" for name in ROLES}, "oar_ro": "oar_ro"}
-#: Of PostgreSQL alone, which OAR 3 runs on.
+#: It may write on PostgreSQL alone, which OAR 3 runs on.
 KARMA, KARMAS_USER = "oar_accounting_karma", "test_karma"
 PASSWORD = """all 'kinds"\\ of %40 @:/?# é€"""
 
 OURS = sorted(schema.metadata.tables)
-OARS = [*sorted(oar_tables.metadata.tables), "accounting", "resource_logs"]
+OTHERS = (oar_tables.event_logs, oar_tables.queues, oar_tables.resource_logs)
+OARS = [*sorted(oar_tables.metadata.tables), "accounting", *(each.name for each in OTHERS)]
 READ_OF_OAR = OARS
 
 #: What is said where it is the right that is missing: PostgreSQL's state, MariaDB's numbers.
@@ -67,15 +68,18 @@ class Site:
     def add_users(self) -> None:
         """The users, as the comments of the file say; `oar_ro` is there already."""
         for name, role in ROLES.items():
-            user = USERS[name]
-            if self.database.kind == "postgresql":
-                self.tell(f"CREATE ROLE {user} LOGIN PASSWORD %s IN ROLE {role}", PASSWORD)
-            else:
-                self.tell(f"CREATE USER {user}@'%%' IDENTIFIED BY %s", PASSWORD)
-                self.tell(f"GRANT {role} TO {user}@'%'")
-                self.tell(f"SET DEFAULT ROLE {role} FOR {user}@'%'")
+            self.add_user(USERS[name], role)
         if self.database.kind == "postgresql":
             self.tell(f"ALTER ROLE {USERS['owner']} SET role = '{ROLES['owner']}'")
+
+    def add_user(self, user: str, role: str) -> None:
+        """One of them."""
+        if self.database.kind == "postgresql":
+            self.tell(f"CREATE ROLE {user} LOGIN PASSWORD %s IN ROLE {role}", PASSWORD)
+        else:
+            self.tell(f"CREATE USER {user}@'%%' IDENTIFIED BY %s", PASSWORD)
+            self.tell(f"GRANT {role} TO {user}@'%'")
+            self.tell(f"SET DEFAULT ROLE {role} FOR {user}@'%'")
 
     def add_oars_own_reader(self) -> None:
         """`oar_ro`, as ``oar-database --create`` makes it."""
@@ -122,7 +126,8 @@ class Site:
         else:
             for name in USERS.values():
                 self.tell(f"DROP USER IF EXISTS {name}@'%'")
-            for name in ROLES.values():
+            self.tell(f"DROP USER IF EXISTS {KARMAS_USER}@'%'")
+            for name in (*ROLES.values(), KARMA):
                 self.tell(f"DROP ROLE IF EXISTS {name}")
 
 
@@ -270,7 +275,7 @@ def key_of(name: str) -> str:
     """A column of a table of ours or of OAR's."""
     if name == "accounting":
         return "consumption"
-    oars = {**oar_tables.metadata.tables, "resource_logs": oar_tables.resource_logs}
+    oars = {**oar_tables.metadata.tables, **{each.name: each for each in OTHERS}}
     return {**schema.metadata.tables, **oars}[name].columns.keys()[0]
 
 
@@ -334,9 +339,10 @@ def test_nobody_can_change_oars_tables(site: Site, user: str) -> None:
 
 
 @NETWORK
-def test_the_writer_reads_seven_tables_of_oar_and_cannot_alter_ours(site: Site) -> None:
+def test_the_writer_reads_ten_tables_of_oar_and_cannot_alter_ours(site: Site) -> None:
     site.set_up()
     wanted = all_of(READ_OF_OAR, readings)
+    assert len(wanted) == 10
     assert not_refused(site, "writer", wanted) == list(wanted)
     assert not_refused(site, "writer", all_of(OURS, alterations)) == []
 
@@ -356,7 +362,7 @@ def test_a_reader_cannot_change_anything(site: Site, user: str) -> None:
 def test_the_role_that_shows_karma_can_change_two_columns_and_nothing_else(site: Site) -> None:
     site.tell("ALTER TABLE jobs ADD message varchar(255) NOT NULL DEFAULT '', ADD last_karma real")
     site.set_up()
-    site.tell(f"CREATE ROLE {KARMAS_USER} LOGIN PASSWORD %s IN ROLE {KARMA}", PASSWORD)
+    site.add_user(KARMAS_USER, KARMA)
     jobs = table("jobs", *map(column, ("job_id", "message", "last_karma", "state")))
     shown: dict[str, Executable] = {
         "message": update(jobs).values(message="1"),
@@ -374,6 +380,23 @@ def test_the_role_that_shows_karma_can_change_two_columns_and_nothing_else(site:
     assert not_refused(site, "karma", all_of(others + OURS, changes, alterations)) == []
     wanted = all_of(READ_OF_OAR + OURS, readings)
     assert not_refused(site, "karma", wanted) == list(wanted)
+
+
+@pytest.mark.databases("mariadb")
+def test_the_role_that_oar_2s_scheduler_asks_with_reads_both_and_changes_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    site.set_up()
+    site.add_user(KARMAS_USER, KARMA)
+    assert not_refused(site, "karma", all_of(OARS + OURS, changes, alterations)) == []
+    wanted = all_of(READ_OF_OAR + OURS, readings)
+    assert not_refused(site, "karma", wanted) == list(wanted)
+    with site.open("writer") as accounting:
+        accounting.catch_up()
+    config = tmp_path / "accounting.toml"
+    config.write_text('[karma]\npolicy = "dominant"\nmetrics = ["node"]\n')
+    with Accounting.open(url=site.url("karma"), config=config) as accounting:
+        assert len(accounting.karma()) == 0
 
 
 @NETWORK
@@ -488,8 +511,7 @@ def test_ours_on_another_server(
     done = run("--config", config, "usage", "--csv", "--metric", "node")
     assert "zoé,node,node·s,14400,7200" in done.stdout
     assert run("--config", config, "verify").returncode == 0
-    read = set(oar_tables.metadata.tables) | {"resource_logs"}
-    assert tables(database.url) == sorted(read)
+    assert tables(database.url) == sorted({*OARS} - {"accounting"})
     assert tables(ours.url) == OURS
 
 

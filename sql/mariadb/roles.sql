@@ -3,6 +3,7 @@
 --   oar_accounting_owner    creates our tables: init, and the upgrades to come
 --   oar_accounting_writer   reads OAR and writes our tables: catch-up, record, rebuild ...
 --   oar_accounting_reader   reads our tables: usage, verify ...
+--   oar_accounting_karma    reads both, and writes neither: what OAR 2's scheduler asks
 --
 -- None of them may change OAR's tables. OAR's own reader, oar_ro, may read ours too.
 --
@@ -24,6 +25,9 @@
 --   CREATE USER accounting_usage@localhost IDENTIFIED BY '...';
 --   GRANT oar_accounting_reader TO accounting_usage@localhost;
 --   SET DEFAULT ROLE oar_accounting_reader FOR accounting_usage@localhost;
+--   CREATE USER accounting_karma@localhost IDENTIFIED BY '...';
+--   GRANT oar_accounting_karma TO accounting_karma@localhost;
+--   SET DEFAULT ROLE oar_accounting_karma FOR accounting_karma@localhost;
 
 -- Under ORACLE, which may be the server's default, the blocks below would be written otherwise.
 SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
@@ -31,6 +35,7 @@ SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
 CREATE ROLE IF NOT EXISTS oar_accounting_owner;
 CREATE ROLE IF NOT EXISTS oar_accounting_writer;
 CREATE ROLE IF NOT EXISTS oar_accounting_reader;
+CREATE ROLE IF NOT EXISTS oar_accounting_karma;
 
 DELIMITER //
 
@@ -71,7 +76,9 @@ BEGIN NOT ATOMIC
             EXECUTE IMMEDIATE CONCAT(
                 'GRANT SELECT, INSERT, UPDATE, DELETE ON ', ours.name, ' TO oar_accounting_writer'
             );
-            EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON ', ours.name, ' TO oar_accounting_reader');
+            EXECUTE IMMEDIATE CONCAT(
+                'GRANT SELECT ON ', ours.name, ' TO oar_accounting_reader, oar_accounting_karma'
+            );
             FOR reader IN (SELECT host FROM mysql.user WHERE user = 'oar_ro') DO
                 EXECUTE IMMEDIATE CONCAT(
                     'GRANT SELECT ON ', ours.name, ' TO oar_ro@', QUOTE(reader.host)
@@ -88,11 +95,13 @@ BEGIN NOT ATOMIC
         SELECT table_name AS name
         FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN (
-            'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
+            'accounting', 'assigned_resources', 'event_logs', 'job_state_logs', 'job_types', 'jobs',
             'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
         )
     ) DO
-        EXECUTE IMMEDIATE CONCAT('GRANT SELECT ON ', oars.name, ' TO oar_accounting_writer');
+        EXECUTE IMMEDIATE CONCAT(
+            'GRANT SELECT ON ', oars.name, ' TO oar_accounting_writer, oar_accounting_karma'
+        );
     END FOR;
 END //
 

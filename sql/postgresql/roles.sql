@@ -3,7 +3,8 @@
 --   oar_accounting_owner    creates our tables: init, and the upgrades to come
 --   oar_accounting_writer   reads OAR and writes our tables: catch-up, record, rebuild ...
 --   oar_accounting_reader   reads our tables: usage, verify ...
---   oar_accounting_karma    reads both, and writes what users of OAR 3 see: show-karma
+--   oar_accounting_karma    reads both, for what OAR's scheduler asks, and writes what users of
+--                           OAR 3 see: show-karma
 --
 -- None of them may change OAR's tables, but for the last: it may set the columns last_karma and
 -- message of jobs. OAR's own reader, oar_ro, becomes a reader too.
@@ -93,7 +94,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'accounting', 'assigned_resources', 'job_state_logs', 'job_types', 'jobs',
+        'accounting', 'assigned_resources', 'event_logs', 'job_state_logs', 'job_types', 'jobs',
         'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
     ] LOOP
         IF to_regclass('public.' || name) IS NOT NULL THEN

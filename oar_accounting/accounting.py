@@ -325,12 +325,11 @@ class Accounting(Reporting):
     def queue_policies(self) -> dict[str, str]:
         """The name of the scheduler that OAR has for each of its queues.
 
-        Raises :class:`oar_accounting.DatabaseError` where they may not be read.
+        Raises :class:`oar_accounting.OarSchemaError` where they may not be read.
         """
-        from oar_accounting.stock_karma import read_policies
+        from oar_accounting.oar_queues import read_queues
 
-        with dialects.reading(self.oar_engine) as connection:
-            return read_policies(connection)
+        return dict(read_queues(self.oar_engine, int(time.time())).policies)
 
     def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
         """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.

@@ -10,29 +10,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
-from oar_accounting import catalog, dialects, formats, journal, law, schema, site_setup
+from oar_accounting import (
+    catalog,
+    dialects,
+    drivers,
+    formats,
+    journal,
+    law,
+    oar_queues,
+    schema,
+    site_setup,
+    state_directory,
+)
 from oar_accounting.backlog import find_backlog
 from oar_accounting.catalog import Site
 from oar_accounting.declared import check_properties, declared_terms, notices
-from oar_accounting.errors import AccountingError, SchemaError, SettingsError
+from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import Ledger
 from oar_accounting.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar_queues import Queues
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings import Settings, oar_login
+from oar_accounting.site_setup import LATE
+
+if TYPE_CHECKING:
+    from oar_accounting.deciding import Deciding
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
 
-#: Seconds without a catch-up after which the timer is dead: three times its period.
-LATE = 900
-#: Seconds after which a pass that has not ended is no longer at work: the timers end it.
-LONGEST = 1_800
 #: Totals that are wrong are counted up to so many.
 MOST_DIFFERENCES = 100
 
@@ -44,12 +57,18 @@ def examine(  # noqa: PLR0913 - one question
 
     The paths of the machine's files are below *root*.
     """
+    # Every program imports this module, and few of them ask for karma.
+    from oar_accounting import karma_health
+
     examination = _Examination(given, ledger, oar, now)
     databases = examination.databases()
     recorded = examination.recorded()
     backlog = examination.backlog()
     if verify:
         examination.verify()
+    queues = examination.queues()
+    decided = karma_health.decided(Path(given.oar_conf), queues, now, root, os.environ)
+    examination.karma(decided.deciding)
     last_try = None if recorded is None else recorded.last_catch_up
     return Status(
         at=now,
@@ -62,8 +81,11 @@ def examine(  # noqa: PLR0913 - one question
         schema=examination.schema,
         recorded=recorded,
         backlog=backlog,
+        rounds=decided.rounds,
+        stopped_queues=None if queues is None else queues.stopped,
         findings=(
             *examination.findings,
+            *decided.findings,
             *_machine(last_try, Path(given.oar_conf), now, root),
         ),
     )
@@ -71,12 +93,16 @@ def examine(  # noqa: PLR0913 - one question
 
 def examine_machine(error: SettingsError, oar_conf: Path, now: int, root: Path) -> Status:
     """The same where the settings cannot be used: what the files of this machine show."""
+    from oar_accounting import karma_health
+
     wrong = Finding("bad", "settings", str(error), settings_way(str(error)))
+    decided = karma_health.decided(oar_conf, None, now, root, os.environ)
     return Status(
         at=now,
         program=version("oar-accounting"),
         oar_conf=str(oar_conf),
-        findings=(wrong, *_machine(None, oar_conf, now, root)),
+        rounds=decided.rounds,
+        findings=(wrong, *decided.findings, *_machine(None, oar_conf, now, root)),
     )
 
 
@@ -281,6 +307,40 @@ class _Examination:
             else:
                 self._found("good", "totals", "each is what the recorded spans and rates give")
 
+    # -- what OAR makes of it ------------------------------------------------------------------
+
+    def queues(self) -> Queues | None:
+        """OAR's queues; None where they cannot be told, which keeps nothing else from its turn."""
+        if not self._readable:
+            return None
+        engine = self._oar.engine
+        with self._trying(oar_queues.SUBJECT, engine):
+            try:
+                found = oar_queues.read_queues(engine, self._now)
+            except OarSchemaError as error:
+                role, mend = engine.url.username, make_roles(engine)
+                self.findings.append(oar_queues.unread_finding(error, role, mend))
+                return None
+            log = site_setup.oar_log(Path(self._given.oar_conf))
+            self.findings.append(oar_queues.finding(found, self._now, log))
+            return found
+        return None
+
+    def karma(self, deciding: "Deciding | None") -> None:
+        """Does a scheduler that asks for karma get it?"""
+        if deciding is None and self._given.karma is None:
+            return
+        from oar_accounting import karma_health
+
+        with self._trying("karma", self._oar.engine):
+            read = karma_health.scheduler_settings(self._given, deciding)
+            # What else is wrong with these databases was told.
+            if read == self._given and not (self._readable and self._complete and self._site):
+                return
+            ours = (self._ledger, self._oar) if read == self._given else None
+            with karma_health.asking(read, deciding, self._now, ours) as asked:
+                self._found("good", "karma", karma_health.answer(asked, read, deciding))
+
     def _ago(self, instant: int) -> str:
         return f"{formats.lasting(self._now - instant)} ago"
 
@@ -291,28 +351,11 @@ class _Examination:
 def _machine(
     last_try: PassRecord | None, oar_conf: Path, now: int, root: Path
 ) -> Iterator[Finding]:
-    yield _timer(last_try, now, root)
+    yield site_setup.timer_finding(last_try, now, root)
     yield from site_setup.hook_findings(oar_conf, root, os.environ)
     yield from site_setup.stock_findings(root)
-
-
-def _timer(last_try: PassRecord | None, now: int, root: Path) -> Finding:
-    """Is there a timer, and does it do anything?"""
-    there = site_setup.timers(root)
-    said = "installed: " + ", ".join(map(str, there)) if there else "none is installed here"
-    if last_try is None:
-        if there:
-            return Finding("good", "timer", said)
-    elif now - last_try.began <= LATE or _is_at_work(last_try, now):
-        ago = formats.lasting(now - last_try.began)
-        return Finding("good", "timer", f"{said}; a catch-up began {ago} ago")
-    else:
-        said += f"; no catch-up has begun for {formats.lasting(now - last_try.began)}"
-    return Finding("bad", "timer", said, site_setup.start_timer(root))
-
-
-def _is_at_work(record: PassRecord, now: int) -> bool:
-    return record.outcome == journal.RUNNING and now - record.began <= LONGEST
+    yield from state_directory.findings(state_directory.state_directory(root, os.environ))
+    yield from drivers.findings()
 
 
 # -- what is recorded -------------------------------------------------------------------------
@@ -323,7 +366,7 @@ def _site_status(
 ) -> SiteStatus:
     """The facts; *history* is from the last catch-up that was done, the newest first."""
     tries = [each for each in history if each.verb == CATCH_UP]
-    ended = tries[1:] if tries and _is_at_work(tries[0], now) else tries
+    ended = tries[1:] if tries and journal.is_at_work(tries[0], now) else tries
     done = [each for each in tries if _is(each, journal.DONE)]
     stored = catalog.stored_metrics(connection, site.site_id)
     return SiteStatus(

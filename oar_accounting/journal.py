@@ -15,6 +15,9 @@ MOST_PASSES = 10_000
 #: Problems that are kept of a pass, in words.
 MOST_PROBLEMS = 5
 
+#: Seconds after which a pass that has not ended is no longer at work: the timers end it.
+LONGEST = 1_800
+
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
@@ -101,3 +104,8 @@ def forget_messages(connection: Connection, site_id: int, name: str) -> None:
         .where(table.site_id == site_id, table.message.contains(name, autoescape=True))
         .values(message="")
     )
+
+
+def is_at_work(record: PassRecord, now: int) -> bool:
+    """True for a pass that has not ended, and may yet do so."""
+    return record.outcome == RUNNING and now - record.began <= LONGEST

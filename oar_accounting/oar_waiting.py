@@ -47,6 +47,21 @@ def read_jobs(connection: Connection, jobs: Ints) -> Queued:
     return found.take(np.isin(found.job_id, wanted))
 
 
+def waiting_since(connection: Connection) -> dict[str, int]:
+    """Since when, epoch seconds UTC, the first of the jobs waits that a scheduler sorts, by queue.
+
+    Raises as `read_waiting`.
+    """
+    table = oar_tables.started.c
+    check_columns(connection, oar_tables.started)
+    query = (
+        select(table.queue_name, func.min(table.submission_time))
+        .where(table.state == WAITING, table.reservation.in_(NO_RESERVATION))
+        .group_by(table.queue_name)
+    )
+    return {queue: int(since or 0) for queue, since in connection.execute(query)}
+
+
 def _read(connection: Connection, conditions: Sequence[Any]) -> Queued:
     table = oar_tables.queued.c
     check_columns(connection, oar_tables.queued)

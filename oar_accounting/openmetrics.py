@@ -49,6 +49,19 @@ def _gauges(status: Status) -> Iterator[tuple[str, str, int | None]]:
             "Since when the first of them waits.",
             backlog.since,
         )
+    rounds = status.rounds
+    if rounds is not None:
+        missed = rounds.total - rounds.ours
+        yield (
+            "rounds_decided",
+            "Rounds of OAR's scheduler in a day that karma decided.",
+            rounds.ours,
+        )
+        yield "rounds_not_decided", "Those in which it was to decide, and did not.", missed
+        yield "last_round_timestamp_seconds", "When the last of them was.", rounds.newest
+    if status.stopped_queues is not None:
+        stopped = len(status.stopped_queues)
+        yield "queues_not_active", "Queues of OAR from which no job starts.", stopped
 
 
 def _head(name: str, told: str) -> list[str]:

@@ -85,6 +85,21 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """Who decided the last rounds of OAR's scheduler. Times are epoch seconds UTC."""
+
+    since: int  #: from then on they are counted
+    total: int
+    ours: int  #: decided by our karma
+    last_answer: int  #: by the last answer that our karma had given
+    own: int  #: by OAR's own order
+    missed_in_a_row: int  #: of the newest, those that were not ours
+    newest: int | None  #: when the newest was, be it before `since`; None: none was ever seen
+    missed: int | None  #: when our karma last did not decide; None: it always did
+    reason: str  #: why it did not then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """How the accounting of a site is. What could not be found out is None."""
 
@@ -98,6 +113,8 @@ class Status:
     schema: int | None = None  #: version of our tables
     recorded: SiteStatus | None = None
     backlog: Backlog | None = None
+    rounds: Rounds | None = None  #: also None where OAR's settings do not let our karma decide
+    stopped_queues: tuple[str, ...] | None = None  #: of OAR's queues those that are notActive
     findings: tuple[Finding, ...]
 
     @property

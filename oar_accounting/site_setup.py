@@ -9,14 +9,18 @@ import pwd
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IMODE
 
+from oar_accounting import formats
 from oar_accounting.errors import SettingsError
+from oar_accounting.journal import is_at_work
 from oar_accounting.oar_conf import read_oar_conf
-from oar_accounting.records import Finding
+from oar_accounting.records import Finding, PassRecord
 from oar_accounting.shared_files import shared
+from oar_accounting.state_directory import state_directory
 
 #: Who runs the hook.
 USER = "oar"
@@ -24,9 +28,20 @@ KEY = "SERVER_EPILOGUE_EXEC_FILE"
 CRON = "etc/cron.d/oar-accounting"
 TIMER = "etc/systemd/system/oar-accounting.timer"
 ENABLED = "etc/systemd/system/timers.target.wants/oar-accounting.timer"
-STATE = "var/lib/oar-accounting"
+
+#: Where OAR logs to, unless its settings say otherwise.
+OAR_LOG = "/var/log/oar.log"
+#: Seconds without a catch-up after which the timer is dead: three times its period.
+LATE = 900
 
 AS_OAR = "su oar -s /bin/sh -c 'oar-accounting doctor'"
+
+
+def oar_log(oar_conf: Path) -> str:
+    """The file that OAR logs to."""
+    with suppress(SettingsError):
+        return read_oar_conf(oar_conf).get("LOG_FILE") or OAR_LOG
+    return OAR_LOG
 
 
 # -- the hook ---------------------------------------------------------------------------------
@@ -88,11 +103,10 @@ def _runnable(named: Path, root: Path, environ: Mapping[str, str]) -> list[Findi
     if hook is None:
         looks.append(_not_ours(named))
     else:
-        state = Path(environ.get("OAR_ACCOUNTING_STATE") or root / STATE)
         looks += [
             _denied(user, hook, os.R_OK | os.X_OK, "run", 755),
             _interpreter(user, hook, environ),
-            _state(user, state),
+            _state(user, state_directory(root, environ)),
         ]
     # A directory on the way to several of them is told once.
     return list({found.mend: found for found in looks if found is not None}.values())
@@ -196,6 +210,21 @@ def timers(root: Path) -> list[Path]:
     cron, enabled = root / CRON, root / ENABLED
     found = [cron] if "catch-up" in _read_active(cron) else []
     return found + ([root / TIMER] if os.path.lexists(enabled) else [])
+
+
+def timer_finding(last_try: PassRecord | None, now: int, root: Path) -> Finding:
+    """Is there a timer, and does it do anything?"""
+    there = timers(root)
+    said = "installed: " + ", ".join(map(str, there)) if there else "none is installed here"
+    if last_try is None:
+        if there:
+            return Finding("good", "timer", said)
+    elif now - last_try.began <= LATE or is_at_work(last_try, now):
+        ago = formats.lasting(now - last_try.began)
+        return Finding("good", "timer", f"{said}; a catch-up began {ago} ago")
+    else:
+        said += f"; no catch-up has begun for {formats.lasting(now - last_try.began)}"
+    return Finding("bad", "timer", said, start_timer(root))
 
 
 def start_timer(root: Path) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Engine, MetaData, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import Enum, Integer, String
 
-from oar_accounting import Accounting, OarSchemaError, dialects, oar_tables, schema
+from oar_accounting import Accounting, OarSchemaError, dialects, oar_queues, oar_tables, schema
 from oar_accounting.oar_jobs import OarJobs
 from tests.servers import Database
 from tests.small_oar import (
@@ -121,6 +121,32 @@ def test_every_column_that_is_read_is_in_oar_2_5_9(oar_engine: Engine) -> None:
             compare(ours, theirs[table.name].columns[ours.name])
 
 
+@real_oar
+def test_queues_and_events_of_oar_2_5_9_are_read(oar_engine: Engine) -> None:
+    names = ("queues", "event_logs")
+    metadata = MetaData()
+    metadata.reflect(oar_engine, only=names)
+    for name in names:
+        for ours in getattr(oar_tables, name).columns:
+            compare(ours, metadata.tables[name].columns[ours.name])
+    with oar_engine.begin() as connection:
+        for state in ("Active", "notActive"):
+            connection.execute(
+                metadata.tables["queues"]
+                .insert()
+                .values(queue_name=state.lower(), priority=1, scheduler_policy="x", state=state)
+            )
+        connection.execute(
+            metadata.tables["event_logs"]
+            .insert()
+            .values(type="SERVER_EPILOGUE_TIMEOUT", job_id=7, date=NOW - 60, description="late")
+        )
+    found = oar_queues.read_queues(oar_engine, NOW)
+    assert (found.stopped, found.is_oar3) == (("notactive",), False)
+    assert found.event is not None
+    assert (found.event.job, found.event.at, found.event.said) == (7, NOW - 60, "late")
+
+
 def compare(ours: Column[Any], theirs: Column[Any]) -> None:
     """The column of OAR gives what we read it as."""
     assert ours.nullable or not theirs.nullable, theirs
@@ -194,6 +220,19 @@ def test_enumerated_states_of_oar_3_read_as_texts_do(engine: Engine, database: D
         recordings.append((report, Recorded(accounting).everything()))
     assert recordings[0] == recordings[1]
     plain.dispose()
+
+
+@pytest.mark.databases("postgresql")
+def test_enumerated_states_of_oar_3_tell_what_stopped_a_queue(engine: Engine) -> None:
+    oar = SmallOar(engine, metadata=oar_metadata("oar3"))
+    oar.set_queue("default", state="notActive")
+    oar.add_job(state="Waiting", submission=NOW - 9, start=NOW + HOUR, moldable=False)
+    oar.add_job(state="Error", start=T0)
+    oar.add_event("SERVER_EPILOGUE_TIMEOUT", 1, T0 - HOUR)
+    oar.add_event("SERVER_EPILOGUE_TIMEOUT", 2, T0 + HOUR)
+    found = oar_queues.read_queues(engine, NOW)
+    assert found.event is not None
+    assert (found.event.job, found.waiting) == (2, {"default": NOW - 9})
 
 
 @pytest.mark.databases("postgresql")

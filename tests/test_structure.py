@@ -18,7 +18,7 @@ COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 
 PURE = {
     *("columns", "errors", "formats", "machine", "metrics", "openmetrics", "readings", "records"),
-    *("periods", "windows"),
+    *("periods", "rounds", "windows"),
     *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
     *("composed", "exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
     *(module for module in MODULES if module.startswith("karma.")),
@@ -26,8 +26,11 @@ PURE = {
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
-# OAR's settings have names of databases; the command line names the demo's file and examples.
-MAY_NAME_DATABASES = {"bulk", "dialects", "sockets", "oar_conf", "settings", "commands.recording"}
+# OAR's settings have names of databases; the command line names the demo's file and examples; a
+# driver is called after its database.
+MAY_NAME_DATABASES = {
+    *("bulk", "commands.recording", "dialects", "drivers", "oar_conf", "settings", "sockets"),
+}
 
 
 def tree_of(module: str) -> ast.Module:
@@ -108,8 +111,8 @@ def test_the_command_line_holds_no_sql(module: str) -> None:
 
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
-    readers = {"oar_capacity", "oar_jobs", "oar_starts", "oar_waiting", "stock_karma"}
-    known = {"demo", "demo_site", "shown_karma", "stock_accounting", *readers}
+    readers = {"oar_capacity", "oar_jobs", "oar_queues", "oar_starts", "oar_waiting"}
+    known = {"demo", "demo_site", "shown_karma", "stock_accounting", "stock_karma", *readers}
     assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
 
 

@@ -50,6 +50,16 @@ def fair_share_of(given: Settings, now: int, limit: float | None = None) -> "Ite
         yield FairShare(given, Ledger(engine, given.site), OarJobs(oar_engine), now)
 
 
+def rules_of(given: Settings) -> Karma:
+    """What the settings say of karma; OAR's own without them. Raises :class:`SettingsError`."""
+    rules = Karma(open_jobs="none")
+    if given.karma is not None:
+        rules = read_karma(given.karma, given.file, [metric.name for metric in given.metrics])
+    if given.profile == "classic" and not _says(given.karma, "open_jobs"):
+        rules = replace(rules, open_jobs="none")
+    return rules
+
+
 class FairShare:
     """What a site's karma says as of some instant."""
 
@@ -72,12 +82,7 @@ class FairShare:
         self._ledger = ledger
         self._oar = oar
         self.now = now
-        self.rules = Karma(open_jobs="none")
-        if given.karma is not None:
-            metrics = [metric.name for metric in given.metrics]
-            self.rules = read_karma(given.karma, given.file, metrics)
-        if given.profile == "classic" and not _says(given.karma, "open_jobs"):
-            self.rules = replace(self.rules, open_jobs="none")
+        self.rules = rules_of(given)
 
     def karma(self, jobs: Sequence[int] | None = None) -> KarmaReport:
         """The karma of these jobs, or of all that wait, in order."""

@@ -82,6 +82,7 @@ class Config:
     oar_conf: str | None = None  #: OAR's settings; likewise
     site: str | None = None
     show: bool | str = False  #: write what users see; a text is the settings to do it under
+    metrics: Mapping[str, float] | None = None  #: how much each counts in sums; None for an order
 
     def where(self) -> dict[str, str]:
         """The settings that whoever is asked must read, as this process would find them."""
@@ -188,7 +189,7 @@ def count_usage(  # noqa: PLR0913 - OAR 3 calls it so
         # OAR calls once for every group of queues, with the same platform.
         if not hasattr(plt, SEEN):
             setattr(plt, SEEN, True)
-            sums = _Sums(*read_metrics(config, "EXTRA_METASCHED_CONFIG"))
+            sums = _Sums(read_metrics(config, "EXTRA_METASCHED_CONFIG"))
             theirs = [getattr(plt, name) for name in ASKED_BY]
             for place, name in enumerate(ASKED_BY):
                 setattr(plt, name, _Replaced(sums, place, theirs[place]))
@@ -238,10 +239,10 @@ def _named(queues: Sequence[str]) -> str:
 
 def read_config(config: object, where: str) -> Config:
     """Check the value of *where*. Raises :class:`BadConfig`."""
-    return Config(**_checked(_object(config, where), where))
+    return Config(**_checked(_object(config, where), where, without=("metrics",)))
 
 
-def read_metrics(config: object, where: str) -> tuple[Config, Mapping[str, float]]:
+def read_metrics(config: object, where: str) -> Config:
     """Check the same, and with how much each metric counts. Raises :class:`BadConfig`."""
     values = _object(config, where)
     if "metric" in values and "metrics" not in values:
@@ -254,7 +255,7 @@ def read_metrics(config: object, where: str) -> tuple[Config, Mapping[str, float
             f'{where}: "metrics" must be an object like {{"core": 1, "gpu": 20}} with numbers '
             'above 0, or "metric" a name'
         )
-    return Config(**_checked(values, where, without=("show",))), metrics
+    return Config(**_checked(values, where, without=("metrics", "show")), metrics=metrics)
 
 
 def _object(config: object, where: str) -> dict[Any, Any]:
@@ -566,9 +567,8 @@ ASKED_BY = (
 class _Sums:
     """Our sums of a scheduling round; once they cannot be had, OAR's own count until its end."""
 
-    def __init__(self, read: Config, metrics: Mapping[str, float]) -> None:
+    def __init__(self, read: Config) -> None:
         self._read = read
-        self._metrics = metrics
         self._known: dict[tuple[tuple[str, ...], int, int], list[Any]] = {}
         self._failed = False
 
@@ -587,7 +587,7 @@ class _Sums:
             "now": stop,
             "start": start,
             "queues": queues,
-            "metrics": self._metrics,
+            "metrics": self._read.metrics,
         }
         try:
             answer = ask({**request, **self._read.where()}, self._read.limit)

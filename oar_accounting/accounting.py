@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from oar_accounting.fair_share.sums import UsageSums
     from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
     from oar_accounting.own_reports import OwnReports
+    from oar_accounting.settings_check import SettingsReport
     from oar_accounting.shown_karma import ShownReport
     from oar_accounting.what_if_report import WhatIfReport
 
@@ -594,6 +595,25 @@ class Accounting(Reporting):
         except SettingsError as error:
             conf = settings.oar_conf_file(oar_conf)
             return doctor.examine_machine(error, conf, int(time.time()), root)
+
+    @classmethod
+    def check_settings(
+        cls,
+        *,
+        oar_conf: str | Path | None = None,
+        config: str | Path | None = None,
+        url: str | URL | None = None,
+        site: str | None = None,
+    ) -> "SettingsReport":
+        """What the settings that :meth:`open` would read say, checked as far as that can be.
+
+        Where a database does not answer, what needs it is told of. Raises
+        :class:`oar_accounting.SettingsError` with file, key and what was expected.
+        """
+        from oar_accounting.settings_check import check
+
+        now = int(time.time())
+        return check(oar_conf=oar_conf, config=config, url=url, site=site, now=now)
 
     def period(self, said: str, timezone: str | None = None) -> tuple[int, int]:
         """The half-open span that people mean: "last month", "2026-03"; see `periods.period`.

@@ -37,6 +37,7 @@ PLACES = {
     "retire": "keeping.retire",
     "series": "usage.series",
     "schema": "recording.print_schema",
+    "settings": "settings.settings",
     "show-karma": "showing.show_karma",
     "sizes": "summaries.sizes",
     "stubs": "scheduling.stubs",

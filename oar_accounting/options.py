@@ -15,6 +15,7 @@ from oar_accounting.settings import Settings
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
+    from oar_accounting.settings_check import SettingsReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,14 @@ class Options:
             replace(each, mend=self.repeated_in(each.mend)) for each in status.findings
         )
         return replace(status, findings=findings)
+
+    def checked_settings(self, file: str | None) -> "SettingsReport":
+        """What the settings say, of a *file* where one is given; raises what is wrong with them."""
+        from oar_accounting.accounting import Accounting
+
+        return Accounting.check_settings(
+            oar_conf=self.oar_conf, config=file or self.config, url=self.url, site=self.site
+        )
 
     def repeated_in(self, line: str) -> str:
         """A command of ours with the options that were given here, but for a password."""

@@ -14,23 +14,27 @@ MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "r
 BEHIND = ("catch-up", "timer", "backlog", "problems")
 #: Columns before what is said: of facts, of findings.
 LABEL, FINDING = 18, 29
+#: The narrowest and the widest that it is filled.
+NARROWEST, WIDEST = 80, 100
 
 
 def show_status(status: Status) -> None:
     """Print it; colours on a terminal only."""
-    for line in _lines(status, _width()):
+    for line in _lines(status, screen_width()):
         click.echo(line)
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
     """Print findings alone."""
     for finding in findings:
-        for line in _finding(finding, _width()):
+        for line in _finding(finding, screen_width()):
             click.echo(line)
 
 
-def _width() -> int:
-    return min(max(shutil.get_terminal_size((100, 24)).columns, 80), 100)
+def screen_width() -> int:
+    """Of how many columns the lines are."""
+    here = shutil.get_terminal_size((WIDEST, 24)).columns
+    return min(max(here, NARROWEST), WIDEST)
 
 
 def _lines(status: Status, width: int) -> Iterator[str]:
@@ -38,7 +42,7 @@ def _lines(status: Status, width: int) -> Iterator[str]:
     yield f"oar-accounting {status.program}{of_site}, {formats.date(status.at)} UTC"
     yield "What is set up"
     for label, said in _facts(status):
-        yield from _block(f"  {label}", LABEL, said, width)
+        yield from block(f"  {label}", LABEL, said, width)
     behind = [each for each in status.findings if each.subject in BEHIND]
     yield "What is behind"
     for finding in behind:
@@ -80,7 +84,7 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     level = click.style(f"{mark} {finding.level:<8}", fg=colour)
     said = formats.printable(finding.said)
     said += ":" if finding.mend and said[-1].isalnum() else ""
-    first, *others = _block("", FINDING, said, width)
+    first, *others = block("", FINDING, said, width)
     label = f"  {level}{finding.subject:<{FINDING - 12}}"
     yield f"{label}{first[FINDING:]}"
     yield from others
@@ -88,7 +92,7 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
         yield " " * FINDING + click.style(finding.mend, bold=True)
 
 
-def _block(label: str, indent: int, said: str, width: int) -> Iterator[str]:
+def block(label: str, indent: int, said: str, width: int) -> Iterator[str]:
     """The label, and beside it what is said in as many lines as it takes; words are not cut."""
     lines = wrap(said, width - indent, break_long_words=False, break_on_hyphens=False)
     for line in lines:

@@ -46,7 +46,7 @@ COMMANDS = (
         "purge",
         "rebuild",
     ),
-    *("record", "retire", "schema", "series", "show-karma", "sizes", "top", "usage"),
+    *("record", "retire", "schema", "series", "settings", "show-karma", "sizes", "top", "usage"),
     *("utilisation", "verify", "waiting"),
 )
 DAY = 86_400

@@ -41,13 +41,14 @@ COMMANDS = (
         "init",
         "jobs",
         "karma",
+        "karma-service",
         "oaraccounting",
         "project",
         "purge",
         "rebuild",
     ),
-    *("record", "retire", "schema", "series", "settings", "show-karma", "sizes", "top", "usage"),
-    *("utilisation", "verify", "waiting"),
+    *("record", "retire", "schema", "series", "settings", "show-karma", "sizes", "stubs", "top"),
+    *("usage", "utilisation", "verify", "waiting"),
 )
 DAY = 86_400
 

@@ -195,14 +195,6 @@ def test_sums_that_the_scheduler_does_not_get(deciding: Deciding) -> None:
     assert site.said("karma") == f"the sums of node can be had, by {deciding.config}"
 
 
-@on_sqlite
-def test_oar_3s_scheduler_cannot_ask_an_embedded_database(deciding: Deciding) -> None:
-    deciding.configure(CUSTOM)
-    found = deciding.site.only("karma")
-    assert "a scheduler needs a database server" in found.said
-    assert found.mend == f"editor {deciding.config}"
-
-
 def test_oar_2_asks_for_the_queues_that_have_our_policy(deciding: Deciding) -> None:
     site = deciding.site
     deciding.configure("")

@@ -49,6 +49,9 @@ def stubs() -> None:
     The epilogue, the scheduler of OAR 2 and the entry points of OAR 3: whatever becomes of this
     library, they are there, end well, and do what OAR would have done. Run "install" again after
     an upgrade, after moving the library, and when [scheduler] of the settings has changed.
+
+    \b
+    Example: oar-accounting stubs install
     """
 
 

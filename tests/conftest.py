@@ -35,7 +35,9 @@ PROPERTY = "database"
 #: That of a test which OAR 3 itself takes part in.
 WITH_OAR3 = "oar3"
 #: Tests with something in common of which there is one: each group runs in one process.
-TOGETHER = ("tests/live/", "tests/test_roles.py", "tests/test_sql_modes.py")
+TOGETHER = (
+    *("tests/live/", "tests/test_oar3_stubs.py", "tests/test_roles.py", "tests/test_sql_modes.py"),
+)
 SERVERS_HANDED_ON = "servers_handed_on"
 FOREIGN_VARIABLES = (
     *("OAR_ACCOUNTING", "OARCONFFILE", "OARDIR", "PG", "MYSQL", "MARIADB"),

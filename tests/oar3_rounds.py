@@ -52,6 +52,16 @@ purelib = sysconfig.get_path("purelib")
 json.dump({"executable": sys.executable, "scripts": found[:1], "purelib": purelib}, sys.stdout)
 """
 
+PATHS = """
+import json, sys
+print(json.dumps([path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]))
+"""
+#: Another Python, where a given one can be called, which may see other files than whoever calls.
+BORROWER = """\
+#!/bin/sh
+exec {python} -c 'import os, sys; os.execv(sys.argv[1], sys.argv[1:])' {other} "$@"
+"""
+
 #: What pip writes for OAR's entry points, where the scripts are not found.
 SCRIPT = """\
 #!/bin/sh
@@ -134,6 +144,31 @@ def installation() -> Installation | str:
     return Installation(python, told["executable"], scripts, told["purelib"])
 
 
+def borrowed(directory: Path) -> Installation:
+    """OAR 3 in an environment of its own, into which anything may be installed, and removed.
+
+    It lies in *directory*, and finds OAR 3 where that is.
+    """
+    found = installation()
+    assert isinstance(found, Installation)
+    place = directory / "oar3"
+    _ask([found.python, "-m", "venv", "--without-pip", str(place)])
+    paths = json.loads(_ask([found.python, "-c", PATHS]))
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in paths]
+    python, purelib = place / "bin/python", next(place.glob("lib/python3*/site-packages"))
+    (purelib / "oar3.pth").write_text("".join(lines), encoding="utf-8")
+    borrower = directory / "oar3-python"
+    borrower.write_text(BORROWER.format(python=found.python, other=python), encoding="utf-8")
+    borrower.chmod(0o755)
+    return Installation(str(borrower), str(python), None, str(purelib))
+
+
+def _ask(command: list[str]) -> str:
+    done = _run(command, os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def missing() -> str:
     """Why no round can be run, or nothing."""
     found = installation()
@@ -166,9 +201,14 @@ class Round:
 class Site:
     """OAR 3's tables in the empty database of *url*: nodes, of a resource each, and a queue."""
 
-    def __init__(self, url: str, directory: Path, *, resources: int = 1) -> None:
-        """Skip the test where OAR 3 is missing. *directory* gets OAR's settings and log."""
-        found = installation()
+    def __init__(
+        self, url: str, directory: Path, *, resources: int = 1, oar: Installation | None = None
+    ) -> None:
+        """Skip the test where OAR 3 is missing. *directory* gets OAR's settings and log.
+
+        *oar*: the OAR 3 of which processes are run, the one that was found where it is None.
+        """
+        found = oar or installation()
         if isinstance(found, str):
             pytest.skip(found)
         self.oar = found

@@ -19,13 +19,13 @@ STATE = PLACE / "state"
 VARIABLES = {"OAR_ACCOUNTING_CONF": str(TOML), "OAR_ACCOUNTING_STATE": str(STATE)}
 
 
-def copy_source() -> None:
+def copy_source(to: Path = SOURCE) -> None:
     """Copy what is installed: pip leaves files in the directory that it builds from."""
-    SOURCE.mkdir()
+    to.mkdir()
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, SOURCE)
+        shutil.copy(ROOT / name, to)
     for name in ("hooks", "oar_accounting", "sql"):
-        shutil.copytree(ROOT / name, SOURCE / name)
+        shutil.copytree(ROOT / name, to / name)
 
 
 def install() -> None:

@@ -210,6 +210,12 @@ class OarServer:
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows that a query gives."""
+        with self.connected() as connection:
+            return connection.ask(query, *values)
+
+    @contextmanager
+    def connected(self) -> Iterator["Connection"]:
+        """A connection to ask many questions through, for one `with` block."""
         connection = psycopg2.connect(
             host="127.0.0.1",
             port=self._database_port,
@@ -217,7 +223,20 @@ class OarServer:
             user="oar",
             password=self._passwords["oar"],
         )
-        with closing(connection), connection.cursor() as cursor:
+        connection.autocommit = True
+        with closing(connection):
+            yield Connection(connection)
+
+
+class Connection:
+    """A connection to OAR's database."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that a query gives."""
+        with self._connection.cursor() as cursor:
             cursor.execute(query, values)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows

@@ -5,9 +5,14 @@ Written anew from the table of the README, in plain SQL and sets of seconds, wit
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from tests.live.oar_server import OarServer
+
+class Asked(Protocol):
+    """An OAR server, or a connection to its database."""
+
+    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that a query gives."""
 
 
 class Amounts(NamedTuple):
@@ -73,7 +78,7 @@ GROUP BY m.name, s.asked
 """
 
 
-def job_row(oar: OarServer, job: int) -> JobRow:
+def job_row(oar: Asked, job: int) -> JobRow:
     """A job's rows in OAR's tables."""
     ((state, user, project, start, stop, walltime, inner),) = oar.ask(JOB, job)
     ((resources, nodes),) = oar.ask(HELD, job)
@@ -92,7 +97,7 @@ def job_row(oar: OarServer, job: int) -> JobRow:
     )
 
 
-def recorded(oar: OarServer, job: int) -> dict[str, Amounts]:
+def recorded(oar: Asked, job: int) -> dict[str, Amounts]:
     """What a closed job asked for and used of each metric, in the ledger."""
     found: dict[str, Counter[int]] = {}
     for metric, asked, amount in oar.ask(RECORDED, job):

@@ -123,15 +123,20 @@ class Accounting(Reporting):
         engine: Engine | None = None,
         site: str | None = None,
         limit: float | None = None,
+        as_scheduler: bool = False,
     ) -> Self:
         """From ``oar.conf``, from the URL of OAR's database, or from an engine on it.
 
         Without any, ``$OARCONFFILE`` or /etc/oar/oar.conf is read. *config* is our TOML file,
-        *limit* the seconds that one step on a database may take.
-        Raises :class:`oar_accounting.SettingsError`.
+        *limit* the seconds that one step on a database may take; with *as_scheduler*, it is used as
+        the user whom ``[scheduler]`` names. Raises :class:`oar_accounting.SettingsError`.
         """
         place = engine.url if engine is not None else url
         given = settings.load(oar_conf=oar_conf, config=config, url=place, site=site)
+        if as_scheduler:
+            from oar_accounting.scheduler_settings import with_its_login
+
+            given = with_its_login(given)
         if given.url == given.oar_url:
             return cls(given, engine=engine, limit=limit)
         return cls(given, oar_engine=engine, limit=limit)

@@ -29,8 +29,10 @@ class Options:
     debug: bool
 
     @contextmanager
-    def accounting(self, limit: float | None = None) -> "Iterator[Accounting]":
-        """The accounting they name; *limit*: seconds that one step on a database may take."""
+    def accounting(
+        self, limit: float | None = None, *, as_scheduler: bool = False
+    ) -> "Iterator[Accounting]":
+        """The accounting they name, used as `Accounting.open` has it."""
         # It brings most modules along, and not every command needs it.
         from oar_accounting.accounting import Accounting
 
@@ -40,6 +42,7 @@ class Options:
             url=self.url,
             site=self.site,
             limit=limit,
+            as_scheduler=as_scheduler,
         )
         with opened as accounting:
             self._warn(accounting.settings)

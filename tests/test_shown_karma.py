@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from click.testing import CliRunner
+from sqlalchemy import Engine, event, make_url, text
 
-from oar_accounting import Accounting, DatabaseError, OarSchemaError
+from oar_accounting import Accounting, DatabaseError, OarSchemaError, cli
 from oar_accounting.shown_karma import LONGEST_MESSAGE, ShownReport, message_with
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, opened, stopped_clock
@@ -207,6 +208,17 @@ def test_the_command_waits_for_the_end_of_a_process(site_file: Path, engine: Eng
     }
     done = subprocess.run([*ours, "--dry-run"], capture_output=True, text=True, check=True)
     assert done.stdout == "3 jobs wait, 0 of them would show another karma now\n"
+
+
+def test_the_command_logs_in_as_the_user_who_asks_for_schedulers(
+    site_file: Path, database: Database
+) -> None:
+    login = f"karma_{make_url(database.url).database}"
+    with site_file.open("a", encoding="utf-8") as file:
+        file.write(f'\n[scheduler]\nlogin = "{login}"\n')
+    done = CliRunner().invoke(cli.main, ["--config", str(site_file), "show-karma"])
+    assert done.exit_code == 3
+    assert f'user "{login}"' in done.output
 
 
 @pytest.mark.parametrize("show", [True, False, "elsewhere"])

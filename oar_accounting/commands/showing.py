@@ -32,15 +32,16 @@ LONGEST_ROUND = 600_000
 def show_karma(options: Options, dry_run: bool, process: int | None) -> None:
     """Write the karma of the waiting jobs where oarstat of OAR 3 shows it.
 
-    Into the columns last_karma and message of OAR's table jobs, and nowhere else. Each round of the
-    scheduler writes its own messages again: "show" in its settings runs this when it has ended.
+    Into the columns last_karma and message of OAR's table jobs, and nowhere else, as the database
+    user of [scheduler] where the settings name one. Each round of the scheduler writes its own
+    messages again: "show" in its settings runs this when it has ended.
 
     \b
     Example: oar-accounting show-karma --dry-run
     """
     if process is not None:
         await_end(process)
-    with options.accounting(limit=LIMIT) as accounting:
+    with options.accounting(limit=LIMIT, as_scheduler=True) as accounting:
         told = accounting.show_karma(dry_run=dry_run)
     would = "would show" if dry_run else "show"
     click.echo(f"{told.waiting} jobs wait, {told.changed} of them {would} another karma now")

@@ -12,9 +12,17 @@ from oar_accounting.options import Options
 from oar_accounting.records import Finding
 from oar_accounting.scheduler_settings import read_scheduler
 from oar_accounting.screen import show_findings
-from oar_accounting.stubs.files import install, make_state, read_list, remove, write_list
+from oar_accounting.stubs.files import (
+    Installed,
+    install,
+    last_list,
+    make_state,
+    read_list,
+    remove,
+    write_list,
+)
 from oar_accounting.stubs.health import service_findings, stub_findings, values_of
-from oar_accounting.stubs.plan import DIRECTORY, plan
+from oar_accounting.stubs.plan import DIRECTORY, find_oar3, find_schedulers, plan
 from oar_accounting.stubs.use import uses_of
 
 
@@ -82,22 +90,24 @@ _python = click.option(
 def stubs_install(options: Options, /, directory: str, **named: str | None) -> None:
     """Write what OAR calls, or bring it up to date; each file at once.
 
-    It changes no setting of OAR, and says what is still to be changed there.
+    Where OAR is not found, it is looked for where it was the last time. It changes no setting of
+    OAR, and says what is still to be changed there.
 
     \b
     Example: oar-accounting stubs install
     """
     paths = {key: None if value is None else Path(value) for key, value in named.items()}
     python = paths["python"] or Path(sys.executable)
+    before = last_list(Path(directory))
     planned = plan(
         python=python,
         scheduler=read_scheduler(options.settings()),
         directory=Path(directory),
-        schedulers=paths["schedulers"],
-        oar3_python=paths["oar3_python"],
+        schedulers=paths["schedulers"] or find_schedulers() or _still(before, "schedulers"),
+        oar3_python=paths["oar3_python"] or find_oar3() or _still(before, "oar3_python"),
     )
     written = [*install(planned), *make_state()]
-    write_list(planned, python)
+    write_list(planned, python, before)
     for path in written:
         click.echo(f"wrote {path}")
     if not written:
@@ -149,6 +159,12 @@ def stubs_remove(options: Options, directory: str, force: bool) -> None:
         raise StubError("nothing was removed: " + "\n".join(lines))
     for path in remove(installed):
         click.echo(f"removed {path}")
+
+
+def _still(before: Installed | None, name: str) -> Path | None:
+    """Where OAR was when stubs were last written, if that is still there."""
+    path: Path | None = getattr(before, name, None)
+    return path if path is not None and path.exists() else None
 
 
 def _examined(options: Options, directory: str) -> list[Finding]:

@@ -150,16 +150,29 @@ class Installed:
     links: tuple[Path, ...]
     oar3_python: Path | None
 
+    @property
+    def schedulers(self) -> Path | None:
+        """The directory of OAR 2's schedulers, where there are any."""
+        return self.links[0].parent if self.links else None
 
-def write_list(planned: Plan, python: Path) -> None:
-    """Write down what was written, for `read_list`. Raises :class:`StubError`."""
+
+def write_list(planned: Plan, python: Path, before: Installed | None = None) -> None:
+    """Write down what was written, for `read_list`, and what is left of what stood *before*.
+
+    Raises :class:`StubError`.
+    """
     oar3_python = None if planned.oar3 is None else str(planned.oar3.python)
+    files = [stub.path for stub in planned.stubs]
+    links = [link.path for link in planned.links]
+    if before is not None:
+        files += [each for each in before.files if each.exists() and each not in files]
+        links += [each for each in before.links if each.is_symlink() and each not in links]
     text = json.dumps(
         {
             "version": VERSION,
             "python": str(python),
-            "files": [str(stub.path) for stub in planned.stubs],
-            "links": [str(link.path) for link in planned.links],
+            "files": list(map(str, files)),
+            "links": list(map(str, links)),
             "oar3_python": oar3_python,
         },
         indent=1,
@@ -191,6 +204,13 @@ def read_list(directory: Path = DIRECTORY) -> Installed | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise StubError(f"{file}: cannot be read; write it anew with: {INSTALL}") from None
+
+
+def last_list(directory: Path) -> Installed | None:
+    """The same for who writes it anew: what cannot be read was not there."""
+    with suppress(StubError):
+        return read_list(directory)
+    return None
 
 
 # -- removing ---------------------------------------------------------------------------------

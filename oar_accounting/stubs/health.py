@@ -47,7 +47,7 @@ def plan_again(installed: Installed, scheduler: SchedulerSettings) -> Plan:
         python=installed.python,
         scheduler=scheduler,
         directory=installed.directory,
-        schedulers=installed.links[0].parent if installed.links else None,
+        schedulers=installed.schedulers,
         oar3_python=installed.oar3_python,
     )
 

@@ -60,6 +60,8 @@ CONNECT_WAIT = 10
 #: The `info` of a table: what `complete` tells SQLAlchemy of it. Told at once, every program would
 #: wait for the dialects of all databases.
 TABLE: dict[Any, Any] = {"options": {"mariadb_engine": "InnoDB", "mysql_engine": "InnoDB"}}
+#: That of tables that end with what `writing_alone` gives.
+PASSING: dict[Any, Any] = {"options": {**TABLE["options"], "postgresql_on_commit": "DROP"}}
 #: That of tables that never give an id twice.
 LASTING_IDS: dict[Any, Any] = {"options": {**TABLE["options"], "sqlite_autoincrement": True}}
 #: That of tables that are read and written by their primary key only.
@@ -81,6 +83,8 @@ _DRIVERS = {
 
 #: A server that is gone is noticed after two minutes; the system's own two hours are too long.
 _KEEPALIVES = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 6}
+#: What PostgreSQL calls the limits of a statement, of a wait and of a pause between statements.
+_TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 #: What the drivers call the password, where it follows the "?" of a URL.
 _PASSWORDS = frozenset(("passwd", "password"))
 
@@ -196,9 +200,10 @@ def parse_url(url: str | URL) -> URL:
 def open_engine(url: str | URL, limit: float | None = None) -> Engine:
     """An engine for *url*; nothing is connected yet. Raises :class:`SettingsError`.
 
-    With a *limit* in seconds, for whoever cannot wait: no attempt to connect, statement or wait for
-    a lock lasts longer, nor does data that was sent stay unacknowledged. A server that is frozen
-    but whose system acknowledges, a resolver of names and SQLite's statements are not bounded.
+    With a *limit* in seconds, for whoever cannot wait: no attempt to connect, statement of a
+    transaction or wait for a lock lasts longer, nor does data that was sent stay unacknowledged. A
+    server that is frozen but whose system acknowledges, a resolver of names and SQLite's statements
+    are not bounded.
     """
     parsed = parse_url(url)
     try:
@@ -295,8 +300,6 @@ def _set_up(connection: Connection) -> None:
     elif connection.dialect.name == "postgresql":
         # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
         driver.set_client_encoding("UTF8")
-        if limit is not None:
-            _limit_postgresql(connection, limit)
     else:
         cursor = driver.cursor()
         with driver_errors(connection, cursor):
@@ -322,16 +325,6 @@ def _sql_mode(connection: Connection) -> str:
 def plain_sql(database: str) -> str:
     """The statement by which a script means the same whatever SQL is a server's default."""
     return f"SET SESSION sql_mode = '{SQL_MODE}';" if database == "mariadb" else ""
-
-
-def _limit_postgresql(connection: Connection, limit: float) -> None:
-    driver: Any = connection.connection.dbapi_connection
-    cursor = driver.cursor()
-    with driver_errors(connection, cursor):
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            milliseconds = str(max(1, round(1000 * limit)))
-            cursor.execute("SELECT set_config(%s, %s, false)", (name, milliseconds))
-        driver.commit()
 
 
 def _sqlite_begin(connection: Connection) -> None:
@@ -380,6 +373,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         elif engine.dialect.name in ("mysql", "mariadb"):
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin() as transaction:
+            _limit_postgresql(connection)
             yield connection
             transaction.rollback()
 
@@ -405,10 +399,22 @@ def _transaction(connection: Connection, wait: bool) -> Iterator[None]:
     else:
         connection.execution_options(isolation_level="READ COMMITTED")
     with connection.begin():
-        if connection.dialect.name == "postgresql":
-            milliseconds = f"{round(1000 * _lock_wait(connection.engine))}ms"
-            connection.execute(select(func.set_config("lock_timeout", milliseconds, True)))
+        _limit_postgresql(connection, lock_timeout=_lock_wait(connection.engine))
         yield
+
+
+def _limit_postgresql(connection: Connection, **seconds: float) -> None:
+    """Bound what this transaction may take, and nothing after it.
+
+    Behind a pooler of connections, the session goes on with transactions of other programs.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    if (limit := _option(connection.engine, "oar_limit")) is not None:
+        seconds = dict.fromkeys(_TIMEOUTS, limit)
+    if seconds:
+        bounds = [(name, f"{max(1, round(1000 * wait))}ms") for name, wait in seconds.items()]
+        connection.execute(select(*(func.set_config(*bound, True) for bound in bounds)))
 
 
 @contextmanager
@@ -445,6 +451,13 @@ def lock_table(connection: Connection, table: str, seconds: int) -> None:
         if _is_busy(error):
             raise _held_too_long(connection.engine, seconds) from error
         raise
+
+
+def copy_for_transaction(connection: Connection, table: Table, name: str) -> None:
+    """Copy a table to a temporary one that ends with what `writing_alone` gives."""
+    ends = "ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
+    rows = select(table).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {name} {ends} AS {rows}")
 
 
 def _held_too_long(engine: Engine, seconds: int) -> WriterBusy:

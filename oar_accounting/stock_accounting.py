@@ -24,7 +24,6 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
-    text,
     union_all,
     update,
 )
@@ -64,7 +63,6 @@ KINDS = ("USED", "ASKED")
 
 #: What stood in OAR's accounting; made of it, so that names are one where they are one there.
 _old = accounting.to_metadata(MetaData(), name="oar_accounting_old")
-_KEEP = text("CREATE TEMPORARY TABLE oar_accounting_old AS SELECT * FROM accounting")
 
 Names = tuple[str, str, str]
 
@@ -127,7 +125,7 @@ def recount(
     with _alone(engine, dry_run) as connection:
         # What no job accounts for can be told only where every job has been counted.
         _count_due(connection, window, None)
-        connection.execute(_KEEP)
+        dialects.copy_for_transaction(connection, accounting, _old.name)
         removed = connection.execute(delete(accounting)).rowcount
         connection.execute(update(jobs).where(jobs.c.accounted != "NO").values(accounted="NO"))
         counted = _count_due(connection, window, progress)

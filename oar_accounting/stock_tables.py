@@ -13,7 +13,7 @@ from sqlalchemy import (
     Table,
 )
 
-from oar_accounting.dialects import TABLE, Name
+from oar_accounting.dialects import PASSING, Name
 
 metadata = MetaData()
 
@@ -61,5 +61,5 @@ due = Table(
     Column("project", Name, nullable=False),
     Column("queue_name", Name, nullable=False),
     prefixes=["TEMPORARY"],
-    info=TABLE,
+    info=PASSING,
 )

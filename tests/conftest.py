@@ -22,6 +22,7 @@ from tests.servers import (
     Server,
     Servers,
     fresh_database,
+    pooler_program,
     sweep_up,
 )
 
@@ -143,8 +144,17 @@ def _start(config: pytest.Config, kinds: Sequence[Kind]) -> None:
         servers.start(kinds)
     except BrokenServerError as error:
         raise pytest.UsageError(str(error)) from error
-    if config.getoption("--require-databases") and (missing := servers.missing()):
+    if config.getoption("--require-databases") and (missing := _missing(servers)):
         raise pytest.UsageError(f"--require-databases: {'; '.join(missing)}")
+
+
+def _missing(servers: Servers) -> list[str]:
+    missing = servers.missing()
+    try:
+        pooler_program()
+    except MissingServerError as reason:
+        missing.append(f"no pgbouncer: {reason}")
+    return missing
 
 
 # -- several processes, with pytest-xdist -----------------------------------------------------

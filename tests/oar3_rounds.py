@@ -124,6 +124,10 @@ class Installation:
     scripts: str | None  #: the directory of its ``kao`` and ``kamelot``
     purelib: str  #: where pip puts packages
 
+    def has(self, module: str) -> bool:
+        """Whether a module can be imported there."""
+        return _run([self.python, "-c", f"import {module}"], os.environ).returncode == 0
+
 
 @cache
 def installation() -> Installation | str:

@@ -63,8 +63,9 @@ SELECT count(*) FILTER (WHERE state = 'Waiting'),
        count(*) FILTER (WHERE state IN ('Terminated', 'Error'))
 FROM jobs
 """
-#: Called by OAR in the place of the stub, as sites do that have an epilogue of their own.
-OWN_EPILOGUE = f"""#!/bin/sh
+#: Called by OAR in the place of the stub, as by sites that have an epilogue of their own.
+OWN_EPILOGUE = PLACE / "own_epilogue"
+CALLING = f"""#!/bin/sh
 {EPILOGUE} "$1"
 """
 
@@ -160,10 +161,7 @@ class Stage:
 
     def name_epilogue(self, own: bool) -> None:
         """Let OAR call the stub, or an epilogue of the site that calls it."""
-        file = PLACE / "own_epilogue"
-        file.write_text(OWN_EPILOGUE, encoding="utf-8")
-        file.chmod(0o755)
-        self.oar.configure(SERVER_EPILOGUE_EXEC_FILE=str(file if own else EPILOGUE))
+        self.oar.configure(SERVER_EPILOGUE_EXEC_FILE=str(OWN_EPILOGUE if own else EPILOGUE))
 
     def forget_answers(self) -> None:
         """Remove the last answers, so that nobody can repeat them."""
@@ -183,12 +181,17 @@ class Stage:
         wait_until(has_gone_on, "a job ends, and an order is given")
         self.check_running()
 
+    def ends_jobs(self) -> None:
+        """A job ends from now on."""
+        ended = self.watch.ended
+        wait_until(lambda: self.watch.ended > ended, "a job ends")
+
     def records(self) -> None:
         """What the epilogue starts records a job that ends from now on."""
-        query = "SELECT coalesce(max(job_id), 0) FROM jobs"
-        ((newest,),) = self.oar.ask(query)
-        closed = "SELECT count(*) FROM accounting_jobs WHERE closed = 1 AND job_id > %s"
-        wait_until(lambda: self.oar.ask(closed, newest)[0][0] > 0, "a new job is recorded")
+        alive = "SELECT job_id FROM jobs WHERE state NOT IN ('Finishing', 'Terminated', 'Error')"
+        jobs = [job for (job,) in self.oar.ask(alive)]
+        closed = "SELECT job_id FROM accounting_jobs WHERE closed = 1 AND job_id = ANY(%s)"
+        wait_until(lambda: self.oar.ask(closed, jobs) != [], "a job that has ended is recorded")
 
     def check_running(self) -> None:
         """Nothing stopped, and nobody complained but us."""
@@ -214,7 +217,7 @@ class Stage:
                 assert found == row.due() != {}, f"job {job}: {found}, not {row.due()}: {row}"
         self._checked |= ended.keys()
         self.call("verify")
-        return list(ended)
+        return sorted(ended)
 
     # -- the jobs -----------------------------------------------------------------------------
 
@@ -251,6 +254,8 @@ def opened_stage() -> Iterator[Stage]:
         oar.configure(LOG_LEVEL="2")
         stage = Stage(oar, library, Watch(stack.enter_context(oar.connected())))
         stage.write_stubs(PREFIX / "bin/python")
+        OWN_EPILOGUE.write_text(CALLING, encoding="utf-8")
+        OWN_EPILOGUE.chmod(0o755)
         stage.name_epilogue(own=False)
         stage.call("init")
         policy = "UPDATE queues SET scheduler_policy = 'karma_then_' || scheduler_policy"

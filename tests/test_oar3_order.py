@@ -425,8 +425,8 @@ BROKEN = {
     "raise SystemExit('half\\ninstalled')": "the library: installed",
     "import oar_accounting.not_there": "ModuleNotFoundError: No module named",
     "print('<html>')": "the answer cannot be read",
-    "print('oar-accounting-karma 1\\n\\n1\\n2'); raise SystemExit": "the answer has no end",
-    "print('oar-accounting-karma 1\\n\\n1\\nend 2'); raise SystemExit": "the answer has no end",
+    "print('oar-accounting-karma 1 0\\n\\n1\\n2'); raise SystemExit": "the answer has no end",
+    "print('oar-accounting-karma 1 0\\n\\n1\\nend 2'); raise SystemExit": "the answer has no end",
 }
 
 
@@ -458,7 +458,7 @@ def test_a_library_that_is_not_there(
     waiting: Round, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entry_points, "PYTHON", "/nowhere/bin/python")
-    stays(waiting, caplog, waiting.config(), "FileNotFoundError", "/nowhere/bin/python")
+    stays(waiting, caplog, waiting.config(), "/nowhere/bin/python", "not found")
 
 
 def test_a_round_fails_once(waiting: Round, caplog: Any) -> None:

@@ -13,6 +13,7 @@ is not, and fills in the lines that end with ``# stub: name``. So it imports the
 alone, and nothing that Python 3.10 does not have.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -49,6 +50,10 @@ STEP = 0.8
 FAREWELL = 0.2
 #: The first words of every answer.
 GREETING = "oar-accounting-karma 1"
+#: Bytes of an answer: room for a million jobs.
+LONGEST_ANSWER = 1 << 26
+#: Seconds that a clock may have been set back since the last answer.
+SET_BACK = 60.0
 #: Bytes of the list of rounds; then a new one is begun, and the one before is kept.
 MOST_ROUNDS = 256 * 1024
 
@@ -89,7 +94,9 @@ class Config:
         environment = {"oar_conf": "OARCONFFILE", "config": "OAR_ACCOUNTING_CONF"}
         found = {"site": self.site}
         for key, variable in environment.items():
-            found[key] = getattr(self, key) or os.environ.get(variable) or None
+            if file := getattr(self, key) or os.environ.get(variable):
+                # Whoever is asked may be in another directory.
+                found[key] = os.path.abspath(file)
         return {key: value for key, value in found.items() if value is not None}
 
 
@@ -137,11 +144,12 @@ def _sorted(
     except BadConfig as error:
         this.note("own", began, error)
         raise
-    memory = Memory(["order", *map(str, queues), *read.where().values()])
+    memory = Memory(question_of(queues, read.where()))
     if getattr(plt, FAILED, False) or this.has_failed():
         return _repeated(memory, read, received)[0]
     try:
-        request = {"ask": "order", "now": int(now), "jobs": received, **read.where()}
+        jobs = list(map(int, received))
+        request = {"ask": "order", "now": int(now), "jobs": jobs, **read.where()}
         answer = ask(request, read.limit)
         known = _known(answer, received)
     except Exception as error:
@@ -219,8 +227,10 @@ def _repeated(
 
 def _warn(what: str, error: Exception) -> None:
     # A name or a message may hold anything; this is one line.
-    why = str(error) if isinstance(error, NoAnswer | BadConfig) else _shown(error)
-    _log.warning("oar_accounting: %s", " ".join(f"{what}: {why}".split()))
+    with suppress(Exception):
+        why = str(error) if _is_ours(error) else _shown(error)
+        line = " ".join(f"{what}: {why}".split())
+        _log.warning("oar_accounting: %s", line.encode("utf-8", "backslashreplace").decode())
 
 
 def _shown(error: Exception) -> str:
@@ -321,16 +331,24 @@ def ask_service(request: Mapping[str, Any], seconds: float, path: str = SOCKET) 
     """Ask the karma service at *path*. Raises :class:`NoAnswer`, OSError where nobody answers."""
     until = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(seconds)
+        _wait_until(until, line)
         line.connect(path)
+        _wait_until(until, line)
         line.sendall(json.dumps({**request, "limit": STEP * seconds}).encode() + b"\n")
-        parts = []
-        while part := line.recv(1 << 18):
+        parts, length = [], 0
+        while _wait_until(until, line) and (part := line.recv(1 << 18)):
             parts.append(part)
-            if (left := until - time.monotonic()) <= 0:
-                raise TimeoutError
-            line.settimeout(left)
+            if (length := length + len(part)) > LONGEST_ANSWER:
+                raise NoAnswer("the answer is too long")
     return read_answer(b"".join(parts), check=True)
+
+
+def _wait_until(until: float, line: socket.socket) -> bool:
+    """Let the next wait for the line end by then. Raises TimeoutError where that has passed."""
+    if (left := until - time.monotonic()) <= 0:
+        raise TimeoutError
+    line.settimeout(left)
+    return True
 
 
 def read_answer(reply: bytes, *, check: bool) -> list[str]:
@@ -339,26 +357,32 @@ def read_answer(reply: bytes, *, check: bool) -> list[str]:
     With *check*, also where it was given with another library, other settings or other tables than
     those that are there now.
     """
+    if not reply:
+        raise NoAnswer("the answer is empty")
     head, _, body = reply.decode("utf-8", "replace").partition("\n\n")
     greeting, *facts = head.split("\n")
-    if not greeting.startswith(GREETING):
+    if not greeting.startswith(f"{GREETING} "):
         raise NoAnswer("the answer cannot be read")
-    for fact in facts if check else ():
-        _check_fact(*[*fact.split(" ", 2), "", ""][:3])
-    *lines, last = body.rstrip("\n").split("\n")
+    if check:
+        _check_facts(facts)
+    *lines, last, nothing = ["", *body.split("\n")]
     kind, _, text = last.partition(" ")
-    if kind in ("refused", "broken") and not lines:
+    if kind in ("refused", "broken") and text and lines == [""] and not nothing:
         raise (Refused if kind == "refused" else NoAnswer)(text)
-    if kind != "end" or text != str(len(lines)):
+    if kind != "end" or nothing or text != str(len(lines) - 1):
         raise NoAnswer("the answer has no end")
-    return lines
+    return lines[1:]
 
 
-def _check_fact(kind: str, first: str, second: str) -> None:
-    if kind == "file" and digest_of(second) != first:
-        raise NoAnswer(f"it was started before {second} changed")
-    if kind == "tables" and first != second:
-        raise NoAnswer(f"the tables are in version {first}, it knows version {second}")
+def _check_facts(facts: Sequence[str]) -> None:
+    if not any(fact.startswith("file ") for fact in facts):
+        raise NoAnswer("the answer says not by which library")
+    for fact in facts:
+        kind, first, second = [*fact.split(" ", 2), "", ""][:3]
+        if kind == "file" and digest_of(second) != first:
+            raise NoAnswer(f"it was started before {second} changed")
+        if kind == "tables" and first != second:
+            raise NoAnswer(f"the tables are in version {first}, it knows version {second}")
 
 
 def digest_of(file: str) -> str:
@@ -366,7 +390,7 @@ def digest_of(file: str) -> str:
     try:
         with open(file, "rb") as opened:
             return sha256(opened.read()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return "-"
 
 
@@ -378,17 +402,18 @@ def _ask_library(request: Mapping[str, Any], seconds: float) -> list[str]:
     """
     # Not pipes: something that outlives the process would keep them open.
     with (
-        closing(open(os.memfd_create("request"), "w+b", buffering=0)) as asked,
-        closing(open(os.memfd_create("answer"), "w+b", buffering=0)) as answer,
-        closing(open(os.memfd_create("errors"), "w+b", buffering=0)) as errors,
+        closing(_nameless("request")) as asked,
+        closing(_nameless("answer")) as answer,
+        closing(_nameless("errors")) as errors,
     ):
         asked.write(json.dumps({**request, "limit": STEP * seconds}).encode())
         asked.seek(0)
         # Where the library shares this environment, its variables may say where the library is;
         # not where the scheduler happens to be.
         python = [PYTHON, "-I"] if PYTHON else [sys.executable, "-P"]
+        words = ["-m", "oar_accounting.schedulers.answer", f"{seconds + 1:.0f}"]
         child = subprocess.Popen(
-            [*python, "-m", "oar_accounting.schedulers.answer", f"{seconds + 1:.0f}"],
+            [*_LIMITED, *python, *words],
             stdin=asked,
             stdout=answer,
             stderr=errors,
@@ -397,38 +422,62 @@ def _ask_library(request: Mapping[str, Any], seconds: float) -> list[str]:
         status = _end(child, seconds)
         if status is None:
             raise NoAnswer(f"no answer within {seconds:.2g} s")
-        reply, text = (os.pread(file.fileno(), 1 << 28, 0) for file in (answer, errors))
-    if not reply:
+        reply, text = _end_of(answer, LONGEST_ANSWER), _end_of(errors, 4096)
+    try:
+        return read_answer(reply, check=False)
+    except Refused:
+        raise
+    except NoAnswer:
         last = text.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise NoAnswer(f"the library: {last or _ended(status)}")
-    return read_answer(reply, check=False)
+        if reply and not status:
+            raise
+        raise NoAnswer(f"the library: {last or _ended(status)}") from None
+
+
+#: Runs a program that may not write more than that to a file. Who starts another waits until its
+#: file is read, and as long as that of the library may take; the shell's is always at hand.
+_LIMITED = ("/bin/sh", "-c", f'ulimit -f {LONGEST_ANSWER // 512} && exec "$@"', "sh")
+
+
+def _nameless(name: str) -> Any:
+    """A file that goes with the last who has it open; in memory, if the system has such files."""
+    try:
+        return open(os.memfd_create(name), "w+b", buffering=0)
+    except (OSError, AttributeError):
+        return tempfile.TemporaryFile(buffering=0)
+
+
+def _end_of(file: Any, most: int) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), most, max(size - most, 0))
 
 
 def _end(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
     """The status with which a child ended; None where it had to be ended. Nothing of it stays."""
-    with suppress(subprocess.TimeoutExpired):
-        _await(child, seconds)
-    status = child.poll()
-    # With all that it has started.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    if status is None:
+    ended = False
+    try:
+        ended = _await(child, seconds)
+    finally:
+        # With all that it has started; before its end is heard of, and its number is another's.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             child.wait(FAREWELL)
-    return status
+    return child.returncode if ended else None
 
 
-def _await(child: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Wait for a child; by the system's own word where there is one, which costs no time."""
+def _await(child: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    """Whether a child ends in time; by the system's own word where there is one, at once."""
     try:
         handle = os.pidfd_open(child.pid)
     except (OSError, AttributeError):
-        child.wait(max(seconds, 0))
-        return
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(seconds, 0))
+        return child.returncode is not None
     try:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
-        poll.poll(max(1000 * seconds, 0))
+        return bool(poll.poll(max(1000 * seconds, 0)))
     finally:
         os.close(handle)
 
@@ -455,28 +504,26 @@ class Round:
     def has_failed(self) -> bool:
         """True where nobody answered another process of this round."""
         try:
-            with open(_state("failed"), encoding="utf-8") as file:
-                return file.read() == self._name()
-        except (OSError, ValueError):
+            return _read(_state("failed")) == self._name()
+        except (OSError, ValueError, IndexError):
             return False
 
     def fail(self) -> None:
         """Let the other processes of this round not wait for the limit again."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, IndexError):
             _write(_state("failed"), self._name())
 
     def note(self, who: str, began: float, why: object) -> None:
         """Write down who decided the order, and why nobody better did; the doctor reads it."""
         text = _shown(why) if isinstance(why, Exception) and not _is_ours(why) else str(why)
         waited = time.monotonic() - began
-        line = f"{time.time():.0f} {who} {waited:.3f} {' '.join(text.split())[:1000]}\n"
+        line = f"{int(time.time())} {who} {waited:.3f} {' '.join(text.split())[:1000]}\n"
         with suppress(OSError):
             file = _state("rounds")
-            with open(file, "ab", buffering=0) as opened:
+            with open(file, "ab", buffering=0, opener=_open_now) as opened:
                 opened.write(line.encode("utf-8", "replace"))
-                full = opened.tell() > MOST_ROUNDS
-            if full:
-                os.replace(file, f"{file}.1")
+                if opened.tell() > MOST_ROUNDS:
+                    _begin_anew(file, opened.fileno())
 
     def _name(self) -> str:
         """The process that called this one and began at that time, and the instant it gave."""
@@ -486,16 +533,28 @@ class Round:
         return f"{parent} {began} {self._now}"
 
 
-def _is_ours(error: Exception) -> bool:
+def _is_ours(error: object) -> bool:
     return isinstance(error, NoAnswer | BadConfig)
+
+
+def _begin_anew(file: str, handle: int) -> None:
+    """Keep the list that is open as the one before, unless another process has done that."""
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.path.samestat(os.stat(file), os.fstat(handle)):
+        os.replace(file, f"{file}.1")
+
+
+def question_of(queues: Sequence[str], where: Mapping[str, str]) -> list[object]:
+    """What must be the same for the order of some jobs to hold for others."""
+    return ["order", list(map(str, queues)), dict(where)]
 
 
 class Memory:
     """The last good answer to a question."""
 
-    def __init__(self, question: Sequence[str]) -> None:
+    def __init__(self, question: Sequence[object]) -> None:
         """*question*: what must be the same for the answer to hold."""
-        name = sha256(json.dumps(list(question)).encode()).hexdigest()[:16]
+        name = sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
         self._file = _state(f"last-{name}")
 
     def keep(self, known: Sequence[int]) -> None:
@@ -505,12 +564,21 @@ class Memory:
 
     def recall(self, seconds: float) -> tuple[list[int], float]:
         """The order and its age. Raises OSError or ValueError where there is none so young."""
-        with open(self._file, encoding="ascii") as file:
-            age = max(time.time() - os.fstat(file.fileno()).st_mtime, 0.0)
-            *known, end = file.read().split()
-        if age > seconds or end != "end":
+        *known, end = _read(self._file).split()
+        age = time.time() - os.stat(self._file).st_mtime
+        if not seconds or not -SET_BACK <= age <= seconds or end != "end":
             raise ValueError("too old")
-        return list(map(int, known)), age
+        return list(map(int, known)), max(age, 0.0)
+
+
+def _open_now(file: str, flags: int) -> int:
+    """Open a file without waiting for whoever else has it open, whatever it is."""
+    return os.open(file, flags | os.O_NONBLOCK, 0o600)
+
+
+def _read(file: str) -> str:
+    with open(file, encoding="utf-8", opener=_open_now) as opened:
+        return opened.read(LONGEST_ANSWER)
 
 
 def _write(file: str, text: str) -> None:
@@ -574,13 +642,19 @@ class _Sums:
 
     def of(self, queues: Sequence[str], start: int, stop: int) -> list[Any] | None:
         """Of all, by project and by user, each as asked and used; None where OAR's own count."""
-        key = (tuple(queues), int(start), int(stop))
-        if key not in self._known and not self._failed:
-            self._ask(key)
-        return None if self._failed else self._known[key]
+        if self._failed:
+            return None
+        try:
+            key = (tuple(queues), int(start), int(stop))
+            if key not in self._known:
+                self._known[key] = self._ask(*key)
+            return self._known[key]
+        except Exception as error:
+            self._failed = True
+            _warn("OAR's own sums count", error)
+            return None
 
-    def _ask(self, key: tuple[tuple[str, ...], int, int]) -> None:
-        queues, start, stop = key
+    def _ask(self, queues: Sequence[str], start: int, stop: int) -> list[Any]:
         began = time.monotonic()
         request = {
             "ask": "sums",
@@ -591,13 +665,29 @@ class _Sums:
         }
         try:
             answer = ask({**request, **self._read.where()}, self._read.limit)
-            (line,) = answer.lines
-            self._known[key] = json.loads(line)
-            Round(stop).note(answer.who, began, answer.why)
+            found = _pairs(answer.lines)
         except Exception as error:
-            self._failed = True
-            _warn("OAR's own sums count", error)
             Round(stop).note("own", began, error)
+            raise
+        Round(stop).note(answer.who, began, answer.why)
+        return found
+
+
+def _pairs(lines: Sequence[str]) -> list[Any]:
+    """The sums of an answer: asked and used, of each of `ASKED_BY`. Raises :class:`NoAnswer`."""
+    with suppress(AttributeError, TypeError, ValueError):
+        (line,) = lines
+        window, by_project, by_user = found = json.loads(line)
+        amounts = list(window)
+        for asked, used in (by_project, by_user):
+            amounts += [*asked.values(), *used.values()]
+        if len(window) == 2 and all(map(_is_amount, amounts)):
+            return list(found)
+    raise NoAnswer("the answer is not one of sums")
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
 
 
 class _Replaced:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from oar_accounting import formats
 from oar_accounting.dialects import as_user
 from oar_accounting.errors import SettingsError
 from oar_accounting.karma_settings import length_of
@@ -74,6 +75,14 @@ def with_its_login(given: Settings) -> Settings:
 
     url, oar_url = (as_user(each, found.login, password) for each in (given.url, given.oar_url))
     return replace(given, url=url, oar_url=oar_url, password_files=files)
+
+
+def in_words(found: SchedulerSettings) -> str:
+    """What a site sets, for people."""
+    limit = "10 s (OAR 2) or 5 s (OAR 3)" if found.limit is None else formats.lasting(found.limit)
+    last = f"for {formats.lasting(found.last_answer)}" if found.last_answer else "never"
+    login = f", as {found.login}" if found.login else ""
+    return f"waits {limit}, repeats the last answer {last}, asks at {found.socket}{login}"
 
 
 def _text(table: dict[str, Any], where: str, key: str, default: str | None) -> Any:

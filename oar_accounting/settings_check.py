@@ -23,6 +23,7 @@ from oar_accounting.karma.wording import described
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.readings import Terms
+from oar_accounting.scheduler_settings import in_words, read_scheduler, with_its_login
 from oar_accounting.settings import Settings
 from oar_accounting.stock_karma import site_rule
 
@@ -46,6 +47,7 @@ class SettingsReport:
     timezone: str
     metrics: tuple[str, ...]
     karma: tuple[str, ...]  #: its policy, and what counts, in words
+    scheduler: str  #: how it asks, in words
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]  #: what could not be, and why
     notes: tuple[str, ...]  #: where what is recorded differs, one line each
@@ -68,6 +70,8 @@ def check(
     rules = rules_of(given)
     if isinstance(rules.policy, Stock):
         site_rule(given, rules.policy.window_rule)
+    scheduler = read_scheduler(given)
+    with_its_login(given)
     look = _Look(given, now)
     if missing:
         look.unchecked.append(f"{NEEDS_DATABASES}: {missing}")
@@ -87,6 +91,7 @@ def check(
         timezone=given.timezone,
         metrics=tuple(metric.name for metric in given.metrics),
         karma=described(rules),
+        scheduler=in_words(scheduler),
         checked=tuple(look.checked),
         unchecked=tuple(look.unchecked),
         notes=tuple(look.notes),

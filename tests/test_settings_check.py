@@ -73,7 +73,8 @@ def site(engine: Engine, database: Database, tmp_path: Path) -> Site:
 def test_what_was_read_is_said_in_a_few_lines(site: Site) -> None:
     rows = site.rows(linear(term="weight = 2"))
     assert list(rows) == [
-        *("settings", "OAR", "our tables", "site", "metrics", "karma", "checked", "result"),
+        *("settings", "OAR", "our tables", "site", "metrics", "karma", "scheduler", "checked"),
+        "result",
     ]
     assert rows["settings"] == str(site.file)
     assert rows["our tables"] == "there too"
@@ -83,6 +84,7 @@ def test_what_was_read_is_said_in_a_few_lines(site: Site) -> None:
         "linear, 1 term: 2 x user resource used; last 30 days; jobs that run count with what they "
         "have used so far"
     )
+    assert rows["scheduler"].startswith("waits 10 s (OAR 2) or 5 s (OAR 3), repeats the last")
     assert rows["checked"] == (
         "OAR has the properties that metrics and dimension name; what karma names is recorded; 1 "
         "job waits, and has its karma"
@@ -147,6 +149,20 @@ def test_for_machines_it_is_one_object(site: Site) -> None:
         (
             '[metrics.billing]\nunit = "billing·s"\nformula = "cor * 2"',
             "[metrics.billing]: formula, line 1, column 1: there is no metric 'cor'",
+        ),
+        ("scheduler = 1", "[scheduler] must be a table, not 1"),
+        (
+            "[scheduler]\nlimits = 3",
+            "[scheduler]: unknown key 'limits'; known keys are last_answer",
+        ),
+        ('[scheduler]\nlimit = "0s"', "[scheduler]: limit must be a length of time like"),
+        ("[scheduler]\nlimit = true", "[scheduler]: limit must be a length of time like"),
+        ('[scheduler]\nlast_answer = "ever"', "[scheduler]: last_answer must be a length of time"),
+        ('[scheduler]\nsocket = "karma.sock"', "[scheduler]: socket must be a path from / on"),
+        ('[scheduler]\npassword_file = "/x"', "[scheduler]: password_file goes with login"),
+        (
+            '[scheduler]\nlogin = "karma"\npassword_file = "/not/there"',
+            "the file that password_file of [scheduler] names: cannot be read: No such file",
         ),
     ],
 )

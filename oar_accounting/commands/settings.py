@@ -79,6 +79,7 @@ def _rows(report: "SettingsReport") -> Iterator[tuple[str, str]]:
     )
     yield "metrics", ", ".join(report.metrics)
     yield "karma", "; ".join(report.karma)
+    yield "scheduler", report.scheduler
     for label, lines in (
         ("checked", report.checked),
         ("not checked", report.unchecked),

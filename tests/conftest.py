@@ -35,9 +35,12 @@ MOST_WORKERS = 8
 PROPERTY = "database"
 #: That of a test which OAR 3 itself takes part in.
 WITH_OAR3 = "oar3"
-#: Tests with something in common of which there is one: each group runs in one process.
+#: Tests with something in common of which there is one, such as a directory of the machine: each
+#: group runs in one process. They are told by how their names begin.
 TOGETHER = (
-    *("tests/live/", "tests/test_oar3_stubs.py", "tests/test_roles.py", "tests/test_sql_modes.py"),
+    ("tests/live/", "tests/test_oar3_stubs.py"),
+    ("tests/test_roles.py",),
+    ("tests/test_sql_modes.py",),
 )
 SERVERS_HANDED_ON = "servers_handed_on"
 FOREIGN_VARIABLES = (
@@ -182,7 +185,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+            return next((group[0] for group in TOGETHER if nodeid.startswith(group)), nodeid)
 
     return Scheduling(config, log)
 

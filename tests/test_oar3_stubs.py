@@ -5,6 +5,7 @@ and each time a round is run before it is undone.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from oar_accounting.stubs.plan import STATE
 from tests.changing_library import (
     BEFORE,
     CHANGES,
@@ -174,6 +176,15 @@ class Stage:
             assert not self._playing.done(), "a round failed"
             assert time.monotonic() < deadline, f"no round by {by}: {self.rounds[-3:]}"
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_state_left() -> Iterator[None]:
+    """Remove the directory that the command makes where a machine has the user oar."""
+    was_there = STATE.exists()
+    yield
+    if not was_there and STATE.exists():
+        shutil.rmtree(STATE)
 
 
 @pytest.fixture(scope="module")

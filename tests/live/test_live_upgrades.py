@@ -79,7 +79,7 @@ def test_every_job_of_oar_counts_once(stage: Stage, request: pytest.FixtureReque
 def test_stubs_stay_as_long_as_oar_needs_them(stage: Stage) -> None:
     stage.flows = True
     stage.name_epilogue(own=True)
-    said = []
+    said: list[str] = []
     while first := first_of(stage):
         stage.goes_on(by="service") if not said else stage.ends_jobs()
         run("sh", "-c", first, **stage.oar.administrator())

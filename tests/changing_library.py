@@ -2,7 +2,7 @@
 
 It is replaced by another version, by that of the past, removed, or broken; its tables are newer
 than it; its service is killed or hangs. Each is a `Change`: done when the block begins, undone at
-its end.
+its end. Those of a `Kind` are made by turns.
 """
 
 import os
@@ -14,17 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from random import Random
 from typing import Protocol
-
-import pytest
 
 from tests.live.installed import ROOT, copy_source
 
 #: The commit before what OAR calls lay where pip does not replace it.
 BEFORE = "70486b9a3866a90a41e9de1092e1e0b331fd60e2"
-#: How often each change is made.
+#: How many changes of each kind are made.
 REPETITIONS = int(os.environ.get("OAR_ACCOUNTING_TEST_REPETITIONS", "10"))
 #: A supervisor, as systemd is one: for `sh -c`, followed by a word and what is to run for ever.
 FOR_EVER = 'while :; do "$@"; sleep 1; done'
@@ -68,10 +68,6 @@ class Library:
         """Let pip remove the library."""
         self.pip("uninstall", "--yes", "oar-accounting")
 
-    def modules(self) -> list[Path]:
-        """The files of the library that are there."""
-        return sorted((self.packages / "oar_accounting").rglob("*.py"))
-
     @contextmanager
     def away(self, path: Path) -> Iterator[None]:
         """Move what lies at *path* away, and back at the end."""
@@ -80,6 +76,19 @@ class Library:
             yield
         finally:
             self._aside.rename(path)
+
+    @contextmanager
+    def half_away(self) -> Iterator[list[Path]]:
+        """Move half of the modules away, and back at the end, as old as they were."""
+        modules = sorted((self.packages / "oar_accounting").rglob("*.py"))
+        gone = self.chance.sample(modules, len(modules) // 2)
+        for module in gone:
+            module.rename(module.with_suffix(".gone"))
+        try:
+            yield gone
+        finally:
+            for module in gone:
+                module.with_suffix(".gone").rename(module)
 
     def call(self, *arguments: object, umask: int = 0o022) -> None:
         """Run the command of the library."""
@@ -165,13 +174,6 @@ class Service:
         return True
 
 
-def told_of(orders: Sequence[str]) -> str:
-    """Who gave the orders of scheduling rounds, in percent."""
-    counts = Counter(orders)
-    shares = {who: counts[who] for who in ("service", "library", "last", "own")}
-    return ", ".join(f"{100 * n / len(orders):.0f} % by {who}" for who, n in shares.items() if n)
-
-
 class Stage(Protocol):
     """What a change is done to."""
 
@@ -188,7 +190,7 @@ class Stage(Protocol):
 Change = Callable[[Stage, int], AbstractContextManager[None]]
 
 
-# -- the changes ------------------------------------------------------------------------------
+# -- replaced and removed -----------------------------------------------------------------------
 
 
 @contextmanager
@@ -201,42 +203,115 @@ def upgraded(stage: Stage, number: int) -> Iterator[None]:
 
 
 @contextmanager
-def downgraded(stage: Stage, number: int) -> Iterator[None]:
-    """Go back to the commit before there were stubs."""
-    if "past" not in stage.library.versions:
-        pytest.skip(f"the repository does not have the commit {BEFORE}")
+def back_before_stubs(stage: Stage, number: int) -> Iterator[None]:
+    """Go back to the commit before there were any."""
     stage.library.install("past")
-    yield
-    stage.library.install("now")
+    try:
+        yield
+    finally:
+        stage.library.install("now")
 
 
 @contextmanager
 def tables_newer(stage: Stage, number: int) -> Iterator[None]:
     """Let the tables be those of a later version."""
     stage.move_tables(1)
-    yield
-    stage.move_tables(-1)
+    try:
+        yield
+    finally:
+        stage.move_tables(-1)
 
 
 @contextmanager
 def removed(stage: Stage, number: int) -> Iterator[None]:
     """Remove the library, and install it again."""
     stage.library.uninstall()
-    yield
-    stage.library.install("now")
+    try:
+        yield
+    finally:
+        stage.library.install("now")
 
 
+# -- broken -------------------------------------------------------------------------------------
+
+
+def breaking(how: Callable[[Library], AbstractContextManager[None]]) -> Change:
+    """Break the library so; every second time nothing is warm."""
+
+    @contextmanager
+    @wraps(how)
+    def change(stage: Stage, number: int) -> Iterator[None]:
+        with how(stage.library):
+            if number % 2:
+                stage.service.send(signal.SIGKILL)
+            yield
+
+    return change
+
+
+@breaking
+def moved_away(library: Library) -> AbstractContextManager[None]:
+    """Move all of it."""
+    return library.away(library.prefix)
+
+
+@breaking
+def without_python(library: Library) -> AbstractContextManager[None]:
+    """Remove its Python, to which all other names of it lead."""
+    return library.away(library.prefix / "bin/python3")
+
+
+@breaking
+def without_sqlalchemy(library: Library) -> AbstractContextManager[None]:
+    """Remove what it needs."""
+    return library.away(library.packages / "sqlalchemy")
+
+
+@breaking
 @contextmanager
-def broken(stage: Stage, number: int) -> Iterator[None]:
-    """Break the environment, each time in another way; every second time nothing is warm."""
-    with BREAKS[number % len(BREAKS)](stage.library):
-        if number % 2:
-            stage.service.send(signal.SIGKILL)
+def half_installed(library: Library) -> Iterator[None]:
+    """Remove half of its modules."""
+    with library.half_away():
         yield
 
 
+@breaking
 @contextmanager
-def service_killed(stage: Stage, number: int) -> Iterator[None]:
+def no_python_in_half(library: Library) -> Iterator[None]:
+    """Write something else into half of its modules."""
+    with library.half_away() as modules:
+        for module in modules:
+            module.write_text("<<<<<<< ours\n", encoding="utf-8")
+        yield
+
+
+@breaking
+@contextmanager
+def unreadable(library: Library) -> Iterator[None]:
+    """Let nobody but root enter it."""
+    library.prefix.chmod(0)
+    try:
+        yield
+    finally:
+        library.prefix.chmod(0o755)
+
+
+@breaking
+@contextmanager
+def narrow_umask(library: Library) -> Iterator[None]:
+    """Let root install it as if nobody else had to read it."""
+    library.install("next", umask=0o027)
+    try:
+        yield
+    finally:
+        library.install("now")
+
+
+# -- without a service ----------------------------------------------------------------------------
+
+
+@contextmanager
+def killed(stage: Stage, number: int) -> Iterator[None]:
     """Kill the service at any moment: while it starts, answers or rests."""
     time.sleep(stage.library.chance.uniform(0, 3))
     stage.service.send(signal.SIGKILL)
@@ -244,94 +319,52 @@ def service_killed(stage: Stage, number: int) -> Iterator[None]:
 
 
 @contextmanager
-def service_hangs(stage: Stage, number: int) -> Iterator[None]:
+def stopped(stage: Stage, number: int) -> Iterator[None]:
     """Stop the service at any moment, so that it takes questions and gives no answer."""
     time.sleep(stage.library.chance.uniform(0, 1))
     while not stage.service.send(signal.SIGSTOP):
         time.sleep(0.1)
-    yield
-    stage.service.send(signal.SIGKILL if number % 2 else signal.SIGCONT)
-
-
-CHANGES: tuple[Change, ...] = (
-    upgraded,
-    downgraded,
-    tables_newer,
-    removed,
-    broken,
-    service_killed,
-    service_hangs,
-)
-
-
-# -- how an environment is broken ---------------------------------------------------------------
-
-
-def moved_away(library: Library) -> AbstractContextManager[None]:
-    """Move all of it."""
-    return library.away(library.prefix)
-
-
-def without_python(library: Library) -> AbstractContextManager[None]:
-    """Remove its Python, to which all other names of it lead."""
-    return library.away(library.prefix / "bin/python3")
-
-
-def without_sqlalchemy(library: Library) -> AbstractContextManager[None]:
-    """Remove what it needs."""
-    return library.away(library.packages / "sqlalchemy")
-
-
-@contextmanager
-def half_installed(library: Library) -> Iterator[None]:
-    """Remove half of its modules."""
-    with half_away(library):
+    try:
         yield
+    finally:
+        stage.service.send(signal.SIGKILL if number % 4 == 1 else signal.SIGCONT)
 
 
-@contextmanager
-def with_errors_of_syntax(library: Library) -> Iterator[None]:
-    """Write what is no Python into half of its modules."""
-    with half_away(library) as modules:
-        for module in modules:
-            module.write_text("<<<<<<< ours\n", encoding="utf-8")
-        yield
+# -- all of them ----------------------------------------------------------------------------------
 
 
-@contextmanager
-def half_away(library: Library) -> Iterator[list[Path]]:
-    """Move half of the modules away, and back at the end, as old as they were."""
-    modules = library.modules()
-    gone = library.chance.sample(modules, len(modules) // 2)
-    for module in gone:
-        module.rename(module.with_suffix(".gone"))
-    yield gone
-    for module in gone:
-        module.with_suffix(".gone").rename(module)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Changes of a kind, which are made by turns."""
+
+    name: str
+    changes: tuple[Change, ...]
+
+    def turn(self, number: int) -> Change:
+        """The change that is made at this repetition."""
+        return self.changes[number % len(self.changes)]
+
+    def told(self, orders: Sequence[str]) -> str:
+        """What was done, and who gave the orders of the scheduling rounds, in percent."""
+        done = Counter(self.turn(number).__name__ for number in range(REPETITIONS))
+        times = ", ".join(f"{name} {n}" for name, n in done.items())
+        counts = Counter(orders)
+        whose = ", ".join(f"{100 * n / len(orders):.0f} % {who}" for who, n in counts.most_common())
+        return (
+            f"{REPETITIONS} {self.name} ({times.replace('_', ' ')}), {len(orders)} orders: {whose}"
+        )
 
 
-@contextmanager
-def unreadable(library: Library) -> Iterator[None]:
-    """Let nobody but root enter it."""
-    library.prefix.chmod(0)
-    yield
-    library.prefix.chmod(0o755)
-
-
-@contextmanager
-def installed_under_a_narrow_umask(library: Library) -> Iterator[None]:
-    """Let root install it as if nobody else had to read it."""
-    library.install("next", umask=0o027)
-    yield
-    library.install("now")
-
-
-BREAKS: tuple[Callable[[Library], AbstractContextManager[None]], ...] = (
-    moved_away,
-    without_python,
-    without_sqlalchemy,
-    half_installed,
-    with_errors_of_syntax,
-    unreadable,
-    installed_under_a_narrow_umask,
+KINDS = (
+    Kind("upgrades", (upgraded,)),
+    Kind("downgrades", (back_before_stubs, tables_newer) if has_past() else (tables_newer,)),
+    Kind("removals", (removed,)),
+    Kind(
+        "broken environments",
+        (
+            *(moved_away, without_python, without_sqlalchemy, half_installed, no_python_in_half),
+            *(unreadable, narrow_umask),
+        ),
+    ),
+    Kind("kills of the service", (killed, stopped)),
 )

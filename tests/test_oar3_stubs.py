@@ -1,7 +1,7 @@
 """Whatever becomes of the library, OAR 3's scheduler goes on, as one round follows another.
 
-What it calls is what "oar-accounting stubs install" has written. Each change is made many times,
-and each time a round is run before it is undone.
+What it calls is what "oar-accounting stubs install" has written. Changes of each kind are made
+many times, and each time a round is run before it is undone.
 """
 
 import os
@@ -24,13 +24,12 @@ from sqlalchemy import text
 from oar_accounting.stubs.plan import STATE
 from tests.changing_library import (
     BEFORE,
-    CHANGES,
     FOR_EVER,
+    KINDS,
     REPETITIONS,
-    Change,
+    Kind,
     Library,
     Service,
-    told_of,
 )
 from tests.conftest import TOLD
 from tests.oar3_rounds import Installation, Mode, Round, Site, borrowed, missing
@@ -226,9 +225,9 @@ def stage(  # noqa: PLR0913 - what it consists of
 
 
 @MODES
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: str(change.__name__))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.name))
 def test_no_round_fails(
-    stage: Stage, mode: Mode, change: Change, request: pytest.FixtureRequest
+    stage: Stage, mode: Mode, kind: Kind, request: pytest.FixtureRequest
 ) -> None:
     stage.write_stubs(stage.library.prefix / "bin/python")
     with stage.playing():
@@ -237,13 +236,12 @@ def test_no_round_fails(
         for number in range(REPETITIONS):
             if number % 3 == 2:
                 stage.forget_answers()
-            with change(stage, number):
+            with kind.turn(number)(stage, number):
                 stage.goes_on()
         rounds = stage.rounds[first:]
         stage.goes_on(by="service")
-    said = told_of([who for each in rounds for who in each.who])
-    times = f"OAR 3, {mode}: {change.__name__}, {REPETITIONS} times"
-    request.config.stash[TOLD].append(f"{times}: no round failed of {len(rounds)}; orders {said}")
+    told = kind.told([who for each in rounds for who in each.who])
+    request.config.stash[TOLD].append(f"OAR 3, {mode}: {told}; none of {len(rounds)} rounds failed")
 
 
 @MODES
@@ -267,5 +265,6 @@ def test_no_round_fails_where_the_library_leaves_oars_environment(
             stage.library.pip(*theirs, "uninstall", "--yes", "oar-accounting")
             stage.goes_on(by="service")
         stage.remove_stubs()
-    times = f"OAR 3, {mode}: led over from {version} beside it, {REPETITIONS} times"
-    request.config.stash[TOLD].append(f"{times}: no round failed of {len(stage.rounds)}")
+    times = f"{REPETITIONS} times led over from the library ({version}) in its own environment"
+    none = f"none of {len(stage.rounds)} rounds failed"
+    request.config.stash[TOLD].append(f"OAR 3, {mode}: {times}; {none}")

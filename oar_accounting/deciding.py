@@ -15,8 +15,7 @@ from shlex import quote
 from oar_accounting.records import Finding
 from oar_accounting.schedulers.oar3 import BadConfig, Config, read_config, read_metrics
 from oar_accounting.site_setup import USER, User
-from oar_accounting.stubs.files import INSTALL
-from oar_accounting.stubs.plan import PREFIX
+from oar_accounting.stubs.plan import INSTALL, PREFIX
 
 SUBJECT = "order of jobs"
 #: What the settings of OAR 3 call our entry points.

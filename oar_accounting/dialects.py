@@ -636,6 +636,17 @@ def run_file(url: URL, file: Path | str) -> str:
     return f"{client} {place} < {quote(str(file))}"
 
 
+def run_sql(url: URL, statement: str) -> str:
+    """The command of the database's own client that runs a statement."""
+    place = quote(url.database or "")
+    text = "".join(f"\\{letter}" if letter in '"\\$`' else letter for letter in statement)
+    if url.get_backend_name() == "sqlite":
+        return f'sqlite3 {place} "{text}"'
+    if url.get_backend_name() == "postgresql":
+        return f'psql {place} --quiet --command "{text}"'
+    return f'mariadb {place} --execute "{text}"'
+
+
 def start_server(url: URL) -> str:
     """The command that starts the server of a database; that shows its file where there is none."""
     if url.get_backend_name() == "sqlite":

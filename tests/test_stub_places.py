@@ -52,7 +52,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     for name in ("find_oar3", "find_schedulers"):
         monkeypatch.setattr(scheduling, name, lambda: None)
         monkeypatch.setattr(f"oar_accounting.stubs.plan.{name}", lambda: None)
-    monkeypatch.setattr(scheduling, "make_state", list)
+    monkeypatch.setattr(scheduling, "make_state", lambda _: [])
     return Places(tmp_path)
 
 

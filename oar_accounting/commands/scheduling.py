@@ -1,10 +1,14 @@
 """The commands around what OAR calls: the stubs, and the service that answers schedulers."""
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import click
 
+from oar_accounting import dialects
 from oar_accounting.errors import AccountingError, StubError
 from oar_accounting.exits import EXIT_CODES, Terminated, command
 from oar_accounting.library import digest_before_imports
@@ -12,17 +16,9 @@ from oar_accounting.options import Options
 from oar_accounting.records import Finding
 from oar_accounting.scheduler_settings import read_scheduler
 from oar_accounting.screen import show_findings
-from oar_accounting.stubs.files import (
-    Installed,
-    install,
-    last_list,
-    make_state,
-    read_list,
-    remove,
-    write_list,
-)
+from oar_accounting.stubs.files import Installed, install, make_state, read_list, remove
 from oar_accounting.stubs.health import service_findings, stub_findings, values_of
-from oar_accounting.stubs.plan import DIRECTORY, find_oar3, find_schedulers, plan
+from oar_accounting.stubs.plan import DIRECTORY, STATE, find_oar3, find_schedulers, plan
 from oar_accounting.stubs.use import uses_of
 
 
@@ -79,6 +75,9 @@ _oar3 = click.option(
 _python = click.option(
     "--python", metavar="FILE", help="The Python of the library. Default: the one that runs this."
 )
+_state = click.option(
+    "--state", metavar="DIR", help=f"Where they remember the last answers. Default: {STATE}."
+)
 
 
 @stubs.command("install", epilog=EXIT_CODES)
@@ -86,34 +85,43 @@ _python = click.option(
 @_schedulers
 @_oar3
 @_python
+@_state
 @click.pass_obj
 def stubs_install(options: Options, /, directory: str, **named: str | None) -> None:
     """Write what OAR calls, or bring it up to date; each file at once.
 
-    Where OAR is not found, it is looked for where it was the last time. It changes no setting of
-    OAR, and says what is still to be changed there.
+    What is not named is as it was the last time. It changes no setting of OAR, and says what is
+    still to be changed there.
 
     \b
     Example: oar-accounting stubs install
     """
-    paths = {key: None if value is None else Path(value) for key, value in named.items()}
-    python = paths["python"] or Path(sys.executable)
-    before = last_list(Path(directory))
+    place = Path(directory).absolute()
+    paths = {key: None if path is None else Path(path).absolute() for key, path in named.items()}
+    with suppress(StubError):
+        if (before := read_list(place)) is not None:
+            for key in ("schedulers", "oar3_python", "state"):
+                paths[key] = paths[key] or _there(getattr(before, key))
+    state = paths["state"] or STATE
     planned = plan(
-        python=python,
+        python=paths["python"] or Path(sys.executable),
         scheduler=read_scheduler(options.settings()),
-        directory=Path(directory),
-        schedulers=paths["schedulers"] or find_schedulers() or _still(before, "schedulers"),
-        oar3_python=paths["oar3_python"] or find_oar3() or _still(before, "oar3_python"),
+        directory=place,
+        state=state,
+        schedulers=paths["schedulers"] or find_schedulers(),
+        oar3_python=paths["oar3_python"] or find_oar3(),
     )
-    written = [*install(planned), *make_state()]
-    write_list(planned, python, before)
+    written = [*install(planned), *make_state(state)]
     for path in written:
         click.echo(f"wrote {path}")
     if not written:
         click.echo("all stubs are as they should be")
-    found = _examined(options, directory)
+    found = _examined(options, place)
     show_findings([each for each in found if each.level != "good"])
+
+
+def _there(path: Path | None) -> Path | None:
+    return path if path is not None and path.exists() else None
 
 
 @stubs.command("check", epilog=EXIT_CODES)
@@ -125,7 +133,7 @@ def stubs_check(options: Options, directory: str) -> None:
     \b
     Example: oar-accounting stubs check
     """
-    found = _examined(options, directory)
+    found = _examined(options, Path(directory).absolute())
     show_findings(found)
     if any(each.level != "good" for each in found):
         raise SystemExit(1)
@@ -148,12 +156,13 @@ def stubs_remove(options: Options, directory: str, force: bool) -> None:
     \b
     Example: oar-accounting stubs remove
     """
-    installed = read_list(Path(directory))
+    installed = read_list(Path(directory).absolute())
     if installed is None:
         click.echo("no stubs are installed")
         return
     oar_conf = options.oar_conf_file()
-    uses = uses_of(installed, values_of(oar_conf), str(oar_conf), _policies(options, force))
+    policies, run_sql = _policies(options, installed, force)
+    uses = uses_of(installed, values_of(oar_conf), str(oar_conf), policies, run_sql)
     if uses:
         lines = [f"{use.what}; first: {use.first}" for use in uses]
         raise StubError("nothing was removed: " + "\n".join(lines))
@@ -161,26 +170,25 @@ def stubs_remove(options: Options, directory: str, force: bool) -> None:
         click.echo(f"removed {path}")
 
 
-def _still(before: Installed | None, name: str) -> Path | None:
-    """Where OAR was when stubs were last written, if that is still there."""
-    path: Path | None = getattr(before, name, None)
-    return path if path is not None and path.exists() else None
-
-
-def _examined(options: Options, directory: str) -> list[Finding]:
+def _examined(options: Options, directory: Path) -> list[Finding]:
     scheduler = read_scheduler(options.settings())
-    found = stub_findings(scheduler, options.oar_conf_file(), Path(directory))
+    found = stub_findings(scheduler, options.oar_conf_file(), directory)
     return [*found, *service_findings(Path(scheduler.socket))]
 
 
-def _policies(options: Options, force: bool) -> dict[str, str]:
-    """The scheduler of each queue; none where that cannot be told and need not be."""
+def _policies(
+    options: Options, installed: Installed, force: bool
+) -> tuple[dict[str, str], Callable[[str], str]]:
+    """The scheduler of each queue, none where no stub is one; and how SQL is run there."""
+    if not installed.links_to_ours():
+        return {}, str
     try:
         with options.accounting() as accounting:
-            return accounting.queue_policies()
+            run_sql = partial(dialects.run_sql, accounting.oar_engine.url)
+            return accounting.queue_policies(), run_sql
     except AccountingError as error:
         if force:
-            return {}
+            return {}, str
         raise StubError(
             "nothing was removed: whether a queue still needs the stubs cannot be told "
             f"({error}); if you know that none does, add --force"

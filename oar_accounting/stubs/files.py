@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE, S_ISREG
 
 from oar_accounting.errors import StubError
 from oar_accounting.site_setup import USER, User
@@ -15,7 +17,9 @@ from oar_accounting.stubs.plan import (
     DIRECTORY,
     EXECUTABLE,
     INFO,
+    INSTALL,
     MODULE,
+    NEW_TARGET,
     OLD_TARGET,
     READABLE,
     STATE,
@@ -29,7 +33,8 @@ from oar_accounting.stubs.plan import (
 
 #: What was written where, in the directory of the stubs.
 LIST = "installed.json"
-INSTALL = "oar-accounting stubs install"
+#: How a file begins that is about to take the place of another.
+NEW = ".new-"
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -43,6 +48,9 @@ def install(planned: Plan) -> list[Path]:
     """
     written = []
     try:
+        _make_directory(planned.directory)
+        # First: what stands here is known also where this ends half-way.
+        _write_list(planned)
         for stub in planned.stubs:
             _make_directory(stub.path.parent)
             if not is_as_planned(stub):
@@ -54,7 +62,7 @@ def install(planned: Plan) -> list[Path]:
                 written.append(link.path)
         if planned.oar3 is not None:
             for other in planned.oar3.others:
-                _replace(other, read_text(other).replace(OLD_TARGET, f"{MODULE}:"), READABLE)
+                _exchange(other, OLD_TARGET, NEW_TARGET)
                 written.append(other)
             _compile(planned.oar3)
     except OSError as error:
@@ -85,26 +93,33 @@ def make_state(state: Path = STATE, user: str = USER) -> list[Path]:
 
 
 def is_as_planned(stub: Stub) -> bool:
-    """True where the file is there with that text and mode."""
+    """True where the file is there with that text and mode, and nobody else can change it."""
     try:
-        mode = stub.path.stat().st_mode & 0o7777
-        return mode == stub.mode and stub.path.read_text("utf-8") == stub.text
+        found = stub.path.lstat()
+        is_right = S_ISREG(found.st_mode) and S_IMODE(found.st_mode) == stub.mode
+        is_ours = found.st_uid in (0, os.geteuid())
+        return is_right and is_ours and stub.path.read_text("utf-8") == stub.text
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def _make_directory(path: Path) -> None:
-    """Make a directory and those above it, which everybody may enter."""
-    if path.is_dir():
+    """Make a directory and those above it, which everybody may enter; mend one of our own."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir()
+    elif not _is_ours(path) or S_IMODE(path.stat().st_mode) == EXECUTABLE:
         return
-    _make_directory(path.parent)
-    path.mkdir()
     path.chmod(EXECUTABLE)
+
+
+def _is_ours(directory: Path) -> bool:
+    return directory.name in (DIRECTORY.name, INFO) or (directory / LIST).exists()
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
     """Put a file in the place of another, so that there is always one and it is whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=NEW)
     try:
         with open(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -118,17 +133,24 @@ def _replace(path: Path, text: str, mode: int) -> None:
 
 
 def _relink(link: Link) -> None:
-    new = link.path.with_name(f".new-{link.path.name}")
+    new = link.path.with_name(f"{NEW}{link.path.name}")
     new.unlink(missing_ok=True)
     new.symlink_to(link.target)
     new.replace(link.path)
+
+
+def _exchange(file: Path, before: str, after: str) -> None:
+    """Let entry points of the library itself lead elsewhere."""
+    _replace(file, read_text(file).replace(before, after), READABLE)
 
 
 def _compile(environment: Oar3) -> None:
     """Spare every round the compiling of the stub; OAR could not keep what it compiles there."""
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
-            [environment.python, "-I", "-m", "compileall", "-q", f"{MODULE}.py"],
+            # Not compileall: within a second, and with the same length, it takes one text for the
+            # other.
+            [environment.python, "-I", "-m", "py_compile", f"{MODULE}.py"],
             cwd=environment.packages,
             capture_output=True,
             timeout=60,
@@ -141,46 +163,61 @@ def _compile(environment: Oar3) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """What stands on this machine, as the last ``stubs install`` wrote it down."""
+    """What stands on this machine, as ``stubs install`` wrote it down."""
 
     directory: Path
     version: int
     python: Path  #: of the library that the stubs run
+    state: Path
     files: tuple[Path, ...]
     links: tuple[Path, ...]
+    schedulers: Path | None
     oar3_python: Path | None
+    led_over: tuple[Path, ...]  #: entry points of the library that name the stub
 
     @property
-    def schedulers(self) -> Path | None:
-        """The directory of OAR 2's schedulers, where there are any."""
-        return self.links[0].parent if self.links else None
+    def asking(self) -> Path:
+        """What schedulers of OAR 2 are linked to."""
+        return self.directory / "karma_scheduler"
+
+    def links_to_ours(self) -> list[Path]:
+        """The schedulers that lead to ours, also those that somebody else has linked."""
+        found = set(self.links)
+        with suppress(OSError):
+            for each in self.schedulers.iterdir() if self.schedulers is not None else ():
+                if each.is_symlink() and each.readlink() == self.asking:
+                    found.add(each)
+        return sorted(found)
 
 
-def write_list(planned: Plan, python: Path, before: Installed | None = None) -> None:
-    """Write down what was written, for `read_list`, and what is left of what stood *before*.
-
-    Raises :class:`StubError`.
-    """
-    oar3_python = None if planned.oar3 is None else str(planned.oar3.python)
-    files = [stub.path for stub in planned.stubs]
-    links = [link.path for link in planned.links]
-    if before is not None:
-        files += [each for each in before.files if each.exists() and each not in files]
-        links += [each for each in before.links if each.is_symlink() and each not in links]
+def _write_list(planned: Plan) -> None:
+    """Write down what is there once all is written, with what was there before."""
+    files = [str(stub.path) for stub in planned.stubs]
+    links = [str(link.path) for link in planned.links]
+    others = [] if planned.oar3 is None else [str(each) for each in planned.oar3.others]
+    with suppress(StubError):
+        if (before := read_list(planned.directory)) is not None:
+            files += _there(before.files)
+            links += _there(before.links)
+            others += _there(before.led_over)
     text = json.dumps(
         {
             "version": VERSION,
-            "python": str(python),
-            "files": list(map(str, files)),
-            "links": list(map(str, links)),
-            "oar3_python": oar3_python,
+            "python": str(planned.python),
+            "state": str(planned.state),
+            "files": list(dict.fromkeys(files)),
+            "links": list(dict.fromkeys(links)),
+            "schedulers": None if planned.schedulers is None else str(planned.schedulers),
+            "oar3_python": None if planned.oar3 is None else str(planned.oar3.python),
+            "led_over": list(dict.fromkeys(others)),
         },
         indent=1,
     )
-    try:
-        _replace(planned.directory / LIST, text + "\n", READABLE)
-    except OSError as error:
-        raise StubError(f"{planned.directory}: cannot be written: {error.strerror}") from None
+    _replace(planned.directory / LIST, text + "\n", READABLE)
+
+
+def _there(paths: tuple[Path, ...]) -> Iterator[str]:
+    return (str(path) for path in paths if os.path.lexists(path))
 
 
 def read_list(directory: Path = DIRECTORY) -> Installed | None:
@@ -193,24 +230,20 @@ def read_list(directory: Path = DIRECTORY) -> Installed | None:
         return None
     try:
         values = json.loads(file.read_text("utf-8"))
-        other = values["oar3_python"]
+        schedulers, python3 = values["schedulers"], values["oar3_python"]
         return Installed(
             directory=directory,
             version=int(values["version"]),
             python=Path(values["python"]),
+            state=Path(values["state"]),
             files=tuple(map(Path, values["files"])),
             links=tuple(map(Path, values["links"])),
-            oar3_python=None if other is None else Path(other),
+            schedulers=None if schedulers is None else Path(schedulers),
+            oar3_python=None if python3 is None else Path(python3),
+            led_over=tuple(map(Path, values["led_over"])),
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise StubError(f"{file}: cannot be read; write it anew with: {INSTALL}") from None
-
-
-def last_list(directory: Path) -> Installed | None:
-    """The same for who writes it anew: what cannot be read was not there."""
-    with suppress(StubError):
-        return read_list(directory)
-    return None
 
 
 # -- removing ---------------------------------------------------------------------------------
@@ -224,16 +257,27 @@ def remove(installed: Installed) -> list[Path]:
     order = sorted(installed.files, key=lambda each: each.name != "entry_points.txt")
     removed = []
     try:
-        for path in (*installed.links, *order, installed.directory / LIST):
-            if path.is_symlink() or path.exists():
+        for file in installed.led_over:
+            if NEW_TARGET in read_text(file):
+                _exchange(file, NEW_TARGET, OLD_TARGET)
+        for path in (*installed.links_to_ours(), *order, installed.directory / LIST):
+            if os.path.lexists(path):
                 path.unlink()
                 removed.append(path)
-        for module in (each for each in installed.files if each.name == f"{MODULE}.py"):
-            for compiled in module.parent.glob(f"__pycache__/{MODULE}.*.pyc"):
-                compiled.unlink()
         for directory in {path.parent for path in installed.files}:
-            if directory == installed.directory or directory.name == INFO:
-                directory.rmdir()
+            _clear(directory, directory == installed.directory or directory.name == INFO)
     except OSError as error:
         raise StubError(f"{error.filename}: cannot be removed: {error.strerror}") from None
     return removed
+
+
+def _clear(directory: Path, is_ours: bool) -> None:
+    """Remove what is left of ours in a directory, and that itself if nobody else uses it."""
+    for compiled in directory.glob(f"__pycache__/{MODULE}.*.pyc"):
+        compiled.unlink(missing_ok=True)
+    if is_ours:
+        for begun in directory.glob(f"{NEW}*"):
+            begun.unlink(missing_ok=True)
+        # Somebody may have put a file of their own there.
+        with suppress(OSError):
+            directory.rmdir()

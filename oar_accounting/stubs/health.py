@@ -5,20 +5,38 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from stat import S_IWGRP, S_IWOTH, S_IXOTH
+from shlex import quote
+from stat import S_IMODE, S_IWGRP, S_IWOTH, S_IXOTH
 
 from oar_accounting.errors import SettingsError, StubError
 from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding
-from oar_accounting.scheduler_settings import SchedulerSettings
+from oar_accounting.scheduler_settings import SchedulerSettings, read_scheduler
 from oar_accounting.schedulers import oar3
-from oar_accounting.site_setup import USER, User
-from oar_accounting.stubs.files import INSTALL, Installed, is_as_planned, read_list
-from oar_accounting.stubs.plan import DIRECTORY, VERSION, Plan, Stub, plan, read_text
+from oar_accounting.settings import Settings
+from oar_accounting.site_setup import USER, User, way_to_run
+from oar_accounting.stubs.files import Installed, is_as_planned, read_list
+from oar_accounting.stubs.plan import DIRECTORY, INSTALL, VERSION, Plan, Stub, plan, read_text
 from oar_accounting.stubs.use import old_names
 
 SUBJECT = "stubs"
 _VERSION = re.compile(r"ersion\s*=\s*['\"]?(\d+)", re.I)
+
+
+def machine_findings(given: Settings | None, oar_conf: Path, root: Path) -> list[Finding]:
+    """What is said of the stubs and the service of a machine with its files below *root*.
+
+    *given*: None where the settings cannot be used; then they are those that nobody has changed.
+    """
+    scheduler = SchedulerSettings()
+    with suppress(SettingsError):
+        # What is wrong with them is told by whoever asks for karma.
+        scheduler = scheduler if given is None else read_scheduler(given)
+    directory, socket = (root / str(each).lstrip("/") for each in (DIRECTORY, scheduler.socket))
+    found = stub_findings(scheduler, oar_conf, directory)
+    if os.path.exists(oar_conf) and socket.exists():
+        found += service_findings(socket)
+    return found
 
 
 def stub_findings(
@@ -47,6 +65,7 @@ def plan_again(installed: Installed, scheduler: SchedulerSettings) -> Plan:
         python=installed.python,
         scheduler=scheduler,
         directory=installed.directory,
+        state=installed.state,
         schedulers=installed.schedulers,
         oar3_python=installed.oar3_python,
     )
@@ -83,14 +102,18 @@ def _file(stub: Stub) -> Iterator[Finding]:
     except OSError:
         yield Finding("bad", SUBJECT, f"{stub.path} is missing", INSTALL)
         return
-    mode = found.st_mode & 0o7777
-    if found.st_uid != 0 or mode & (S_IWGRP | S_IWOTH):
+    mode = S_IMODE(found.st_mode)
+    needed = "run" if stub.mode & S_IXOTH else "read"
+    if found.st_uid not in (0, os.geteuid()) or mode & (S_IWGRP | S_IWOTH):
         said = f"{stub.path} can be changed by others than root (mode {mode:o})"
-        yield Finding("bad", SUBJECT, said, f"chown root: {stub.path} && {INSTALL}")
+        yield Finding("bad", SUBJECT, said, f"chown root: {quote(str(stub.path))} && {INSTALL}")
     elif mode != stub.mode:
-        needed = "run" if stub.mode & S_IXOTH else "read"
-        said = f"the user oar cannot {needed} {stub.path}: its mode is {mode:o}, not {stub.mode:o}"
-        yield Finding("bad", SUBJECT, said, f"chmod {stub.mode:o} {stub.path}")
+        said = f"the user {USER} cannot {needed} {stub.path}: its mode is {mode:o}"
+        said += f", not {stub.mode:o}"
+        yield Finding("bad", SUBJECT, said, f"chmod {stub.mode:o} {quote(str(stub.path))}")
+    elif (denied := _denied(stub.path, os.R_OK)) is not None:
+        said = f"the user {USER} cannot {needed} {stub.path}, because of {denied}"
+        yield Finding("bad", SUBJECT, said, f"chmod a+x {quote(str(denied))}")
     elif not is_as_planned(stub):
         yield _other_version(stub)
 
@@ -122,9 +145,9 @@ def _target(planned: Plan, installed: Installed) -> Iterator[Finding]:
             "and OAR's own order decides"
         )
         yield Finding("bad", SUBJECT, said, INSTALL)
-    elif (denied := _denied(installed.python)) is not None:
+    elif (denied := _denied(installed.python, os.X_OK)) is not None:
         said = f"the user {USER} may not run {installed.python}, because of {denied}"
-        yield Finding("bad", SUBJECT, said, f"chmod a+rx {denied}")
+        yield Finding("bad", SUBJECT, said, way_to_run(denied))
     for other in planned.oar3.others if planned.oar3 is not None else ():
         said = (
             f"{other} names entry points of the library in OAR 3's own environment, which are "
@@ -133,10 +156,10 @@ def _target(planned: Plan, installed: Installed) -> Iterator[Finding]:
         yield Finding("warning", SUBJECT, said, INSTALL)
 
 
-def _denied(python: Path) -> Path | None:
-    """What keeps OAR's user from running the library's Python; None where there is no such user."""
+def _denied(file: Path, wanted: int) -> Path | None:
+    """What keeps OAR's user from a file; None where nothing does, or there is no such user."""
     with suppress(KeyError):
-        return User.named(USER).denied(python, os.X_OK)
+        return User.named(USER).denied(file, wanted)
     return None
 
 

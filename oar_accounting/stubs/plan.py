@@ -21,6 +21,8 @@ from oar_accounting.shared_files import shared
 #: Counted up whenever stubs that are in use have to be written anew.
 VERSION = 1
 
+INSTALL = "oar-accounting stubs install"
+
 DIRECTORY = Path("/usr/local/lib/oar-accounting")
 STATE = Path("/var/lib/oar-accounting")
 #: Where OAR 2 has its schedulers, and OAR 3's scheduler may be found.
@@ -28,6 +30,8 @@ SCHEDULERS = (Path("/usr/lib/oar/schedulers"), Path("/usr/local/lib/oar/schedule
 KAO = ("/usr/lib/oar/kao", "/usr/local/lib/oar/kao", "/usr/local/bin/kao", "/usr/bin/kao")
 #: What a scheduler of OAR 2 that asks us is called, before the name of OAR's own.
 PREFIX = "karma_then_"
+#: The one that it becomes where its own name does not say which.
+DEFAULT = "oar_sched_gantt_with_timesharing_and_fairsharing_and_quotas"
 
 MODULE = "oar_accounting_stub"
 INFO = f"{MODULE}-1.dist-info"
@@ -42,8 +46,10 @@ accounting = {MODULE}:sort_jobs
 [oar.extra_metasched_func]
 accounting = {MODULE}:count_usage
 """
-#: What entry points of the library itself name, where it lies in OAR 3's own environment.
-OLD_TARGET = "oar_accounting.schedulers.oar3:"
+#: What entry points of the library itself name, where it lies in OAR 3's own environment; and then.
+OLD_TARGET, NEW_TARGET = "oar_accounting.schedulers.oar3:", f"{MODULE}:"
+#: Where pip puts the scheduler of OAR 2 that asks us.
+OLD_SCHEDULER = "/share/oar-accounting/hooks/oar2/karma_scheduler"
 
 EXECUTABLE, READABLE = 0o755, 0o644
 _FILLED = re.compile(r"^(.*?=\s*)('[^']*'|\"[^\"]*\"|[0-9.]+)(;?\s*# stub: (\w+))$", re.M)
@@ -80,8 +86,11 @@ class Plan:
     """All that is written on a machine; what is not there of OAR gets nothing."""
 
     directory: Path
+    python: Path  #: of the library that the stubs run
+    state: Path  #: the directory of what they remember
     stubs: tuple[Stub, ...]
     links: tuple[Link, ...]
+    schedulers: Path | None  #: where OAR 2 has them
     oar3: Oar3 | None
 
 
@@ -96,8 +105,9 @@ def plan(  # noqa: PLR0913 - what may be told apart from what is found
 ) -> Plan:
     """What the stubs of this machine are.
 
-    *python*: of the library that they run. *schedulers* and *oar3_python* are looked for where they
-    are None. Raises :class:`StubError` where one that is named cannot be used.
+    *python*: of the library that they run. *schedulers*: where OAR 2 has them, *oar3_python*: the
+    one that runs OAR 3's; None where there are none. Raises :class:`StubError` where one that is
+    named cannot be used.
     """
     values: dict[str, object] = {
         "version": str(VERSION),
@@ -109,20 +119,27 @@ def plan(  # noqa: PLR0913 - what may be told apart from what is found
     if scheduler.limit is not None:
         values["limit"] = scheduler.limit
     stubs = [_stub(directory / "server_epilogue", shared("hooks/server_epilogue"), values)]
-    found = schedulers if schedulers is not None else find_schedulers()
     links = []
-    if found is not None:
+    if schedulers is not None:
         hooks = shared("hooks/oar2")
         asking = directory / "karma_scheduler"
         stubs.append(_stub(asking, hooks / "karma_scheduler", values))
         module = "OARAccountingKarma.pm"
         stubs.append(_stub(directory / module, hooks / module, values, READABLE))
-        links = [Link(path=found / f"{PREFIX}{name}", target=asking) for name in _with_karma(found)]
-    python3 = oar3_python if oar3_python is not None else find_oar3()
-    environment = None if python3 is None else environment_of(python3)
+        names = {f"{PREFIX}{name}" for name in _with_karma(schedulers)} | _old_links(schedulers)
+        links = [Link(path=schedulers / name, target=asking) for name in sorted(names)]
+    environment = None if oar3_python is None else environment_of(oar3_python)
     if environment is not None:
         stubs += _oar3_stubs(environment, values)
-    return Plan(directory=directory, stubs=tuple(stubs), links=tuple(links), oar3=environment)
+    return Plan(
+        directory=directory,
+        python=python,
+        state=state,
+        stubs=tuple(stubs),
+        links=tuple(links),
+        schedulers=schedulers,
+        oar3=environment,
+    )
 
 
 def _stub(path: Path, source: Path, values: Mapping[str, object], mode: int = EXECUTABLE) -> Stub:
@@ -186,14 +203,35 @@ def _with_karma(directory: Path) -> list[str]:
     return found
 
 
+def _old_links(directory: Path) -> set[str]:
+    """The names of links, whoever gave them, to what pip removes."""
+    links = (each for each in directory.iterdir() if each.is_symlink())
+    return {link.name for link in links if str(link.readlink()).endswith(OLD_SCHEDULER)}
+
+
 def find_oar3() -> Path | None:
     """The Python of OAR 3's scheduler; None where there is none."""
     for name in (*KAO, shutil.which("kao") or ""):
-        with suppress(OSError, IndexError):
-            first = Path(name).read_bytes().split(b"\n", 1)[0]
-            if first.startswith(b"#!") and b"python" in first:
-                return Path(os.fsdecode(first[2:].split()[0]))
+        with suppress(OSError):
+            if (found := python_of(Path(name).read_bytes()[:4096])) is not None:
+                return found
     return None
+
+
+def python_of(script: bytes) -> Path | None:
+    """The Python that runs a script, by its first lines; None where none does."""
+    first, _, rest = os.fsdecode(script).partition("\n")
+    if not first.startswith("#!"):
+        return None
+    words = first[2:].split()
+    if words == ["/bin/sh"]:
+        # So pip begins a script where the path is too long for the first line, or has blanks.
+        wrapped = re.match(r"['\"]+exec['\"]+\s+(?:\"([^\"]+)\"|(\S+))", rest)
+        words = [] if wrapped is None else [wrapped[1] or wrapped[2]]
+    elif words and Path(words[0]).name == "env":
+        named = next((word for word in words[1:] if word[0] != "-" and "=" not in word), "")
+        words = [shutil.which(named) or ""]
+    return Path(words[0]) if words and "python" in words[0] else None
 
 
 #: Run by OAR 3's own Python, which knows where it looks.

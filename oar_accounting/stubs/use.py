@@ -2,26 +2,21 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from oar_accounting.stubs.files import Installed
-from oar_accounting.stubs.plan import read_text
+from oar_accounting.stubs.plan import DEFAULT, MODULE, PREFIX, read_text
 
 EPILOGUE = "SERVER_EPILOGUE_EXEC_FILE"
 #: The name of our entry points, and where OAR 3's settings name one.
 ENTRY_POINT = "accounting"
-SORTING, METASCHED = "CUSTOM_JOB_SORTING", "EXTRA_METASCHED"
+PRIORITY, SORTING, METASCHED = "JOB_PRIORITY", "CUSTOM_JOB_SORTING", "EXTRA_METASCHED"
 
 #: Where pip puts what OAR called before there were stubs.
 OLD_PLACE = re.compile(r"/[^\s\"'=]*/share/oar-accounting/hooks/(?:server_epilogue|oar2)\b")
-#: What gives every queue its own scheduler back.
-GIVE_BACK = (
-    'psql oar --command "UPDATE queues SET scheduler_policy = substr(scheduler_policy, 12) '
-    "WHERE scheduler_policy LIKE 'karma_then_%'\""
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,73 +28,96 @@ class Use:
 
 
 def uses_of(
-    installed: Installed, conf: Mapping[str, str], oar_conf: str, policies: Mapping[str, str]
+    installed: Installed,
+    conf: Mapping[str, str],
+    oar_conf: str,
+    policies: Mapping[str, str],
+    run_sql: Callable[[str], str],
 ) -> list[Use]:
     """All that leads to these stubs.
 
-    *conf*: the values of the file *oar_conf*; *policies*: the scheduler of each queue.
+    *conf*: the values of the file *oar_conf*; *policies*: the scheduler of each queue; *run_sql*:
+    the command that runs a statement in OAR's database.
     """
     return [
         *_epilogue(installed, conf, oar_conf),
         *_entry_points(installed, conf, oar_conf),
-        *_queues(installed, policies),
+        *_queues(installed, policies, run_sql),
     ]
 
 
 def _epilogue(installed: Installed, conf: Mapping[str, str], oar_conf: str) -> Iterator[Use]:
-    named = program_of(conf.get(EPILOGUE, ""))
-    if named is None:
-        return
-    if named in installed.files:
-        yield Use(what=f"{oar_conf} names {named}", first=_without(EPILOGUE, oar_conf))
-        return
-    text = read_text(named)
+    words = _words(conf.get(EPILOGUE, ""))
     for stub in installed.files:
-        if stub.name == "server_epilogue" and str(stub) in text:
-            first = f"sed -i '\\|{stub}|d' {quote(str(named))}"
-            yield Use(what=f"{named}, which {oar_conf} names, calls {stub}", first=first)
+        if stub.name != "server_epilogue" or not words:
+            continue
+        if any(_is(Path("/", word), stub) for word in words):
+            yield Use(what=f"{oar_conf} names {stub}", first=_without(EPILOGUE, oar_conf))
+        elif str(stub) in read_text(Path("/", words[0])):
+            script = Path("/", words[0])
+            first = f"sed -i '\\|{stub}|d' {quote(str(script))}"
+            yield Use(what=f"{script}, which {oar_conf} names, calls {stub}", first=first)
+
+
+def _is(named: Path, stub: Path) -> bool:
+    """True where a path, or the end of a link, is that file."""
+    return stub in (named, named.resolve()) or named.resolve() == stub.resolve()
 
 
 def _entry_points(installed: Installed, conf: Mapping[str, str], oar_conf: str) -> Iterator[Use]:
-    if installed.oar3_python is None:
+    if not any(file.name == f"{MODULE}.py" for file in installed.files):
         return
-    if conf.get(SORTING) == ENTRY_POINT:
-        # OAR's own order first: without the second line, the first one ends OAR's scheduler.
-        keys = rf"\(JOB_PRIORITY\|{SORTING}\|{SORTING}_CONFIG\)"
-        yield Use(what=f'{oar_conf} has {SORTING}="{ENTRY_POINT}"', first=_without(keys, oar_conf))
-    if conf.get(METASCHED) == ENTRY_POINT:
-        keys = rf"\({METASCHED}\|{METASCHED}_CONFIG\)"
-        what = f'{oar_conf} has {METASCHED}="{ENTRY_POINT}"'
-        yield Use(what=what, first=_without(keys, oar_conf))
+    # OAR 3 takes all quotes off both ends of a value.
+    values = {key: value.strip("\"'") for key, value in conf.items()}
+    for key in (SORTING, METASCHED):
+        if values.get(key) == ENTRY_POINT:
+            keys = rf"{key}\|{key}_CONFIG"
+            if key == SORTING and values.get(PRIORITY) == "CUSTOM":
+                # Alone, it would end OAR's scheduler.
+                keys += rf"\|{PRIORITY}"
+            first = _without(rf"\({keys}\)", oar_conf)
+            yield Use(what=f'{oar_conf} has {key}="{ENTRY_POINT}"', first=first)
 
 
-def _queues(installed: Installed, policies: Mapping[str, str]) -> Iterator[Use]:
-    links = {link.name for link in installed.links}
+def _queues(
+    installed: Installed, policies: Mapping[str, str], run_sql: Callable[[str], str]
+) -> Iterator[Use]:
+    links = {link.name for link in installed.links_to_ours()}
     for policy in sorted(links.intersection(policies.values())):
         names = ", ".join(sorted(name for name, each in policies.items() if each == policy))
-        yield Use(what=f"the scheduler of queue {names} is {policy}", first=GIVE_BACK)
+        # What a link with another name leads to is what it runs, too.
+        own = policy.removeprefix(PREFIX) if policy.startswith(PREFIX) else DEFAULT
+        statement = (
+            f"UPDATE queues SET scheduler_policy = {_sql_text(own)} "  # noqa: S608 - it is shown
+            f"WHERE scheduler_policy = {_sql_text(policy)}"
+        )
+        yield Use(what=f"the scheduler of queue {names} is {policy}", first=run_sql(statement))
+
+
+def _sql_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _without(keys: str, oar_conf: str) -> str:
-    return f"sed -i '/^{keys}=/d' {quote(oar_conf)}"
+    """The command that takes lines out of OAR's settings, however they are indented."""
+    return f"sed -i '/^[[:space:]]*{keys}[[:space:]]*=/d' {quote(oar_conf)}"
 
 
-def program_of(value: str) -> Path | None:
-    """The program of a setting that may have arguments; None where it has none."""
+def _words(value: str) -> list[str]:
     try:
-        words = shlex.split(value)
+        return shlex.split(value)
     except ValueError:
-        return None
-    return Path("/", words[0]) if words else None
+        return []
 
 
 def old_names(conf: Mapping[str, str], oar_conf: str, stub: Path) -> Use | None:
     """What still leads to where pip puts our files, in the place of the epilogue's *stub*."""
     value = conf.get(EPILOGUE, "")
+    words = _words(value)
     if (found := OLD_PLACE.search(value)) is not None:
         file = Path(oar_conf)
-    elif (named := program_of(value)) is not None and (found := OLD_PLACE.search(read_text(named))):
-        file = named
+    elif words and (found := OLD_PLACE.search(read_text(Path("/", words[0])))):
+        file = Path("/", words[0])
     else:
         return None
     return Use(

@@ -86,7 +86,7 @@ def examine(  # noqa: PLR0913 - one question
         findings=(
             *examination.findings,
             *decided.findings,
-            *_machine(last_try, Path(given.oar_conf), now, root),
+            *_machine(last_try, Path(given.oar_conf), given, now, root),
         ),
     )
 
@@ -102,7 +102,7 @@ def examine_machine(error: SettingsError, oar_conf: Path, now: int, root: Path) 
         program=version("oar-accounting"),
         oar_conf=str(oar_conf),
         rounds=decided.rounds,
-        findings=(wrong, *decided.findings, *_machine(None, oar_conf, now, root)),
+        findings=(wrong, *decided.findings, *_machine(None, oar_conf, None, now, root)),
     )
 
 
@@ -349,10 +349,14 @@ class _Examination:
 
 
 def _machine(
-    last_try: PassRecord | None, oar_conf: Path, now: int, root: Path
+    last_try: PassRecord | None, oar_conf: Path, given: Settings | None, now: int, root: Path
 ) -> Iterator[Finding]:
+    # Every program imports this module, and few of them ask for it.
+    from oar_accounting.stubs.health import machine_findings
+
     yield site_setup.timer_finding(last_try, now, root)
     yield from site_setup.hook_findings(oar_conf, root, os.environ)
+    yield from machine_findings(given, oar_conf, root)
     yield from site_setup.stock_findings(root)
     yield from state_directory.findings(state_directory.state_directory(root, os.environ))
     yield from drivers.findings()

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_IMODE
 
@@ -21,6 +21,7 @@ from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding, PassRecord
 from oar_accounting.shared_files import shared
 from oar_accounting.state_directory import state_directory
+from oar_accounting.stubs.plan import DIRECTORY, INSTALL
 
 #: Who runs the hook.
 USER = "oar"
@@ -34,6 +35,10 @@ OAR_LOG = "/var/log/oar.log"
 #: Seconds without a catch-up after which the timer is dead: three times its period.
 LATE = 900
 
+#: What OAR is to call, below the root; and a library that everybody can read.
+STUB = str(DIRECTORY / "server_epilogue").lstrip("/")
+LIBRARY = "/opt/oar-accounting"
+
 AS_OAR = "su oar -s /bin/sh -c 'oar-accounting doctor'"
 
 
@@ -46,6 +51,10 @@ def oar_log(oar_conf: Path) -> str:
 
 # -- the hook ---------------------------------------------------------------------------------
 
+#: What our hook alone has, and the lines of a stub that were filled in.
+_OURS = "from oar_accounting."
+_FILLED = re.compile(r"^(\w+)='([^']+)' # stub: \1$", re.M)
+
 
 def hook_findings(oar_conf: Path, root: Path, environ: Mapping[str, str]) -> list[Finding]:
     """Does OAR call our hook, may it, and can the hook do its work?"""
@@ -57,7 +66,7 @@ def hook_findings(oar_conf: Path, root: Path, environ: Mapping[str, str]) -> lis
     except (SettingsError, ValueError) as error:
         return [Finding("bad", "hook", f"{KEY} cannot be read: {error}", AS_OAR)]
     if not said.strip():
-        return [_not_set(oar_conf)]
+        return [_not_set(oar_conf, root / STUB)]
     if not os.path.exists(named):
         return [
             Finding(
@@ -65,22 +74,25 @@ def hook_findings(oar_conf: Path, root: Path, environ: Mapping[str, str]) -> lis
                 "hook",
                 f"{oar_conf} names {named}, which is not there: OAR stops all queues at the end of "
                 "the next job",
-                f"sed -i 's|^{KEY}=.*|{_setting()}|' {quoted(oar_conf)}",
+                _then(
+                    root / STUB, f"sed -i 's|^{KEY}=.*|{KEY}=\"{root / STUB}\"|' {quoted(oar_conf)}"
+                ),
             )
         ]
     return _runnable(named, root, environ) or [Finding("good", "hook", str(named))]
 
 
-def _setting() -> str:
-    return f'{KEY}="{shared("hooks/server_epilogue")}"'
+def _then(stub: Path, command: str) -> str:
+    """A command that makes OAR call the stub, behind the one that writes it."""
+    return command if os.path.exists(stub) else f"{INSTALL} && {command}"
 
 
-def _not_set(oar_conf: Path) -> Finding:
+def _not_set(oar_conf: Path, stub: Path) -> Finding:
     return Finding(
         "warning",
         "hook",
         f"{oar_conf} does not set {KEY}: a job is recorded when the timer is due, not when it ends",
-        f"echo '{_setting()}' >> {quoted(oar_conf)}",
+        _then(stub, f"echo '{KEY}=\"{stub}\"' >> {quoted(oar_conf)}"),
     )
 
 
@@ -95,19 +107,24 @@ def _runnable(named: Path, root: Path, environ: Mapping[str, str]) -> list[Findi
         hook = _our_hook(named)
     except OSError as error:
         return [Finding("bad", "hook", f"{named} cannot be read: {error.strerror}", AS_OAR)]
+    stub = root / STUB
     if hook is not None and not os.path.exists(hook):
         said = f"{named} calls {hook}, which is not there: no job is recorded when it ends"
-        ours = shared("hooks/server_epilogue")
-        return [Finding("bad", "hook", said, f"sed -i 's|{hook}|{ours}|' {quoted(named)}")]
-    looks = [_denied(user, named, os.R_OK | os.X_OK, "run", 755)]
+        mend = _then(stub, f"sed -i 's|{hook}|{stub}|' {quoted(named)}")
+        return [Finding("bad", "hook", said, INSTALL if hook == stub else mend)]
+    # Whoever looks at the stubs looks at one of them.
+    looks = [None if named == stub else _denied(user, named, os.R_OK | os.X_OK, "run", 755)]
     if hook is None:
-        looks.append(_not_ours(named))
+        looks.append(_not_ours(named, stub))
     else:
-        looks += [
-            _denied(user, hook, os.R_OK | os.X_OK, "run", 755),
-            _interpreter(user, hook, environ),
-            _state(user, state_directory(root, environ)),
-        ]
+        filled = dict(_FILLED.findall(_read_active(hook)))
+        filled = filled if "python" in filled else {}
+        state = environ.get("OAR_ACCOUNTING_STATE") or filled.get("state")
+        looks.append(_state(user, Path(state) if state else state_directory(root, environ)))
+        if hook != stub:
+            looks.append(_denied(user, hook, os.R_OK | os.X_OK, "run", 755))
+        if hook != stub or "OAR_ACCOUNTING_PYTHON" in environ:
+            looks.append(_interpreter(user, hook, filled.get("python"), environ))
     # A directory on the way to several of them is told once.
     return list({found.mend: found for found in looks if found is not None}.values())
 
@@ -115,37 +132,63 @@ def _runnable(named: Path, root: Path, environ: Mapping[str, str]) -> list[Findi
 def _our_hook(named: Path) -> Path | None:
     """Our hook: the file itself, or one that it calls; None where it seems to do neither."""
     text = _active(named)
-    if "from oar_accounting." in text:
+    if _OURS in text:
         return named
-    called = re.search(r"/[^\s\"'=]*/hooks/server_epilogue\b", text)
-    return None if called is None else Path(called[0])
+    for called in map(Path, re.findall(r"/[^\s\"'=]*/server_epilogue\b", text)):
+        if _OURS in _read_active(called) or not os.path.exists(called):
+            return called
+    return None
 
 
-def _not_ours(named: Path) -> Finding:
-    ours = shared("hooks/server_epilogue")
+def _not_ours(named: Path, stub: Path) -> Finding:
     return Finding(
         "warning",
         "hook",
         f"OAR runs {named}, which does not seem to call our hook: a job is then recorded when the "
         "timer is due, not when it ends. Let the script call, before it leaves",
-        str(ours),
+        _then(stub, str(stub)),
     )
 
 
-def _interpreter(user: "User", hook: Path, environ: Mapping[str, str]) -> Finding | None:
-    """The Python that the hook starts, found as the hook finds it."""
+def _interpreter(
+    user: "User", hook: Path, filled: str | None, environ: Mapping[str, str]
+) -> Finding | None:
+    """The Python that the hook starts, found as the hook finds it; *filled*: as a stub says."""
     prefix, found, _ = str(hook).partition("/share/oar-accounting/hooks/")
-    default = Path(prefix if found else "/opt/oar-accounting", "bin", "python")
+    default = filled or Path(prefix if found else LIBRARY, "bin", "python")
     python = Path(environ.get("OAR_ACCOUNTING_PYTHON") or default)
-    if os.path.exists(python):
-        return _denied(user, python, os.X_OK, "run", 755)
-    return Finding(
-        "bad",
-        "hook",
-        f"{hook} starts {python}, which is not there: no job is recorded when it ends",
-        f"python3 -m venv {quoted(python.parent.parent)} && "
-        f"{quoted(python.with_name('pip'))} install oar-accounting",
-    )
+    if not os.path.exists(python):
+        said = f"{hook} starts {python}, which is not there: no job is recorded when it ends"
+        mend = _install_library(python.parent.parent)
+        return Finding("bad", "hook", said, f"{mend} && {INSTALL}" if filled else mend)
+    found_denied = _denied(user, python, os.X_OK, "run", 755)
+    if found_denied is not None and (at := user.denied(python, os.X_OK)) != python:
+        return replace(found_denied, mend=way_to_run(at))
+    return found_denied
+
+
+def way_to_run(denied: Path | None) -> str:
+    """The command that lets OAR's user run a library that it may not, because of a directory.
+
+    Somebody's home stays shut: the library then has to be where everybody can read it.
+    """
+    if denied is None or not _is_in_a_home(denied):
+        return f"chmod a+rx {quoted(denied or Path(LIBRARY))}"
+    command = f"{LIBRARY}/bin/{INSTALL}"
+    return f"{_install_library(Path(LIBRARY), '/usr/bin/python3', '--clear ')} && {command}"
+
+
+def _install_library(place: Path, python: str = "python3", how: str = "") -> str:
+    pip = quoted(place / "bin" / "pip")
+    return f"{python} -m venv {how}{quoted(place)} && {pip} install oar-accounting"
+
+
+def _is_in_a_home(path: Path) -> bool:
+    homes = {
+        Path(each.pw_dir) for each in pwd.getpwall() if each.pw_uid in (0, *range(1000, 65000))
+    }
+    homes = {home for home in homes if len(home.parts) > 1} | {Path("/root")}
+    return any(path.is_relative_to(home) or path == Path("/home") for home in homes)
 
 
 def _state(user: "User", state: Path) -> Finding | None:

@@ -27,6 +27,10 @@ from oar_accounting.errors import AccountingError
 from oar_accounting.openmetrics import openmetrics
 from oar_accounting.passes import Pass
 from oar_accounting.records import Backlog, PassRecord
+from oar_accounting.scheduler_settings import SchedulerSettings
+from oar_accounting.stubs.files import install
+from oar_accounting.stubs.plan import INSTALL, plan
+from tests.asked import service, whole
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import Done, run
@@ -49,20 +53,32 @@ class Machine:
         self.cron = root / "etc/cron.d/oar-accounting"
         self.units = root / "etc/systemd/system"
         self.stock_cron = root / "etc/cron.d/oar-server"
-        self.hook = root / "opt/share/oar-accounting/hooks/server_epilogue"
+        self.hook = root / "usr/local/lib/oar-accounting/server_epilogue"
         self.python = root / "opt/bin/python"
         self.state = root / "var/lib/oar-accounting"
-        for file in (self.oar_conf, self.cron, self.hook, self.python):
+        for file in (self.oar_conf, self.cron, self.python):
             file.parent.mkdir(parents=True)
         self.state.mkdir(parents=True)
         self.units.mkdir(parents=True)
         shutil.copy(HOOKS / "oar-accounting.cron", self.cron)
-        shutil.copy(HOOKS / "server_epilogue", self.hook)
         self.python.touch()
-        for file in (self.hook, self.python):
-            file.chmod(0o755)
+        self.python.chmod(0o755)
+        self.install_stubs()
         self.configure(str(self.hook))
         self.give(self.state)
+
+    def install_stubs(self) -> None:
+        """What the command does on a machine with no schedulers of OAR."""
+        given = SchedulerSettings()
+        place = self.hook.parent
+        install(plan(python=self.python, scheduler=given, directory=place, state=self.state))
+
+    def run(self, command: str) -> None:
+        """Run a command that the doctor named for root; the user oar may not be here."""
+        if command.startswith(INSTALL):
+            self.install_stubs()
+        if command != INSTALL:
+            shell(command.removeprefix(f"{INSTALL} && "))
 
     def configure(self, hook: str) -> None:
         """Let oar.conf name a hook."""
@@ -80,7 +96,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A well set up OAR server, on which somebody without rights stands for the user oar."""
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=user, pw_gid=user))
-    monkeypatch.setattr("oar_accounting.site_setup.shared", lambda name: ROOT / name)
+    for module in ("site_setup", "stubs.plan"):
+        monkeypatch.setattr(f"oar_accounting.{module}.shared", lambda name: ROOT / name)
     with tempfile.TemporaryDirectory(prefix="doctor-") as directory:
         root = Path(directory)
         root.chmod(0o755)
@@ -202,7 +219,7 @@ def test_all_well_is_one_screen(site: Site, capsys: pytest.CaptureFixture[str]) 
     findings = [replace(each, said=each.said.replace(root, "")) for each in status.findings]
     screen.show_status(replace(status, findings=tuple(findings), oar_conf="/etc/oar/oar.conf"))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 25, lines
+    assert len(lines) <= 26, lines
     assert max(map(len, lines)) <= 100
     assert lines[0].startswith("oar-accounting 0.1.0, site oar, 2023-11-16 00:00:00 UTC")
     assert [line for line in lines if line[0] != " "][1:] == [
@@ -689,11 +706,51 @@ def test_the_hook_is_not_set(site: Site, conf: str) -> None:
     site.machine.oar_conf.write_text(conf)
     found = site.only("hook", level="warning")
     assert "does not set SERVER_EPILOGUE_EXEC_FILE" in found.said
-    shell(found.mend)
-    assert site.machine.oar_conf.read_text().endswith(
-        f'SERVER_EPILOGUE_EXEC_FILE="{HOOKS / "server_epilogue"}"\n'
-    )
-    assert "does not set" not in str(site.wrong())
+    assert f'SERVER_EPILOGUE_EXEC_FILE="{site.machine.hook}"' in found.mend
+    site.machine.run(found.mend)
+    assert site.wrong() == []
+
+
+@on_sqlite
+def test_what_oar_is_to_call_is_written_first(site: Site) -> None:
+    shutil.rmtree(site.machine.hook.parent)
+    site.machine.oar_conf.write_text("")
+    hook, stubs = site.wrong()
+    assert hook.mend.startswith("oar-accounting stubs install && echo ")
+    assert (stubs.subject, stubs.level, stubs.mend) == ("stubs", "warning", INSTALL)
+    site.machine.run(hook.mend)
+    assert site.wrong() == []
+
+
+@on_sqlite
+def test_the_hook_is_where_pip_replaces_it(site: Site) -> None:
+    old = site.machine.root / "opt/share/oar-accounting/hooks/server_epilogue"
+    old.parent.mkdir(parents=True)
+    shutil.copy(HOOKS / "server_epilogue", old)
+    shutil.rmtree(site.machine.hook.parent)
+    site.machine.configure(str(old))
+    found = site.only("stubs")
+    assert "what OAR calls is missing while pip replaces this library" in found.said
+    site.machine.run(found.mend)
+    found = site.only("stubs")
+    assert f"{site.machine.oar_conf} names {old}" in found.said
+    site.machine.run(found.mend)
+    assert site.wrong() == []
+    assert site.said("hook") == str(site.machine.hook)
+
+
+@on_sqlite
+def test_a_service_that_does_not_answer(site: Site, tmp_path: Path) -> None:
+    path = site.machine.root / "run/oar-accounting/karma.sock"
+    path.parent.mkdir(parents=True)
+    assert site.said("karma service") == ""
+    with service(path, whole()):
+        assert site.wrong() == []
+        assert site.said("karma service") == f"answers at {path}"
+    with service(path, whole(facts={str(site.machine.hook): "-"})):
+        found = site.only("karma service")
+    assert f"it was started before {site.machine.hook} changed" in found.said
+    assert found.mend == "systemctl restart oar-accounting-karma.service"
 
 
 @on_sqlite
@@ -701,9 +758,9 @@ def test_the_hook_is_a_file_that_is_not_there(site: Site) -> None:
     site.machine.configure("/no/such/hook --nudge")
     found = site.only("hook")
     assert "/no/such/hook, which is not there: OAR stops all queues" in found.said
-    shell(found.mend)
-    assert str(HOOKS / "server_epilogue") in site.machine.oar_conf.read_text()
-    assert "not there: OAR" not in str(site.wrong())
+    site.machine.run(found.mend)
+    assert site.said("hook") == str(site.machine.hook)
+    assert site.wrong() == []
 
 
 @on_sqlite
@@ -714,13 +771,27 @@ def test_another_script_is_the_hook(site: Site) -> None:
     site.machine.configure(f"{other} --verbose")
     found = site.only("hook", level="warning")
     assert f"OAR runs {other}, which does not seem to call our hook" in found.said
-    assert found.mend == str(HOOKS / "server_epilogue")
+    assert found.mend == str(site.machine.hook)
     other.write_text(f'#!/bin/sh\n"{site.machine.hook}" "$@"\n')
     assert site.wrong() == []
     site.machine.hook.chmod(0o600)
-    assert site.only("hook").mend == f"chmod 755 {site.machine.hook}"
+    assert site.only("stubs").mend == f"chmod 755 {site.machine.hook}"
     site.machine.hook.unlink()
-    assert f"{other} calls {site.machine.hook}, which is not there" in site.only("hook").said
+    hook, stubs = site.wrong()
+    assert f"{other} calls {site.machine.hook}, which is not there" in hook.said
+    assert hook.mend == stubs.mend == INSTALL
+
+
+@on_sqlite
+def test_another_script_calls_our_hook_where_it_never_was(site: Site) -> None:
+    other = site.machine.root / "my_server_epilogue"
+    other.write_text('#!/bin/sh\n/nowhere/server_epilogue "$@"\n')
+    other.chmod(0o755)
+    site.machine.configure(str(other))
+    found = site.only("hook")
+    assert f"{other} calls /nowhere/server_epilogue, which is not there" in found.said
+    site.machine.run(found.mend)
+    assert site.wrong() == []
 
 
 @on_sqlite
@@ -729,11 +800,32 @@ def test_what_the_user_oar_may_not_run(site: Site, what: str) -> None:
     machine = site.machine
     path = {"hook": machine.hook, "python": machine.python, "opt": machine.root / "opt"}[what]
     path.chmod(0o700 if os.geteuid() == 0 else 0o600)
-    found = site.only("hook")
-    assert found.said.startswith("the user oar may not run")
+    found = site.only("stubs")
+    assert re.match("the user oar (may not|cannot) run", found.said)
     assert str(path) in found.said
     shell(found.mend)
     assert site.wrong() == []
+
+
+@on_sqlite
+def test_a_library_in_somebodys_home_is_to_be_installed_elsewhere(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told to open a home to everybody."""
+    machine = site.machine
+    home = machine.root / "opt"
+    home.chmod(0o700 if os.geteuid() == 0 else 0o600)
+    root = SimpleNamespace(pw_dir=str(home), pw_uid=0)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [root])
+    command = (
+        "/usr/bin/python3 -m venv --clear /opt/oar-accounting"
+        " && /opt/oar-accounting/bin/pip install oar-accounting"
+        " && /opt/oar-accounting/bin/oar-accounting stubs install"
+    )
+    assert site.only("stubs").mend == command
+    # So, too, where the environment says which Python it is.
+    monkeypatch.setenv("OAR_ACCOUNTING_PYTHON", str(machine.python))
+    assert [each.mend for each in site.wrong()] == [command] * 2
 
 
 @on_sqlite
@@ -743,7 +835,7 @@ def test_all_that_keeps_the_hook_from_its_work_is_told_at_once(site: Site) -> No
     machine.python.unlink()
     machine.state.rmdir()
     told = " ".join(each.said for each in site.wrong())
-    assert [each.subject for each in site.wrong()] == ["hook"] * 3
+    assert [each.subject for each in site.wrong()] == ["hook", "stubs", "stubs"]
     assert all(str(path) in told for path in (machine.hook, machine.python, machine.state))
 
 
@@ -752,11 +844,15 @@ def test_the_interpreter_of_the_hook_is_missing(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.machine.python.unlink()
-    found = site.only("hook")
-    assert f"starts {site.machine.python}, which is not there" in found.said
-    assert found.mend.startswith(f"python3 -m venv {site.machine.root / 'opt'} && ")
+    found = site.only("stubs")
+    assert f"they run {site.machine.python}, which is not there" in found.said
+    assert found.mend == INSTALL
+    monkeypatch.setenv("OAR_ACCOUNTING_PYTHON", "/nowhere/bin/python")
+    hook, stubs = site.wrong()
+    assert stubs == found
+    assert hook.said.startswith(f"{site.machine.hook} starts /nowhere/bin/python, which is not")
     monkeypatch.setenv("OAR_ACCOUNTING_PYTHON", "/bin/sh")
-    assert site.wrong() == []
+    assert site.wrong() == [found]
 
 
 @on_sqlite

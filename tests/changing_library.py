@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from tests.live.installed import ROOT, copy_source
+from tests.pages import ROOT, copy_sources
 
 #: The commit before what OAR calls lay where pip does not replace it.
 BEFORE = "70486b9a3866a90a41e9de1092e1e0b331fd60e2"
@@ -103,7 +103,7 @@ class Library:
         directory.mkdir()
         sources = {name: directory / name for name in ("now", "next")}
         for source in sources.values():
-            copy_source(source)
+            copy_sources(source)
         setup = sources["next"] / "setup.py"
         text = setup.read_text(encoding="utf-8")
         setup.write_text(re.sub(r'(version="[^"]*)"', r'\1.1"', text), encoding="utf-8")

@@ -126,7 +126,7 @@ class Installation:
 
     def has(self, module: str) -> bool:
         """Whether a module can be imported there."""
-        return _run([self.python, "-c", f"import {module}"], os.environ).returncode == 0
+        return run([self.python, "-c", f"import {module}"], os.environ).returncode == 0
 
 
 @cache
@@ -138,7 +138,7 @@ def installation() -> Installation | str:
         return f"no schema file of OAR 3 in OAR_ACCOUNTING_TEST_OAR3 ({CHECKOUT}) or beside it"
     python = _GIVEN or sys.executable
     try:
-        done = _run([python, "-W", "ignore", "-c", ASK], os.environ)
+        done = run([python, "-W", "ignore", "-c", ASK], os.environ)
     except OSError as error:
         return f"{python}: {error.strerror}"
     if done.returncode:
@@ -168,7 +168,7 @@ def borrowed(directory: Path) -> Installation:
 
 
 def _ask(command: list[str]) -> str:
-    done = _run(command, os.environ)
+    done = run(command, os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -302,7 +302,7 @@ class Site:
 
     def _round(self, conf: Path, command: list[str]) -> Round:
         written = len(self._lines())
-        done = _run([self.oar.python, *command], self.environment(conf))
+        done = self._process(conf, command)
         with self.engine.connect() as connection:
             return Round(
                 code=done.returncode,
@@ -312,6 +312,9 @@ class Site:
                 log=self._lines()[written:],
                 said=done.stdout + done.stderr,
             )
+
+    def _process(self, conf: Path, command: list[str]) -> "subprocess.CompletedProcess[str]":
+        return run([self.oar.python, *command], self.environment(conf))
 
     def _lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
@@ -362,7 +365,8 @@ def _execute(connection: Connection, statements: str, given: Mapping[str, Any] =
         connection.execute(clause, {name: given[name] for name in clause._bindparams})
 
 
-def _run(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+def run(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a process to its end, whatever that is."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -4,11 +4,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.live.machine import PLACE, MachineError, repeated, run
+from tests.pages import copy_sources
 
-ROOT = Path(__file__).parents[2]
 SOURCE = PLACE / "source"
 PREFIX = PLACE / "prefix"
 HOOK = PREFIX / "share/oar-accounting/hooks/server_epilogue"
@@ -19,18 +18,9 @@ STATE = PLACE / "state"
 VARIABLES = {"OAR_ACCOUNTING_CONF": str(TOML), "OAR_ACCOUNTING_STATE": str(STATE)}
 
 
-def copy_source(to: Path = SOURCE) -> None:
-    """Copy what is installed: pip leaves files in the directory that it builds from."""
-    to.mkdir()
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, to)
-    for name in ("hooks", "oar_accounting", "sql"):
-        shutil.copytree(ROOT / name, to / name)
-
-
 def install() -> None:
     """Install the library and its hook where the user oar can read them."""
-    copy_source()
+    copy_sources(SOURCE)
     # Debian's Python: the one that runs the tests may be closed to the user oar.
     run("/usr/bin/python3", "-m", "venv", PREFIX)
     # The variables of whoever runs the tests tell pip how to reach its index.

@@ -228,7 +228,8 @@ def test_the_scheduler_starts_it_where_it_is_wanted(
     """Once, however often it asks, and to wait for its own end."""
     other = site_file.with_name("other.toml")
     other.write_text(site_file.read_text(encoding="utf-8"), encoding="utf-8")
-    given = {"config": str(site_file), "show": str(other) if show == "elsewhere" else show}
+    shown = str(other) if show == "elsewhere" else show
+    given = {"config": str(site_file), "limit": 60, "show": shown}
     code = f"""
 import sys, time
 from oar_accounting.schedulers.oar3 import sort_jobs

@@ -21,6 +21,10 @@ LONGEST = 1_800
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
+#: What tells a pass from any other, also where the tables were made anew: number and begin.
+Mark = tuple[int, int]
+
+
 @dataclass(slots=True)
 class Entry:
     """A pass at work: when it began, in epoch seconds, and what it did when it is done."""
@@ -53,6 +57,23 @@ def begin(connection: Connection, site_id: int, verb: str, now: int) -> int:
         )
     )
     return number
+
+
+def last_mark(connection: Connection, site_id: int) -> Mark | None:
+    """The last pass that began; None where there was none."""
+    table = schema.passes.c
+    query = select(table.pass_id, table.began).where(table.site_id == site_id)
+    row = connection.execute(query.order_by(table.pass_id.desc()).limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def is_there(connection: Connection, site_id: int, mark: Mark | None) -> bool:
+    """True where that pass is still noted, and there was one."""
+    if mark is None:
+        return False
+    table = schema.passes.c
+    query = select(table.began).where(table.pass_id == mark[0], table.site_id == site_id)
+    return connection.execute(query).scalar() == mark[1]
 
 
 def finish(connection: Connection, number: int, now: int, report: PassReport) -> None:

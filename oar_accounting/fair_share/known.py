@@ -1,6 +1,7 @@
 """A site's accounts and their groups, kept from one question to the next.
 
-Accounts are added, and renamed only where a user is forgotten; `Accounts.refresh` notices both.
+Accounts are added, and renamed only where a user is forgotten; `Accounts.refresh` notices both. And
+all tables may have been made anew, or read from a dump: then the pass that was the last is another.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from oar_accounting import journal
 from oar_accounting.catalog import Accounts, Names
 from oar_accounting.fair_share.entities import Entities, entities_by
 from oar_accounting.fair_share.recent import Planned
@@ -20,11 +22,14 @@ class KnownAccounts:
     def __init__(self) -> None:
         self._accounts: Accounts | None = None
         self._entities: dict[tuple[Key, ...], Entities[Group]] = {}
+        self._last_pass: journal.Mark | None = None
 
     def refreshed(self, connection: Connection, site_id: int) -> Planned:
         """The accounts as they are now, to which those that a pass would add can be added."""
-        if self._accounts is None or self._accounts.site_id != site_id:
-            self._accounts = Accounts(site_id)
+        last, self._last_pass = self._last_pass, journal.last_mark(connection, site_id)
+        is_same = last == self._last_pass or journal.is_there(connection, site_id, last)
+        if self._accounts is None or self._accounts.site_id != site_id or not is_same:
+            self._accounts, self._entities = Accounts(site_id), {}
         before = self._accounts.revision
         self._accounts.refresh(connection)
         if self._accounts.revision != before:

@@ -70,8 +70,10 @@ class Answers:
 
     def is_stale(self) -> bool:
         """True where the files of the library are no longer those that are at work."""
-        # A file that cannot be read is one that is being replaced.
-        return self._library == "-" or digest_of(self._file) != self._library
+        # A file that cannot be read is one that is being replaced. A service that began in the
+        # meantime has found none, and took the package itself for it.
+        is_other = library_file() != self._file or digest_of(self._file) != self._library
+        return self._library == "-" or is_other
 
     def reply(self, question: object) -> str:
         """Answer a question, whatever it is."""
@@ -115,13 +117,18 @@ class Answers:
     def _site(self, question: Question, limit: float) -> "_Site":
         """The site of a question, opened anew where its settings have changed."""
         key = (*(question.get(name) for name in WHERE), limit)
+        if (known := self._sites.get(key)) is not None and known.is_current():
+            return known
+        # Not behind the lock: a file may never come, and others must not wait for it.
+        opened = _Site.open(dict(zip(WHERE, key, strict=False)), limit)
         with self._lock:
-            if (known := self._sites.get(key)) is not None and known.is_current():
-                return known
-            if known is not None or len(self._sites) >= MOST_SITES:
-                self._sites.pop(key if known is not None else next(iter(self._sites))).close()
-            self._sites[key] = opened = _Site.open(dict(zip(WHERE, key, strict=False)), limit)
-            return opened
+            closed = [self._sites.pop(key)] if key in self._sites else []
+            if len(self._sites) >= MOST_SITES:
+                closed.append(self._sites.pop(next(iter(self._sites))))
+            self._sites[key] = opened
+        for each in closed:
+            each.close()
+        return opened
 
 
 @dataclass(slots=True, kw_only=True)

@@ -306,7 +306,7 @@ def _is_weight(value: object) -> bool:
 
 def ask(request: Mapping[str, Any], limit: float) -> Answer:
     """Ask the service, else the library, within *limit* seconds. Raises :class:`NoAnswer`."""
-    until = time.monotonic() + limit
+    until = after(limit)
     why = ""
     if os.path.exists(SOCKET):
         try:
@@ -329,21 +329,26 @@ def _silence(error: Exception) -> str:
 
 def ask_service(request: Mapping[str, Any], seconds: float, path: str = SOCKET) -> list[str]:
     """Ask the karma service at *path*. Raises :class:`NoAnswer`, OSError where nobody answers."""
-    until = time.monotonic() + seconds
+    until = after(seconds)
     with socket.socket(socket.AF_UNIX) as line:
-        _wait_until(until, line)
+        wait_until(until, line)
         line.connect(path)
-        _wait_until(until, line)
+        wait_until(until, line)
         line.sendall(json.dumps({**request, "limit": STEP * seconds}).encode() + b"\n")
         parts, length = [], 0
-        while _wait_until(until, line) and (part := line.recv(1 << 18)):
+        while wait_until(until, line) and (part := line.recv(1 << 18)):
             parts.append(part)
             if (length := length + len(part)) > LONGEST_ANSWER:
                 raise NoAnswer("the answer is too long")
     return read_answer(b"".join(parts), check=True)
 
 
-def _wait_until(until: float, line: socket.socket) -> bool:
+def after(seconds: float) -> float:
+    """The instant so many seconds from now, for `wait_until`."""
+    return time.monotonic() + seconds
+
+
+def wait_until(until: float, line: socket.socket) -> bool:
     """Let the next wait for the line end by then. Raises TimeoutError where that has passed."""
     if (left := until - time.monotonic()) <= 0:
         raise TimeoutError

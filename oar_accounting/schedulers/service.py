@@ -17,6 +17,7 @@ from threading import BoundedSemaphore, Thread
 
 from oar_accounting.errors import ServiceError
 from oar_accounting.schedulers.answers import Answers
+from oar_accounting.schedulers.oar3 import after, wait_until
 
 #: Questions that are answered at the same time; who comes then is sent away at once.
 MOST_AT_ONCE = 8
@@ -74,19 +75,23 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 
 def _serve_one(answers: Answers, line: socket.socket, free: BoundedSemaphore) -> None:
-    try:
-        # Whoever asked may be gone.
-        with line, suppress(OSError, ValueError):
+    # Whoever asked may be gone, or have said anything.
+    with line, suppress(OSError, ValueError, RecursionError):
+        try:
+            reply = answers.reply(json.loads(_question(line)))
             line.settimeout(PATIENCE)
-            line.sendall(answers.reply(json.loads(_question(line))).encode())
-    finally:
-        free.release()
+            # A name of a file may hold what is no text.
+            line.sendall(reply.encode("utf-8", "backslashreplace"))
+        finally:
+            # Before the line ends: then the same one may ask again.
+            free.release()
 
 
 def _question(line: socket.socket) -> bytes:
-    """One line. Raises ValueError where it is too long, OSError where it does not come."""
+    """One line. Raises ValueError where it is too long, OSError where it does not come in time."""
     parts, length = [], 0
-    while length <= LONGEST_QUESTION and (part := line.recv(1 << 18)):
+    until = after(PATIENCE)
+    while length <= LONGEST_QUESTION and wait_until(until, line) and (part := line.recv(1 << 18)):
         parts.append(part)
         length += len(part)
         if part.endswith(b"\n"):

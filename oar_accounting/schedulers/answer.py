@@ -24,7 +24,9 @@ def main(arguments: Sequence[str]) -> None:
     from oar_accounting.schedulers.answers import Answers
 
     with Answers() as answers:
-        sys.stdout.write(answers.reply(json.load(sys.stdin)))
+        reply = answers.reply(json.load(sys.stdin))
+    # In letters of its own, whatever those of the scheduler are.
+    sys.stdout.buffer.write(reply.encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":

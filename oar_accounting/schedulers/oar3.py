@@ -439,9 +439,10 @@ def _ask_library(request: Mapping[str, Any], seconds: float) -> list[str]:
         raise NoAnswer(f"the library: {last or _ended(status)}") from None
 
 
-#: Runs a program that may not write more than that to a file. Who starts another waits until its
-#: file is read, and as long as that of the library may take; the shell's is always at hand.
-_LIMITED = ("/bin/sh", "-c", f'ulimit -f {LONGEST_ANSWER // 512} && exec "$@"', "sh")
+#: Runs a program that may not write more than that to a file, nor more than it might before. Who
+#: starts another waits until its file is read, and as long as that of the library may take; the
+#: shell's is always at hand.
+_LIMITED = ("/bin/sh", "-c", f'ulimit -f {LONGEST_ANSWER // 512} 2>&-; exec "$@"', "sh")
 
 
 def _nameless(name: str) -> Any:

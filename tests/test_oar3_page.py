@@ -41,6 +41,12 @@ KILL = """
 UPDATE jobs SET state = 'Error', stop_time = extract(epoch FROM now()), start_time = stop_time
 WHERE state = 'Waiting'
 """
+#: What there is of ours, beside OAR's own settings, and in these.
+LEFT = f"""
+find /etc /opt /usr/local /run /var/lib /var/backups -iname '*oar*accounting*' -o -name '{STUB}*'
+ls /etc/oar
+grep -e lib/oar-accounting -e '"accounting"' {CONF} || true
+"""
 #: Longer than anything is waited for, in seconds.
 PATIENCE = 120.0
 
@@ -331,11 +337,7 @@ def uninstall(oar: Oar3Server) -> None:
     server.follow("Uninstall", oar.goes_on)
     wait_until(lambda: server.service() == "", "the service has ended")
     assert oar.ask("SELECT tablename FROM pg_tables WHERE tablename LIKE 'accounting\\_%'") == []
-    found = server.machine.script(
-        "find /etc /opt /usr/local /run /var/lib /var/backups -iname '*oar*accounting*' "
-        f"-o -name '{STUB}*'; ls /etc/oar; "
-        f"grep -e oar-accounting -e '\"accounting\"' {CONF} || true"
-    )
+    found = server.machine.script(LEFT)
     assert found.split() == ["oar.conf"], found
     roles = "SELECT rolname FROM pg_roles WHERE rolname LIKE '%accounting%'"
     assert oar.ask(roles) == []

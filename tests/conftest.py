@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from sqlalchemy import Engine, QueuePool, create_engine
 
+from oar_accounting.schedulers import oar3
 from tests.oar3_site import MISSING
 from tests.servers import (
     KINDS,
@@ -272,6 +273,9 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         settings = home / "accounting.toml"
         settings.touch()
         patch.setenv("OAR_ACCOUNTING_CONF", str(settings))
+        # And what OAR calls: a service that answers, and what is remembered from round to round.
+        patch.setattr(oar3, "SOCKET", str(home / "nowhere"))
+        patch.setenv("OAR_ACCOUNTING_STATE", str(home / "nowhere"))
         patch.chdir(home)
         yield
 

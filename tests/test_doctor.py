@@ -98,6 +98,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=user, pw_gid=user))
     for module in ("site_setup", "stubs.plan"):
         monkeypatch.setattr(f"oar_accounting.{module}.shared", lambda name: ROOT / name)
+    monkeypatch.delenv("OAR_ACCOUNTING_STATE")
     with tempfile.TemporaryDirectory(prefix="doctor-") as directory:
         root = Path(directory)
         root.chmod(0o755)

@@ -70,10 +70,11 @@ class Place:
         self.directory.mkdir()
         self.write(STOCK, SCHEDULER)
         self.link = self.directory / f"karma_then_{STOCK}"
-        self.link.symlink_to(HOOKS / "karma_scheduler")
         self.python = directory / "python"
         self.state = directory
+        # Not that of a service that this machine may have.
         self.socket = directory / "karma.sock"
+        self.install()
 
     def install(self, *changes: tuple[str, str], **values: object) -> Path:
         """Put our files where stubs are, with these values, and the link to them; where that is."""
@@ -86,7 +87,7 @@ class Place:
                 text = text.replace(before, after)
             (directory / name).write_text(text, encoding="utf-8")
         (directory / "karma_scheduler").chmod(0o755)
-        self.link.unlink()
+        self.link.unlink(missing_ok=True)
         self.link.symlink_to(directory / "karma_scheduler")
         return directory
 
@@ -329,10 +330,8 @@ BY_LIBRARY = answer("4 0.1\n3 0.2\n2 0.3\n1 0.4\nend 4\n")
 
 
 @pytest.fixture
-def stub(place: Path, tmp_path: Path) -> Place:
-    """The same where ours was installed, and the library says 4, 3, 2, 1."""
-    assert isinstance(place, Place)
-    place.install()
+def stub(place: Place) -> Place:
+    """The same where the library says 4, 3, 2, 1."""
     place.asks(BY_LIBRARY)
     return place
 
@@ -537,6 +536,27 @@ def test_an_alarm_that_was_set_before_is_not_lost(stub: Place) -> None:
         with service(stub.socket, reply):
             assert 30 <= int(stub.run(*before).stdout.splitlines()[-1]) <= 40
     assert stub.run().stdout.splitlines()[-1] == "0"
+
+
+#: Lets the time of day go back by an hour whenever somebody looks at it.
+BACKWARDS = """package Backwards;
+use Time::HiRes ();
+my ($real, $times) = (\\&Time::HiRes::time, 0);
+no warnings 'redefine';
+*Time::HiRes::time = sub () { return $real->() - 3600 * $times++ };
+1;
+"""
+
+
+def test_a_clock_that_is_set_back_makes_no_limit_longer(stub: Place, tmp_path: Path) -> None:
+    (tmp_path / "Backwards.pm").write_text(BACKWARDS, encoding="utf-8")
+    stub.asks(SLEEP)
+    began = time.monotonic()
+    with service(stub.socket, silent):
+        done = stub.run(PERL5LIB=f"{tmp_path}:{stub.directory}/no_oar", PERL5OPT="-MBackwards")
+    assert time.monotonic() - began < LIMIT + 1
+    assert "no answer within 1 s" in done.stderr or "no answer within 0.9" in done.stderr
+    assert stub.rounds()[0][1].startswith(("2.", "1.9"))
 
 
 def test_no_room_for_files(stub: Place) -> None:

@@ -214,7 +214,8 @@ class Stage:
             assert set(ended.values()) == {"Terminated"}
             for job in ended.keys() - self._checked:
                 row, found = job_row(oar, job), recorded(oar, job)
-                assert found == row.due() != {}, f"job {job}: {found}, not {row.due()}: {row}"
+                # On a busy machine one that ran for no second is among them.
+                assert found == row.due(), f"job {job}: {found}, not {row.due()}: {row}"
         self._checked |= ended.keys()
         self.call("verify")
         return sorted(ended)

@@ -96,14 +96,26 @@ def told(found: Rounds, now: int, waited: int | None, log: str) -> Finding:
     said = f"our karma decided {found.ours:,} of {found.total:,} rounds in {_length(found, now)}"
     if found.missed is None:
         return Finding("good", ROUNDS, said)
-    is_lost = found.missed_in_a_row >= min(MANY, found.total)
+    is_lost = _is_lost(found)
     if is_lost and found.ours:
         said += f" and none of the last {found.missed_in_a_row:,}"
     said += f", {_others(found)}; the last time it did not was "
     reason, mend = parted(found.reason)
     said += f"{formats.lasting(now - found.missed)} ago" + (f": {reason}" if reason else "")
+    if not found.own and not is_lost:
+        return Finding("good", ROUNDS, said)
     mend = mend or "oar-accounting settings check"
     return Finding("bad" if is_lost else "warning", ROUNDS, said, mend)
+
+
+def _is_lost(found: Rounds) -> bool:
+    """True where our karma has not decided for long.
+
+    An answer that is repeated is ours: so it is while the library is upgraded.
+    """
+    if not found.own and found.decided is not None and found.newest is not None:
+        return found.newest - found.decided > LATE
+    return found.missed_in_a_row >= min(MANY, found.total)
 
 
 def _is_silent(found: Rounds, now: int, waited: int | None) -> bool:

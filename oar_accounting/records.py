@@ -95,6 +95,7 @@ class Rounds:
     own: int  #: by OAR's own order
     missed_in_a_row: int  #: of the newest, those that were not ours
     newest: int | None  #: when the newest was, be it before `since`; None: none was ever seen
+    decided: int | None  #: when our karma last decided; None: it never did
     missed: int | None  #: when our karma last did not decide; None: it always did
     reason: str  #: why it did not then
 

@@ -69,6 +69,7 @@ def summary(older: Sequence[Round], newer: Sequence[Round], now: int) -> Rounds:
         own=sum(each.who == OWN for each in missed),
         missed_in_a_row=in_a_row,
         newest=max((each.at for each in known), default=None),
+        decided=max((each.at for each in counted if each.is_ours), default=None),
         missed=missed[-1].at if missed else None,
         reason=missed[-1].reason if missed else "",
     )

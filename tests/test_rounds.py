@@ -130,6 +130,16 @@ def test_some_were_not() -> None:
     )
 
 
+def test_an_answer_that_was_repeated_for_a_short_time_needs_no_attention() -> None:
+    repeated = [line(each, "last", "No module named 'oar_accounting'") for each in range(60, 0, -1)]
+    level, words, mend = said(of(line(HOUR), line(90), *repeated))
+    assert (level, mend) == ("good", "")
+    assert "the last answer that it gave 60; the last time it did not was 1 s ago: No mod" in words
+    level, words, _ = said(of(line(HOUR), *repeated))
+    assert (level, "and none of the last 60" in words) == ("bad", True)
+    assert said(of(*repeated))[0] == "bad"
+
+
 def test_a_reason_that_ends_with_a_command_is_the_way_out() -> None:
     reason = "metric 'gpu' is not recorded: oar-accounting rebuild --metric gpu"
     _, words, mend = said(of(line(20), line(10, "own", reason)))

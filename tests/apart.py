@@ -72,6 +72,7 @@ class Machine:
     place: Path  #: a directory that all users of it may enter, and only root writes to
     holder: int  #: the process whose namespaces and root they get
     variables: Mapping[str, str]  #: what every command finds in its environment
+    started: list["subprocess.Popen[bytes]"]  #: what runs until the machine ends
 
     def command(self, *words: object) -> list[str]:
         """The words by which this machine's root runs a command there."""
@@ -101,11 +102,10 @@ class Machine:
             raise ApartError(said)
         return done.stdout
 
-    def start(self, *words: object) -> "subprocess.Popen[bytes]":
-        """Start what runs until the machine ends."""
-        return subprocess.Popen(
-            self.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+    def start(self, *words: object) -> None:
+        """Start what runs until it has done its work, or the machine ends."""
+        nothing = subprocess.DEVNULL
+        self.started.append(subprocess.Popen(self.command(*words), stdin=nothing, stdout=nothing))
 
     def has(self, path: object) -> bool:
         """Whether there is a file, a directory or a link."""
@@ -127,6 +127,7 @@ def machine(python: str, *, layers: Sequence[str] = (), **variables: str) -> Ite
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     always = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     apart = ("unshare", *APART, "--fork", "--kill-child", "--propagation=private")
+    started: list[subprocess.Popen[bytes]] = []
     try:
         with subprocess.Popen(
             [*apart, python, "-c", HOLDER, str(place), *LAYERS, *layers],
@@ -139,6 +140,11 @@ def machine(python: str, *, layers: Sequence[str] = (), **variables: str) -> Ite
                 raise ApartError("no machine apart can be made here")
             children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
             number = int(children.read_text(encoding="ascii"))
-            yield Machine(place=place, holder=number, variables=always | pip | variables)
+            found = Machine(
+                place=place, holder=number, variables=always | pip | variables, started=started
+            )
+            yield found
     finally:
+        for process in started:
+            process.wait()
         shutil.rmtree(place)

@@ -12,6 +12,12 @@ from tests.pages import Block, Page, copy_sources
 CONF = "/etc/oar/oar.conf"
 OURS = "/opt/oar-accounting/bin/oar-accounting"
 OAR, USERS = "oar", ("alice", "bob")
+#: What a server has of OAR and of ours, and is made by the page or the test.
+MADE = (
+    *("/etc/oar", "/etc/cron.d/*oar*", "/etc/sudoers.d/oar*", "/etc/systemd/system/oar*"),
+    *("/opt/oar*", "/run/oar-accounting", "/usr/local/bin/oar*", "/usr/local/lib/oar*"),
+    *("/var/backups/oar*", "/var/lib/oar-accounting", "/var/lib/prometheus"),
+)
 #: Debian's packages whose programs the pages call.
 NEEDED = ("flock", "od", "su", "useradd", "visudo", "xargs")
 
@@ -48,6 +54,8 @@ class PageServer:
         for user in (OAR, *USERS):
             known = f"getent passwd {user} >/dev/null"
             self.machine.script(f"{known} || useradd --create-home --shell /bin/bash {user}")
+        # Another test may be at work on what lies below the layers.
+        self.machine.script(f"rm -rf {' '.join(MADE)}")
         self.machine.script("install -d -m 755 /etc/oar /etc/cron.d /etc/systemd/system")
         # Only root may enter it.
         copy_sources(self.machine.place / "source")

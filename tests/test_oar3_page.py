@@ -29,6 +29,7 @@ KAO = "/usr/lib/oar/kao"
 #: Where the page says that OAR 3 has its environment, if it has one of its own.
 OF_ITS_OWN = "/opt/oar3"
 BEFORE = "From a version without stubs"
+KARMA_LINES = "JOB_PRIORITY=|CUSTOM_JOB_SORTING|EXTRA_METASCHED"
 STUB = "oar_accounting_stub"
 #: A job that ran for ten minutes ends.
 END = """
@@ -326,9 +327,6 @@ def get_a_new_python(oar: Oar3Server) -> None:
     oar.first_at_last("alice", "bob", "alice")
 
 
-KARMA_LINES = "JOB_PRIORITY=|CUSTOM_JOB_SORTING|EXTRA_METASCHED"
-
-
 def uninstall(oar: Oar3Server) -> None:
     """Step by step, and OAR goes on; nothing of ours is left but what the page names."""
     server = oar.server
@@ -341,6 +339,57 @@ def uninstall(oar: Oar3Server) -> None:
     assert found.split() == ["oar.conf"], found
     roles = "SELECT rolname FROM pg_roles WHERE rolname LIKE '%accounting%'"
     assert oar.ask(roles) == []
+
+
+# -- from a version without stubs ---------------------------------------------------------------
+
+
+def test_a_library_in_oars_own_environment_leaves_it_and_oar_goes_on() -> None:
+    with oar3_server({"plain", "custom", "cron", "systemd"}, "internal", 0o027) as oar:
+        server, machine = oar.server, oar.server.machine
+        python = "/usr/bin/python3" if is_debian(oar.oar) else f"{OF_ITS_OWN}/bin/python"
+        oars_pip = f"umask 022; PIP_BREAK_SYSTEM_PACKAGES=1 {python} -m pip"
+        be_without_stubs(oar, python, oars_pip)
+        oar.first_at_last("alice", "bob", "alice")
+        points_to_stub, leaves, shows, mends = server.page.blocks(BEFORE)
+        with oar.under_load():
+            server.follow("Install")
+            server.run(points_to_stub)
+            for title in ("Upgrade", "Timer", "Users ask"):
+                server.follow(title)
+            server.run(leaves)
+        oar.first_at_last("alice", "bob", "alice")
+        assert oar.rounds()[-1] == "library"
+        job = oar.goes_on()
+        wait_until(lambda: job in oar.recorded(), "the epilogue brings the job")
+        assert "psycopg2-binary" in server.run(shows)
+        machine.script(f"{oars_pip} install --quiet 'sqlalchemy>=2.1'")
+        assert oar.round().code != 0
+        server.run(mends)
+        oar.goes_on()
+        assert "psycopg2-binary" not in server.run(shows)
+        server.follow("Uninstall", oar.goes_on)
+
+
+def be_without_stubs(oar: Oar3Server, python: str, oars_pip: str) -> None:
+    """What the page had administrators do before there were stubs."""
+    server, machine = oar.server, oar.server.machine
+    source = machine.place / "source"
+    machine.script(f"{oars_pip} install --quiet '{source}[postgresql]' 'sqlalchemy<2.1'")
+    machine.script("install -d -o oar -g oar -m 700 /var/lib/oar-accounting")
+    hooks = machine.script(f'{python} -c "{PLACE_OF_HOOKS}"').strip()
+    machine.script(f"echo 'SERVER_EPILOGUE_EXEC_FILE=\"{hooks}/server_epilogue\"' >> {CONF}")
+    oar.goes_on()
+    machine.script("install -m 644 /dev/null /etc/oar/accounting.toml")
+    for command in ("init", "catch-up"):
+        machine.script(f"su oar -s /bin/sh -c '{python} -m oar_accounting.cli {command}'")
+    server.follow("Karma decides")
+
+
+PLACE_OF_HOOKS = """
+import sysconfig
+print(sysconfig.get_path('data') + '/share/oar-accounting/hooks')
+"""
 
 
 def wait_until(true: Any, what: str) -> None:

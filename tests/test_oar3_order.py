@@ -261,7 +261,8 @@ def heard(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Iterator[None]:
         patch.setattr(entry_points, "SOCKET", str(tmp_path / "no.sock"))
         patch.setenv("OAR_ACCOUNTING_STATE", str(tmp_path))
         # Not the OAR that this machine may have.
-        patch.setenv("OARCONFFILE", str(tmp_path / "no.conf"))
+        (tmp_path / "empty.conf").touch()
+        patch.setenv("OARCONFFILE", str(tmp_path / "empty.conf"))
         yield
 
 

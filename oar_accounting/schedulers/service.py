@@ -6,6 +6,7 @@ itself ends when its library has changed, and is started again by whoever looks 
 """
 
 import fcntl
+import gc
 import json
 import os
 import select
@@ -34,6 +35,9 @@ def serve(path: Path, library: str) -> None:
 
     Raises :class:`ServiceError` where nobody can be heard.
     """
+    # What a question leaves behind is cleared away when it is answered, not while somebody waits.
+    gc.freeze()
+    gc.disable()
     with Answers(library) as answers, listening(path) as listener:
         free = BoundedSemaphore(MOST_AT_ONCE)
         while not answers.is_stale():
@@ -85,6 +89,7 @@ def _serve_one(answers: Answers, line: socket.socket, free: BoundedSemaphore) ->
         finally:
             # Before the line ends: then the same one may ask again.
             free.release()
+    gc.collect()
 
 
 def _question(line: socket.socket) -> bytes:

@@ -1,10 +1,11 @@
 """A machine apart: commands run on this machine's files as root, and what they write is not kept.
 
-A layer lies over every directory that an administrator writes to, and the processes have numbers of
-their own. When the machine ends, in whatever way, they end and the layers are gone. Whoever it is
-made for may bring a root of its own along: the machine is what that program sees.
+A layer lies over every directory that an administrator writes to; all others can only be read. The
+processes have numbers of their own. When the machine ends, in whatever way, they end and the layers
+are gone. Whoever it is made for may bring a root along: the machine is what that program sees.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Where administrators install, set up and keep things.
-LAYERS = ("/etc", "/opt", "/run", "/usr", "/var/backups", "/var/lib")
+LAYERS = (
+    *("/etc", "/home", "/opt", "/root", "/run", "/usr"),
+    *("/var/backups", "/var/lib", "/var/log", "/var/mail", "/var/spool"),
+)
 #: That of a server, for whatever is run.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: With ends of their own: files, processes, and memory that they share.
@@ -26,24 +30,50 @@ PATIENCE = 900
 
 #: Run by Python as the first process of the machine, which ends with it, and with the tests.
 HOLDER = """
-import os, subprocess, sys
+import json, os, stat, subprocess, sys
 
 def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 
-place, *layers = sys.argv[1:]
+def make_like(path, other):
+    os.mkdir(path)
+    found = os.stat(other)
+    os.chmod(path, found.st_mode)
+    os.chown(path, found.st_uid, found.st_gid)
+
+def hide(upper, layer, name):
+    *above, last = name.split("/")
+    for part in above:
+        layer, upper = os.path.join(layer, part), os.path.join(upper, part)
+        if not os.path.isdir(layer):
+            return
+        if not os.path.isdir(upper):
+            make_like(upper, layer)
+    # To a layer, this is something that is not there, whatever lies below.
+    os.mknod(os.path.join(upper, last), stat.S_IFCHR)
+
+place, layers, hidden = json.loads(sys.argv[1])
 mount("-t", "proc", "proc", "/proc")
 for number, layer in enumerate(layers):
     if not os.path.isdir(layer):
         continue
     upper, work = (os.path.join(place, f"{number}.{name}") for name in ("upper", "work"))
-    found = os.stat(layer)
-    for directory in (upper, work):
-        os.mkdir(directory)
-    os.chmod(upper, found.st_mode)
-    os.chown(upper, found.st_uid, found.st_gid)
+    make_like(upper, layer)
+    os.mkdir(work)
+    for path in hidden:
+        if path.startswith(layer + "/"):
+            hide(upper, layer, path[len(layer) + 1:])
     options = f"lowerdir={layer},upperdir={upper},workdir={work}"
     mount("-t", "overlay", "overlay", "-o", options, layer)
+# All else belongs to this machine and to whoever works on it: nothing writes there. What is mounted
+# below, such as a layer, is as it was.
+for name in sorted(set(os.listdir("/")) - {"dev", "proc", "sys"}):
+    path = "/" + name
+    if os.path.isdir(path) and not os.path.islink(path) and path not in layers:
+        mount("--rbind", path, path)
+        mount("-o", "remount,bind,ro", path)
+mount("--bind", place, place)
+mount("-o", "remount,bind,rw", place)
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -115,22 +145,36 @@ class Machine:
         """What a file holds."""
         return self.run("cat", path)
 
+    def written(self, pattern: str) -> list[str]:
+        """The names of files and directories like a pattern that were written and are there."""
+        layers = self.place.glob("*.upper")
+        found = (each for layer in layers for each in layer.rglob(pattern))
+        return sorted(each.name for each in found if not each.is_char_device())
+
 
 @contextmanager
-def machine(python: str, *, layers: Sequence[str] = (), **variables: str) -> Iterator[Machine]:
+def machine(
+    python: str, *, layers: Sequence[str] = (), hidden: Sequence[str] = (), **variables: str
+) -> Iterator[Machine]:
     """A machine for one `with` block, as *python* sees it, with *layers* over more directories.
 
-    The programs there get the *variables*, and those by which pip reaches its index.
+    It does not see what is *hidden*, even if that comes to be meanwhile. The programs there get the
+    *variables*, and those by which pip reaches its index.
     """
     place = Path(tempfile.mkdtemp(prefix="apart-"))
     place.chmod(0o755)
+    scratch = place / "tmp"
+    scratch.mkdir()
+    scratch.chmod(0o1777)
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     always = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    always["TMPDIR"] = str(scratch)
     apart = ("unshare", *APART, "--fork", "--kill-child", "--propagation=private")
     started: list[subprocess.Popen[bytes]] = []
+    told = json.dumps([str(place), [*LAYERS, *layers], hidden])
     try:
         with subprocess.Popen(
-            [*apart, python, "-c", HOLDER, str(place), *LAYERS, *layers],
+            [*apart, python, "-c", HOLDER, told],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,11 +12,20 @@ from tests.pages import Block, Page, copy_sources
 CONF = "/etc/oar/oar.conf"
 OURS = "/opt/oar-accounting/bin/oar-accounting"
 OAR, USERS = "oar", ("alice", "bob")
-#: What a server has of OAR and of ours, and is made by the page or the test.
+STOCK = "oar_sched_gantt_with_timesharing_and_fairsharing"
+#: What is made by the page or by the test. Another test may be at work on the same on this machine.
 MADE = (
-    *("/etc/oar", "/etc/cron.d/*oar*", "/etc/sudoers.d/oar*", "/etc/systemd/system/oar*"),
-    *("/opt/oar*", "/run/oar-accounting", "/usr/local/bin/oar*", "/usr/local/lib/oar*"),
-    *("/var/backups/oar*", "/var/lib/oar-accounting", "/var/lib/prometheus"),
+    *("/etc/oar", "/etc/cron.d/oar-accounting", "/etc/cron.d/oar-accounting-karma"),
+    "/etc/sudoers.d/oar-accounting",
+    "/etc/systemd/system/oar-accounting.service",
+    "/etc/systemd/system/oar-accounting.timer",
+    "/etc/systemd/system/oar-accounting-karma.service",
+    *("/opt/oar-accounting", "/opt/oar-accounting.new", "/opt/oar-accounting.old", "/opt/oar3"),
+    *("/run/oar-accounting", "/usr/local/bin/oar-accounting-own"),
+    "/usr/local/lib/oar-accounting",
+    *(f"/usr/lib/oar/schedulers/karma_then_{STOCK}{more}" for more in ("", "_and_quotas")),
+    f"/usr/lib/oar/schedulers/karma_then_{STOCK}_and_placeholder",
+    *("/var/backups/oar-accounting", "/var/lib/oar-accounting", "/var/lib/prometheus"),
 )
 #: Debian's packages whose programs the pages call.
 NEEDED = ("flock", "od", "su", "useradd", "visudo", "xargs")
@@ -54,8 +63,6 @@ class PageServer:
         for user in (OAR, *USERS):
             known = f"getent passwd {user} >/dev/null"
             self.machine.script(f"{known} || useradd --create-home --shell /bin/bash {user}")
-        # Another test may be at work on what lies below the layers.
-        self.machine.script(f"rm -rf {' '.join(MADE)}")
         self.machine.script("install -d -m 755 /etc/oar /etc/cron.d /etc/systemd/system")
         # Only root may enter it.
         copy_sources(self.machine.place / "source")
@@ -100,6 +107,11 @@ class PageServer:
     def start_cron(self) -> None:
         """Let cron be at work for the karma service, until it is uninstalled."""
         self.machine.start("sh", "-c", CRON)
+
+    def left(self) -> list[str]:
+        """The names of what is left of ours, and of OAR's settings."""
+        ours = self.machine.written("*oar*accounting*")
+        return sorted([*ours, *self.machine.script("ls /etc/oar").split()])
 
     def service(self) -> str:
         """The number of the process that answers schedulers; empty where there is none."""
@@ -158,3 +170,27 @@ def psql(machine: Machine, statements: str, database: str = "postgres") -> str:
     """What PostgreSQL's administrator is told."""
     command = f"cd / && psql -X -q -A -t -v ON_ERROR_STOP=1 {database}"
     return machine.script(f"su postgres -s /bin/sh -c '{command}' <<'END'\n{statements}\nEND")
+
+
+# -- MariaDB, as Debian has it ------------------------------------------------------------------
+
+
+@contextmanager
+def mariadb(machine: Machine, port: int) -> Iterator[None]:
+    """A server for one `with` block, whose administrator is root by the socket."""
+    data = "/var/lib/mysql"
+    machine.script(f"rm -rf {data}; install -d -o mysql -g mysql {data} /run/mysqld")
+    machine.script(f"mariadb-install-db --user=mysql --datadir={data} --skip-test-db >/dev/null")
+    options = ("--user=mysql", f"--datadir={data}", "--bind-address=127.0.0.1", f"--port={port}")
+    machine.start("mariadbd", *options, "--socket=/run/mysqld/mysqld.sock", "--log-error=log")
+    machine.script("until mariadb-admin ping >/dev/null 2>&1; do sleep 0.2; done")
+    try:
+        yield
+    finally:
+        machine.script("mariadb-admin shutdown")
+
+
+def tell_mariadb(machine: Machine, statements: str, database: str = "") -> str:
+    """What MariaDB's administrator is told."""
+    command = f"mariadb --batch --skip-column-names {database}"
+    return machine.script(f"{command} <<'END'\n{statements}\nEND")

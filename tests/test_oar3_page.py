@@ -21,7 +21,7 @@ from tests import page_server
 from tests.apart import ApartError, Machine, machine
 from tests.live.machine import free_ports
 from tests.oar3_rounds import Installation, Mode, Round, Site, installation
-from tests.page_server import CONF, OURS, PROGRAMS, PageServer, postgresql, psql
+from tests.page_server import CONF, MADE, OURS, PROGRAMS, PageServer, postgresql, psql
 from tests.pages import Page
 
 PASSWORD = "only for tests"
@@ -41,12 +41,6 @@ WHERE job_id = :job
 KILL = """
 UPDATE jobs SET state = 'Error', stop_time = extract(epoch FROM now()), start_time = stop_time
 WHERE state = 'Waiting'
-"""
-#: What there is of ours, beside OAR's own settings, and in these.
-LEFT = f"""
-find /etc /opt /usr/local /run /var/lib /var/backups -iname '*oar*accounting*' -o -name '{STUB}*'
-ls /etc/oar
-grep -e lib/oar-accounting -e '"accounting"' {CONF} || true
 """
 #: Longer than anything is waited for, in seconds.
 PATIENCE = 120.0
@@ -198,7 +192,9 @@ def oar3_server(words: set[str], mode: Mode, umask: int) -> Iterator[Oar3Server]
     )
     with ExitStack() as stack:
         layers = [] if debian else [prefix]
-        place = stack.enter_context(machine(oar.python, layers=layers, PGPORT=str(port)))
+        place = stack.enter_context(
+            machine(oar.python, layers=layers, hidden=MADE, PGPORT=str(port))
+        )
         server = PageServer(place, page, umask)
         server.prepare()
         put_oar_in_place(place, oar, prefix)
@@ -335,8 +331,8 @@ def uninstall(oar: Oar3Server) -> None:
     server.follow("Uninstall", oar.goes_on)
     wait_until(lambda: server.service() == "", "the service has ended")
     assert oar.ask("SELECT tablename FROM pg_tables WHERE tablename LIKE 'accounting\\_%'") == []
-    found = server.machine.script(LEFT)
-    assert found.split() == ["oar.conf"], found
+    assert server.left() == ["oar.conf"]
+    assert not re.search(r'lib/oar-accounting|"accounting"', server.machine.read(CONF))
     roles = "SELECT rolname FROM pg_roles WHERE rolname LIKE '%accounting%'"
     assert oar.ask(roles) == []
 

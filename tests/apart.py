@@ -74,6 +74,8 @@ for name in sorted(set(os.listdir("/")) - {"dev", "proc", "sys"}):
         mount("-o", "remount,bind,ro", path)
 mount("--bind", place, place)
 mount("-o", "remount,bind,rw", place)
+# Not where the root is a directory of another one.
+subprocess.run(["mount", "-o", "remount,bind,ro", "/"], stderr=subprocess.DEVNULL)
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -187,9 +187,11 @@ def oar3_server(words: set[str], mode: Mode, umask: int) -> Iterator[Oar3Server]
     (port,) = free_ports(1)
     debian = is_debian(oar)
     prefix = str(Path(oar.executable).parents[1])
-    page = Page(
-        "oar3.md", words | {"debian" if debian else "venv"}, {"@localhost/": f"@localhost:{port}/"}
-    )
+    elsewhere = {"@localhost/": f"@localhost:{port}/"}
+    if debian:
+        # As the page says in words.
+        elsewhere |= {f"oar3={OF_ITS_OWN}/bin/python": "oar3=/usr/bin/python3"}
+    page = Page("oar3.md", words | {"debian" if debian else "venv"}, elsewhere)
     with ExitStack() as stack:
         layers = [] if debian else [prefix]
         place = stack.enter_context(

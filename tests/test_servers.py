@@ -113,8 +113,9 @@ def test_mariadb_is_strict(engine: Engine) -> None:
 
 def test_foreign_variables_are_gone() -> None:
     left = [name for name in os.environ if name.startswith(("PG", "MYSQL", "OAR"))]
-    assert left == ["OAR_ACCOUNTING_CONF"]
-    assert Path(os.environ[left[0]]).read_text() == ""
+    assert sorted(left) == ["OAR_ACCOUNTING_CONF", "OAR_ACCOUNTING_STATE"]
+    assert Path(os.environ["OAR_ACCOUNTING_CONF"]).read_text() == ""
+    assert not Path(os.environ["OAR_ACCOUNTING_STATE"]).exists()
 
 
 each_number = pytest.mark.parametrize("processes", ["-n0", "-n2"])

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection
 from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.catalog import Names, Site, account_names
-from oar_accounting.columns import Ints, ints
+from oar_accounting.columns import Ints, distinct, ints, located
 from oar_accounting.groupings import (
     DIMENSIONS,
     JOB_KEYS,
@@ -22,7 +22,6 @@ from oar_accounting.groupings import (
     find_place,
     stays,
 )
-from oar_accounting.holdings import distinct, located
 from oar_accounting.job_keys import KeysOfJobs
 
 #: Shown for an account that somebody has deleted by hand.

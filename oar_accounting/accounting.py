@@ -39,7 +39,7 @@ from oar_accounting.errors import (
     SettingsError,
     UnknownName,
 )
-from oar_accounting.forgotten import forget
+from oar_accounting.forget import forget
 from oar_accounting.identity import check_identity
 from oar_accounting.journal import Entry
 from oar_accounting.ledger import Book, Ledger, check_version

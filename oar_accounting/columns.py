@@ -6,7 +6,7 @@ half-open, ``[start, stop)``. Everything whole is ``int64``; sums that would wra
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -225,3 +225,22 @@ def difference(new: Totals, old: Totals) -> Totals:
     """What must be added to *old* to give *new*."""
     taken = Totals(old.window_start, old.account_id, old.metric_id, -old.asked, -old.used)
     return add_up(Totals.concat([new, taken]))
+
+
+V = TypeVar("V")
+
+
+def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
+    """The different values, and per value its number among them."""
+    number: dict[V, int] = {}
+    numbers = ints([number.setdefault(value, len(number)) for value in values])
+    return list(number), numbers
+
+
+def located(wanted: Ints, among: Ints) -> tuple[Ints, Bools]:
+    """Per wanted id its row in *among*, which ascends, and whether it is there at all."""
+    if not len(among):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    there: Bools = among[at] == wanted
+    return at, there

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
 from oar_accounting.catalog import Names, StoredMetric
-from oar_accounting.columns import Bools, Ints, JobRows, Rates, ints, numbered
+from oar_accounting.columns import Ints, JobRows, Rates, distinct, ints, located, numbered
 from oar_accounting.composed import Amounts, facts_of
 from oar_accounting.formulas.values import Fact
 from oar_accounting.ledger import Book
@@ -15,7 +14,6 @@ from oar_accounting.metrics import Held, Metric, Resources
 from oar_accounting.oar_jobs import Assigned, Snapshot
 from oar_accounting.readings import Terms
 
-V = TypeVar("V")
 Types = Mapping[int, Sequence[str]]
 
 
@@ -140,13 +138,6 @@ class Holder:
         return Held(pairs.job[there], at[there])
 
 
-def distinct(values: Sequence[V]) -> tuple[list[V], Ints]:
-    """The different values, and per value its number among them."""
-    number: dict[V, int] = {}
-    numbers = ints([number.setdefault(value, len(number)) for value in values])
-    return list(number), numbers
-
-
 def _above_zero(job_id: Ints, accounts: Ints, metric_id: int, rate: Ints) -> Rates:
     some = np.flatnonzero(rate)
     numbers = np.full(len(some), metric_id)
@@ -164,12 +155,3 @@ def _whole(pairs: Assigned, held: Held) -> Ints:
 def _with_default(held: Held, resources: Resources) -> Ints:
     """The parts that hold a resource of type default."""
     return np.unique(held.part[resources.of_type("default")[held.row] != 0])
-
-
-def located(wanted: Ints, among: Ints) -> tuple[Ints, Bools]:
-    """Per wanted id its row in *among*, which ascends, and whether it is there at all."""
-    if not len(among):
-        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
-    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
-    there: Bools = among[at] == wanted
-    return at, there

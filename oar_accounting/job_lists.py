@@ -16,10 +16,9 @@ from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
 from oar_accounting.blocks import among
 from oar_accounting.catalog import Names, Site, StoredMetric
-from oar_accounting.columns import OPEN, Ints, Rates, Totals, add_up, ints
+from oar_accounting.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import JOB_KEYS
-from oar_accounting.holdings import located
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.job_times import job_blocks
 from oar_accounting.queries import (

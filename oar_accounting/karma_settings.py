@@ -1,11 +1,11 @@
 """The ``[karma]`` section of the settings, checked. Every mistake names file, key and remedy."""
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oar_accounting.errors import SettingsError
+from oar_accounting.formats import length_of
 from oar_accounting.karma.rules import (
     AMOUNTS,
     OPEN_JOBS,
@@ -37,8 +37,6 @@ WEIGHTING = ("half_life", "steps", "window")
 COUNTED = ("amount", "scope", *WEIGHTING)
 TERM = ("by", "metric", "targets", "weight", *COUNTED)
 
-LENGTHS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-_LENGTH = re.compile(r"([0-9]{1,12})([smhdw])")
 #: Longer than anything that anybody has recorded, and far from overflowing.
 LONGEST = 10**10
 #: Weights and shares beyond this are a mistake, and their sums could overflow.
@@ -141,13 +139,6 @@ def _share(given: "_Table", name: str) -> Share:
 def _dominant(given: "_Table", counted: Counted, known: Sequence[str]) -> Dominant:
     metrics = tuple(given.metric(each, known) for each in given.names("metrics"))
     return Dominant(by=given.text("by", "user"), metrics=metrics, counted=counted)
-
-
-def length_of(value: object) -> int | None:
-    """The seconds of a text like "7d" or of a whole number; None where it is neither."""
-    if isinstance(value, str) and (parts := _LENGTH.fullmatch(value)):
-        return int(parts[1]) * LENGTHS[parts[2]]
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 class _Table:

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from oar_accounting import schema
 from oar_accounting.catalog import Accounts, Site, StoredMetric
-from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.forgotten import Forgotten
-from oar_accounting.holdings import Holder, Holdings, distinct, located
+from oar_accounting.holdings import Holder, Holdings
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.readings import holds_nothing, impossible, phases, spans_of

@@ -10,7 +10,7 @@ from typing import Any
 from oar_accounting import formats
 from oar_accounting.dialects import as_user
 from oar_accounting.errors import SettingsError
-from oar_accounting.karma_settings import length_of
+from oar_accounting.formats import length_of
 from oar_accounting.settings import Settings
 from oar_accounting.text_files import read_password
 

@@ -27,9 +27,8 @@ from sqlalchemy import Connection, Select, func, select
 from oar_accounting import bulk, machine, schema
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site, StoredMetric, account_names, stored_metrics
-from oar_accounting.columns import Ints, Rates, Spans, exact_sums, group_starts, ints
+from oar_accounting.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.holdings import located
 from oar_accounting.job_times import job_blocks
 from oar_accounting.machine import Filled, History, Measure, Stretches, Use, measured
 from oar_accounting.metrics import RESOURCE

@@ -27,10 +27,10 @@ from oar_accounting.columns import (
     exact_product,
     group_starts,
     ints,
+    located,
     row_order,
 )
 from oar_accounting.errors import BadAdjustment, UnknownName
-from oar_accounting.holdings import located
 from oar_accounting.ledger import Book
 from oar_accounting.metrics import Metric
 from oar_accounting.oar_jobs import OarJobs

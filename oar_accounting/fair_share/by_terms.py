@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.columns import Ints
+from oar_accounting.columns import Ints, distinct
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.usage import Weighed
 from oar_accounting.groupings import Group, Key
-from oar_accounting.holdings import distinct
 from oar_accounting.karma.linear import linear, shares, total_of
 from oar_accounting.karma.linear import term as value_of_term
 from oar_accounting.karma.rules import Linear, Term

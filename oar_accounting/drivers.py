@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from oar_accounting.records import Finding
-from oar_accounting.site_setup import quoted
+from oar_accounting.stubs.oar_user import quoted
 
 SUBJECT = "drivers"
 #: The distributions that hold the files of each module, the one that we ask for first.

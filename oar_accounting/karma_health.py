@@ -26,8 +26,9 @@ from oar_accounting.rounds import DAY
 from oar_accounting.scheduler_settings import with_its_login
 from oar_accounting.schedulers.oar3 import Config
 from oar_accounting.settings import Settings
-from oar_accounting.site_setup import AS_OAR, LATE, oar_log
+from oar_accounting.site_setup import LATE, oar_log
 from oar_accounting.state_directory import read_rounds, state_directory
+from oar_accounting.stubs.oar_user import AS_OAR
 
 ROUNDS = "rounds"
 #: So many rounds in a row that were not ours are no accident.

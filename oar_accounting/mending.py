@@ -5,9 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from oar_accounting import dialects, site_setup
+from oar_accounting import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.shared_files import shared
+from oar_accounting.stubs.oar_user import AS_OAR, quoted
 
 #: What our errors, notices and warnings end with where a command mends it.
 _COMMAND = re.compile(r"(.*): ((?:oar-accounting|chmod) .*)", re.S)
@@ -37,9 +38,9 @@ def settings_way(said: str) -> str:
     if (install := re.search(r"pip install '[^']*'", said)) is not None:
         return install[0]
     if "Permission denied" in said:
-        return site_setup.AS_OAR
+        return AS_OAR
     if file.is_file():
-        return f"editor {site_setup.quoted(file)}"
+        return f"editor {quoted(file)}"
     return "oar-accounting --oar-conf FILE doctor"
 
 

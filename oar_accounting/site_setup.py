@@ -5,14 +5,12 @@ Only files are looked at, by their mode bits: nothing is run, and nobody's ident
 """
 
 import os
-import pwd
 import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from stat import S_IMODE
 
 from oar_accounting import formats
 from oar_accounting.errors import SettingsError
@@ -21,10 +19,17 @@ from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding, PassRecord
 from oar_accounting.shared_files import shared
 from oar_accounting.state_directory import state_directory
+from oar_accounting.stubs.oar_user import (
+    AS_OAR,
+    LIBRARY,
+    USER,
+    User,
+    install_library,
+    quoted,
+    way_to_run,
+)
 from oar_accounting.stubs.plan import DIRECTORY, INSTALL
 
-#: Who runs the hook.
-USER = "oar"
 KEY = "SERVER_EPILOGUE_EXEC_FILE"
 CRON = "etc/cron.d/oar-accounting"
 TIMER = "etc/systemd/system/oar-accounting.timer"
@@ -35,11 +40,8 @@ OAR_LOG = "/var/log/oar.log"
 #: Seconds without a catch-up after which the timer is dead: three times its period.
 LATE = 900
 
-#: What OAR is to call, below the root; and a library that everybody can read.
+#: What OAR is to call, below the root.
 STUB = str(DIRECTORY / "server_epilogue").lstrip("/")
-LIBRARY = "/opt/oar-accounting"
-
-AS_OAR = "su oar -s /bin/sh -c 'oar-accounting doctor'"
 
 
 def oar_log(oar_conf: Path) -> str:
@@ -159,36 +161,12 @@ def _interpreter(
     python = Path(environ.get("OAR_ACCOUNTING_PYTHON") or default)
     if not os.path.exists(python):
         said = f"{hook} starts {python}, which is not there: no job is recorded when it ends"
-        mend = _install_library(python.parent.parent)
+        mend = install_library(python.parent.parent)
         return Finding("bad", "hook", said, f"{mend} && {INSTALL}" if filled else mend)
     found_denied = _denied(user, python, os.X_OK, "run", 755)
     if found_denied is not None and (at := user.denied(python, os.X_OK)) != python:
         return replace(found_denied, mend=way_to_run(at))
     return found_denied
-
-
-def way_to_run(denied: Path | None) -> str:
-    """The command that lets OAR's user run a library that it may not, because of a directory.
-
-    Somebody's home stays shut: the library then has to be where everybody can read it.
-    """
-    if denied is None or not _is_in_a_home(denied):
-        return f"chmod a+rx {quoted(denied or Path(LIBRARY))}"
-    command = f"{LIBRARY}/bin/{INSTALL}"
-    return f"{_install_library(Path(LIBRARY), '/usr/bin/python3', '--clear ')} && {command}"
-
-
-def _install_library(place: Path, python: str = "python3", how: str = "") -> str:
-    pip = quoted(place / "bin" / "pip")
-    return f"{python} -m venv {how}{quoted(place)} && {pip} install oar-accounting"
-
-
-def _is_in_a_home(path: Path) -> bool:
-    homes = {
-        Path(each.pw_dir) for each in pwd.getpwall() if each.pw_uid in (0, *range(1000, 65000))
-    }
-    homes = {home for home in homes if len(home.parts) > 1} | {Path("/root")}
-    return any(path.is_relative_to(home) or path == Path("/home") for home in homes)
 
 
 def _state(user: "User", state: Path) -> Finding | None:
@@ -211,38 +189,6 @@ def _denied(user: "User", path: Path, wanted: int, verb: str, mode: int) -> Find
     where = "" if at == path else f", because of {at}"
     mend = f"chmod {mode} {quoted(at)}" if at == path else f"chmod a+x {quoted(at)}"
     return Finding("bad", "hook", f"the user {user.name} may not {verb} {path}{where}", mend)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User:
-    """Somebody with an account on this machine."""
-
-    name: str
-    number: int
-    groups: frozenset[int]
-
-    @classmethod
-    def named(cls, name: str) -> "User":
-        """The user of this name. Raises :class:`KeyError`."""
-        found = pwd.getpwnam(name)
-        groups = frozenset(os.getgrouplist(name, found.pw_gid))
-        return cls(name=name, number=found.pw_uid, groups=groups)
-
-    def denied(self, path: Path, wanted: int) -> Path | None:
-        """The first directory on the way that may not be entered, or the path itself."""
-        for way in dict.fromkeys((path, path.resolve())):
-            for each in reversed(way.parents):
-                if not self._may(each, os.X_OK):
-                    return each
-        return None if self._may(path, wanted) else path
-
-    def _may(self, path: Path, wanted: int) -> bool:
-        try:
-            found = path.stat()
-        except OSError:
-            return False
-        whose = 6 if found.st_uid == self.number else 3 if found.st_gid in self.groups else 0
-        return S_IMODE(found.st_mode) >> whose & wanted == wanted
 
 
 # -- timers -----------------------------------------------------------------------------------
@@ -304,8 +250,3 @@ def _read_active(file: Path) -> str:
 def _active(file: Path) -> str:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
-
-
-def quoted(path: Path) -> str:
-    """A path as a word of a command."""
-    return shlex.quote(str(path))

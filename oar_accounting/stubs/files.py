@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_IMODE, S_ISREG
 
 from oar_accounting.errors import StubError
-from oar_accounting.site_setup import USER, User
+from oar_accounting.stubs.oar_user import USER, User
 from oar_accounting.stubs.plan import (
     DIRECTORY,
     EXECUTABLE,

@@ -14,8 +14,8 @@ from oar_accounting.records import Finding
 from oar_accounting.scheduler_settings import SchedulerSettings, read_scheduler
 from oar_accounting.schedulers import oar3
 from oar_accounting.settings import Settings
-from oar_accounting.site_setup import USER, User, way_to_run
 from oar_accounting.stubs.files import Installed, is_as_planned, read_list
+from oar_accounting.stubs.oar_user import USER, User, way_to_run
 from oar_accounting.stubs.plan import DIRECTORY, INSTALL, VERSION, Plan, Stub, plan, read_text
 from oar_accounting.stubs.use import old_names
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection
 from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.catalog import Names, Site, account_names
-from oar_accounting.columns import Ints, distinct, ints, located
+from oar_accounting.core.columns import Ints, distinct, ints, located
 from oar_accounting.groupings import (
     DIMENSIONS,
     JOB_KEYS,

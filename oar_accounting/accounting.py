@@ -14,7 +14,6 @@ from oar_accounting import (
     catalog,
     dialects,
     doctor,
-    formats,
     journal,
     law,
     schema,
@@ -29,7 +28,8 @@ from oar_accounting.attributes import files, stored
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
-from oar_accounting.columns import ints
+from oar_accounting.core import formats
+from oar_accounting.core.columns import ints
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import (
     AccountingError,
@@ -625,14 +625,14 @@ class Accounting(Reporting):
 
         In *timezone*, else in that of the settings. Raises :class:`oar_accounting.BadSpan`.
         """
-        from oar_accounting import periods
+        from oar_accounting.core import periods
 
         zone = periods.zone(timezone or self.settings.timezone)
         return periods.period(said, zone, int(time.time()))
 
     def instant(self, said: str, timezone: str | None = None) -> int:
         """Epoch seconds from a date, a time, or the begin of a period. Raises as `period`."""
-        from oar_accounting import periods
+        from oar_accounting.core import periods
 
         zone = periods.zone(timezone or self.settings.timezone)
         return periods.instant(said, zone, int(time.time()))

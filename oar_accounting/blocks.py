@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement
 
-from oar_accounting.columns import Ints
+from oar_accounting.core.columns import Ints
 
 #: Jobs looked at in one transaction.
 BLOCK = 10_000

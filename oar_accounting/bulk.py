@@ -33,7 +33,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-from oar_accounting.columns import LARGEST, Ints
+from oar_accounting.core.columns import LARGEST, Ints
 from oar_accounting.dialects import driver_errors
 from oar_accounting.errors import AmountOverflow
 

@@ -12,9 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from oar_accounting import exact
-from oar_accounting.columns import Bools, Ints
-from oar_accounting.exact import Exact
+from oar_accounting.core import exact
+from oar_accounting.core.columns import Bools, Ints
+from oar_accounting.core.exact import Exact
 from oar_accounting.formulas.checking import Scope
 from oar_accounting.formulas.reading import LONGEST, LONGEST_WRITTEN, Source, read
 from oar_accounting.formulas.tree import Among, Expression, Number, Use, parts_of

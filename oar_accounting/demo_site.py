@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting.columns import Ints
+from oar_accounting.core.columns import Ints
 
 DAY = 86_400
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from oar_accounting import formats, periods
+from oar_accounting.core import formats, periods
 from oar_accounting.records import Amounts, PassReport, ShownMetric, UsageReport
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))

@@ -18,7 +18,6 @@ from oar_accounting import (
     catalog,
     dialects,
     drivers,
-    formats,
     journal,
     law,
     oar_queues,
@@ -28,6 +27,7 @@ from oar_accounting import (
 )
 from oar_accounting.backlog import find_backlog
 from oar_accounting.catalog import Site
+from oar_accounting.core import formats
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity

@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from oar_accounting import schema
-from oar_accounting.columns import JobRows
+from oar_accounting.core.columns import JobRows
 
 
 class Forgotten:

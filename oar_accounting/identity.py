@@ -9,7 +9,7 @@ import numpy as np
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages
-from oar_accounting.columns import Bools, Ints, JobRows, ints, located
+from oar_accounting.core.columns import Bools, Ints, JobRows, ints, located
 from oar_accounting.errors import OtherOar
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs

@@ -12,7 +12,7 @@ from oar_accounting import bulk, schema
 from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.blocks import among, id_blocks
 from oar_accounting.catalog import Site, StoredMetric
-from oar_accounting.columns import Bools, Ints, distinct, ints
+from oar_accounting.core.columns import Bools, Ints, distinct, ints
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.metrics import RESOURCE

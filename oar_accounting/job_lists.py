@@ -16,7 +16,8 @@ from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
 from oar_accounting.blocks import among
 from oar_accounting.catalog import Names, Site, StoredMetric
-from oar_accounting.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
+from oar_accounting.core.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
+from oar_accounting.core.windows import amounts_between
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import JOB_KEYS
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
@@ -31,7 +32,6 @@ from oar_accounting.queries import (
 from oar_accounting.readings import RUNNING
 from oar_accounting.recorded import JobRecords, jobs_where, read_entries, read_rates, read_spans
 from oar_accounting.records import HeldMetric, JobPage, RecordedJob
-from oar_accounting.windows import amounts_between
 
 #: What of a job must lie within a span: that it ran, or an instant.
 Moment = Literal["ran", "submitted", "started", "ended"]

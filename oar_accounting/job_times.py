@@ -22,9 +22,9 @@ from sqlalchemy import (
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import id_blocks
-from oar_accounting.columns import OPEN, Ints, ints
+from oar_accounting.core.columns import OPEN, Ints, ints
+from oar_accounting.core.windows import after
 from oar_accounting.recorded import LOWEST, JobRecords
-from oar_accounting.windows import after
 
 #: So many jobs of a span are found by the index; more of them by going through all ids.
 MOST_FOUND = 200_000

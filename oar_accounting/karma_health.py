@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oar_accounting import formats, settings
+from oar_accounting import settings
+from oar_accounting.core import formats
 from oar_accounting.deciding import SUBJECT, Deciding, look
 from oar_accounting.errors import SettingsError
 from oar_accounting.fair_share.answers import FairShare, fair_share_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from oar_accounting.columns import Bools, Ints, Texts
+from oar_accounting.core.columns import Bools, Ints, Texts
 from oar_accounting.karma.rules import PROJECTS
 
 Floats = npt.NDArray[np.float64]

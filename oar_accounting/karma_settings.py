@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from oar_accounting.core.formats import length_of
 from oar_accounting.errors import SettingsError
-from oar_accounting.formats import length_of
 from oar_accounting.karma.rules import (
     AMOUNTS,
     OPEN_JOBS,

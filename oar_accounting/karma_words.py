@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from oar_accounting import formats
+from oar_accounting.core import formats
 from oar_accounting.karma_report import Explanation, JobKarma, KarmaPart
 
 #: Policies whose karma is the sum of the values of its parts.

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, func, select
 
 from oar_accounting import bulk, schema, summed
 from oar_accounting.catalog import Site, account_names, stored_metrics
-from oar_accounting.columns import Ints, Totals, add_up, difference
+from oar_accounting.core.columns import Ints, Totals, add_up, difference
+from oar_accounting.core.windows import DAY
 from oar_accounting.ledger import Book, amounts_of
 from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
 from oar_accounting.records import Difference
-from oar_accounting.windows import DAY
 
 #: Rows of totals compared at once.
 TOTALS_AT_ONCE = 300_000

@@ -18,16 +18,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table
 from oar_accounting import bulk, catalog, dialects, schema, summed
 from oar_accounting.blocks import id_blocks, is_dense, short_lists
 from oar_accounting.catalog import Accounts, Site, StoredMetric
-from oar_accounting.columns import (
-    OPEN,
-    Ints,
-    Rates,
-    Spans,
-    Totals,
-    add_up,
-    difference,
-    ints,
-)
+from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, Totals, add_up, difference, ints
+from oar_accounting.core.windows import totals_of
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.job_times import reach_of
 from oar_accounting.metrics import RESOURCE, Metric
@@ -42,7 +34,6 @@ from oar_accounting.recorded import (
     read_rates,
     read_spans,
 )
-from oar_accounting.windows import totals_of
 
 
 class Ledger:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oar_accounting.columns import (
+from oar_accounting.core.columns import (
     LARGEST,
     OPEN,
     Bools,
@@ -21,8 +21,8 @@ from oar_accounting.columns import (
     ints,
     row_order,
 )
+from oar_accounting.core.exact import Exact
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.exact import Exact
 from oar_accounting.metrics import Held, Metric, Resources, held_amounts, rates_of
 
 #: States as OAR logs them: only these two matter, all others are OTHER.

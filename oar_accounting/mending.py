@@ -6,8 +6,8 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from oar_accounting import dialects
+from oar_accounting.core.shared_files import shared
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
-from oar_accounting.shared_files import shared
 from oar_accounting.stubs.oar_user import AS_OAR, quoted
 
 #: What our errors, notices and warnings end with where a command mends it.

@@ -25,10 +25,18 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting import exact
-from oar_accounting.columns import LARGEST, Columns, Ints, exact_sums, group_starts, ints, numbered
+from oar_accounting.core import exact
+from oar_accounting.core.columns import (
+    LARGEST,
+    Columns,
+    Ints,
+    exact_sums,
+    group_starts,
+    ints,
+    numbered,
+)
+from oar_accounting.core.exact import Exact
 from oar_accounting.errors import AmountOverflow, SettingsError
-from oar_accounting.exact import Exact
 
 ANY_TYPE = "*"
 FORMS = ("count", "distinct", "sum", "formula")

@@ -29,7 +29,7 @@ from sqlalchemy import Connection, Select, case, func, select
 
 from oar_accounting import bulk, oar_tables
 from oar_accounting.blocks import SPARSE_BLOCK, among, is_dense
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, ints, located
+from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints, located
 from oar_accounting.machine import (
     ABSENT,
     ALIVE,

@@ -29,11 +29,11 @@ from sqlalchemy.exc import DBAPIError
 
 from oar_accounting import bulk, dialects, oar_tables
 from oar_accounting.blocks import among, id_blocks, short_lists
-from oar_accounting.columns import OPEN, Columns, Ints, JobRows, ints
+from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
+from oar_accounting.core.windows import after
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics import Resources
 from oar_accounting.readings import ENDED, PAUSED, RUNNING
-from oar_accounting.windows import after
 
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000

@@ -6,7 +6,7 @@ import numpy as np
 from sqlalchemy import Connection, func, select
 
 from oar_accounting import oar_tables
-from oar_accounting.columns import Ints, ints
+from oar_accounting.core.columns import Ints, ints
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_waiting import NO_RESERVATION, Queued
 from oar_accounting.readings import ENDED

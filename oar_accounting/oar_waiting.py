@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from oar_accounting import oar_tables
 from oar_accounting.blocks import among, id_blocks
-from oar_accounting.columns import Columns, Ints, Texts, ints
+from oar_accounting.core.columns import Columns, Ints, Texts, ints
 from oar_accounting.oar_jobs import check_columns
 
 #: The state of a job that a scheduler may start.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import id_blocks
-from oar_accounting.columns import (
+from oar_accounting.core.columns import (
     Bools,
     Columns,
     Ints,
@@ -25,10 +25,10 @@ from oar_accounting.columns import (
     add_up,
     difference,
 )
+from oar_accounting.core.windows import after, totals_of
 from oar_accounting.metrics import RESOURCE
 from oar_accounting.readings import ENDED
 from oar_accounting.recorded import JobRecords, known_jobs, read_rates
-from oar_accounting.windows import after, totals_of
 
 TOO_LITTLE = (
     "jobs of a time that was taken over from OAR's accounting, where OAR counted less for their "

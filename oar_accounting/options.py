@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import dialects, errors, formats, passwords, settings
+from oar_accounting import dialects, errors, passwords, settings
+from oar_accounting.core import formats
 from oar_accounting.records import Status
 from oar_accounting.settings import Settings
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from oar_accounting import periods, settings
+from oar_accounting import settings
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
@@ -26,6 +26,7 @@ from oar_accounting.commands.spans import (
     metric_option,
     period_options,
 )
+from oar_accounting.core import periods
 from oar_accounting.errors import UnknownName
 from oar_accounting.exits import fail, told
 

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, select
 from oar_accounting import schema
 from oar_accounting.blocks import short_lists
 from oar_accounting.catalog import Site, account_names
-from oar_accounting.columns import ints
+from oar_accounting.core.columns import ints
 
 
 def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str] | None:

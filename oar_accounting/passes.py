@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 
 from oar_accounting import schema
 from oar_accounting.catalog import Accounts, Site, StoredMetric
-from oar_accounting.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
+from oar_accounting.core.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
+from oar_accounting.core.windows import too_large
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder, Holdings
@@ -22,7 +23,6 @@ from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
 from oar_accounting.recorded import JobRecords, known_jobs
 from oar_accounting.records import Progress
-from oar_accounting.windows import too_large
 
 #: Late jobs that are named.
 MOST_NAMED = 5

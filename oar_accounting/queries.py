@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
-from oar_accounting import catalog, formats, periods, schema
+from oar_accounting import catalog, schema
 from oar_accounting.account_groups import AccountGroups, visible_names
 from oar_accounting.amounts.answer import amounts_of
 from oar_accounting.amounts.by_job import open_ids, read_held
 from oar_accounting.amounts.laid import adjustments, in_windows, openings
 from oar_accounting.amounts.question import ACCOUNT_BITS, Answer, Question, Sums
 from oar_accounting.catalog import Site, StoredMetric, stored_metrics
-from oar_accounting.columns import OPEN, Ints, ints
+from oar_accounting.core import formats, periods
+from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.groupings import JOB_KEYS, SITE, Group, Visible, find_place
 from oar_accounting.job_keys import (

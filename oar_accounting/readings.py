@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, JobRows, Spans, ints
-from oar_accounting.windows import without
+from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, JobRows, Spans, ints
+from oar_accounting.core.windows import without
 
 PROFILES = ("default", "classic")
 CONTAINERS = ("outer", "both")

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.blocks import among, id_blocks
-from oar_accounting.columns import OPEN, Columns, Ints, Rates, Spans, Texts
+from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Texts
 from oar_accounting.readings import RUNNING
 
 T = TypeVar("T", bound=Columns)

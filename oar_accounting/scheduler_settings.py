@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from oar_accounting import formats
+from oar_accounting.core import formats
+from oar_accounting.core.formats import length_of
+from oar_accounting.core.text_files import read_password
 from oar_accounting.dialects import as_user
 from oar_accounting.errors import SettingsError
-from oar_accounting.formats import length_of
 from oar_accounting.settings import Settings
-from oar_accounting.text_files import read_password
 
 KEYS = ("last_answer", "limit", "login", "password_file", "socket")
 SOCKET = "/run/oar-accounting/karma.sock"

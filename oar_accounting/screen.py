@@ -6,7 +6,7 @@ from textwrap import wrap
 
 import click
 
-from oar_accounting import formats
+from oar_accounting.core import formats
 from oar_accounting.records import Finding, SiteStatus, Status
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}

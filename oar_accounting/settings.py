@@ -14,12 +14,12 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
+from oar_accounting.core.text_files import is_there, read_password, read_text
 from oar_accounting.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
 from oar_accounting.oar_conf import OarConf, read_oar_conf
 from oar_accounting.readings import CONTAINERS, PROFILES
-from oar_accounting.text_files import is_there, read_password, read_text
 
 OAR_CONF = "/etc/oar/oar.conf"
 TOML = "/etc/oar/accounting.toml"
@@ -241,7 +241,7 @@ class _Toml:
         if "timezone" not in self._table:
             return "UTC"
         # Most commands have no need of zones.
-        from oar_accounting import periods
+        from oar_accounting.core import periods
 
         name = self.text("timezone", "")
         try:

@@ -30,8 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
-from oar_accounting import bulk, dialects, formats
-from oar_accounting.columns import (
+from oar_accounting import bulk, dialects
+from oar_accounting.core import formats
+from oar_accounting.core.columns import (
     Columns,
     Ints,
     Spans,
@@ -42,6 +43,7 @@ from oar_accounting.columns import (
     ints,
     row_order,
 )
+from oar_accounting.core.windows import in_portions, spread
 from oar_accounting.errors import AmountOverflow, OarSchemaError
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_tables import assigned, moldables, resources
@@ -49,7 +51,6 @@ from oar_accounting.readings import ENDED
 from oar_accounting.records import Progress, StockReport
 from oar_accounting.settings import Settings, oar_window
 from oar_accounting.stock_tables import accounting, due, jobs
-from oar_accounting.windows import in_portions, spread
 
 #: What OAR's command calls its lock on MySQL, and how many seconds it waits for it.
 MUTEX, LOCK_WAIT = "ACCOUNTING", 3_600

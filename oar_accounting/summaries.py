@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from sqlalchemy import Connection
 
-from oar_accounting import periods
 from oar_accounting.catalog import Site
-from oar_accounting.columns import OPEN
+from oar_accounting.core import periods
+from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.job_counts import Counts, count_jobs

@@ -13,7 +13,8 @@ from sqlalchemy import case, select
 
 from oar_accounting import bulk, schema
 from oar_accounting.catalog import Names
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
+from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
+from oar_accounting.core.windows import after
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.forgotten import Forgotten
@@ -22,7 +23,6 @@ from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.openings import Openings, read_openings
 from oar_accounting.readings import RUNNING
 from oar_accounting.records import OpeningReport
-from oar_accounting.windows import after
 
 JOBS_AT_ONCE = 100_000
 

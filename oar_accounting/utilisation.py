@@ -27,17 +27,17 @@ from sqlalchemy import Connection, Select, func, select
 from oar_accounting import bulk, machine, schema
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site, StoredMetric, account_names, stored_metrics
-from oar_accounting.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
+from oar_accounting.core.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
+from oar_accounting.core.periods import cuts, zone
+from oar_accounting.core.windows import DAY, evenly, repeated
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.job_times import job_blocks
 from oar_accounting.machine import Filled, History, Measure, Stretches, Use, measured
 from oar_accounting.metrics import RESOURCE
 from oar_accounting.oar_capacity import MachineLog, assigned_among, read_machine
 from oar_accounting.oar_jobs import OarJobs, Snapshot
-from oar_accounting.periods import cuts, zone
 from oar_accounting.recorded import read_rates, read_spans
 from oar_accounting.records import UtilisationReport, UtilisationRow
-from oar_accounting.windows import DAY, evenly, repeated
 
 #: Jobs of so many seconds are held in memory at once.
 PAGE = 31 * DAY

@@ -10,7 +10,7 @@ from oar_accounting import bulk, schema
 from oar_accounting.account_groups import AccountGroups
 from oar_accounting.blocks import among
 from oar_accounting.catalog import Site
-from oar_accounting.columns import OPEN, Ints, ints
+from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions

@@ -25,12 +25,12 @@ from oar_accounting import (
     WriterBusy,
     blocks,
     cli,
-    formats,
     oar_jobs,
     schema,
 )
 from oar_accounting.adjustments import jobs as jobs_adjusted
 from oar_accounting.adjustments.given import whole_amount
+from oar_accounting.core import formats
 from oar_accounting.metrics import Metric
 from tests.old_site import CORE, places_of
 from tests.servers import Database

@@ -29,8 +29,8 @@ from oar_accounting.attributes.memberships import (
     merged,
     wrong_climbs,
 )
-from oar_accounting.columns import OPEN
-from oar_accounting.formats import instant
+from oar_accounting.core.columns import OPEN
+from oar_accounting.core.formats import instant
 from tests.old_site import places_of
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock

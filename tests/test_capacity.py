@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_accounting.columns import OPEN, ints
+from oar_accounting.core.columns import OPEN, ints
 from oar_accounting.metrics import NODE, RESOURCE, Metric, Resources
 from oar_accounting.oar_capacity import Presence, capacity_of
 

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Purged, SettingsError
-from oar_accounting.columns import LARGEST, Ints, ints
 from oar_accounting.composed import MOST_TERMS, Amounts, compose, facts_of
+from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.formulas.reading import LONGEST
 from oar_accounting.formulas.values import Fact

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting import BadSpan
-from oar_accounting.formats import date, exact_unit, hour_unit, in_hours, instant, printable
+from oar_accounting.core.formats import date, exact_unit, hour_unit, in_hours, instant, printable
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.sampled_from([1, 7, 1000, 10**9]))

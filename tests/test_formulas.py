@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from oar_accounting import SettingsError, exact
-from oar_accounting.columns import LARGEST, ints
-from oar_accounting.exact import Exact
+from oar_accounting import SettingsError
+from oar_accounting.core import exact
+from oar_accounting.core.columns import LARGEST, ints
+from oar_accounting.core.exact import Exact
 from oar_accounting.formulas import units
 from oar_accounting.formulas.checking import Scope
 from oar_accounting.formulas.reading import DEEPEST, LONGEST, WORDS, Source, read

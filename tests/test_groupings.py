@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
 from oar_accounting import Accounting, UnknownName, schema
+from oar_accounting.core.formats import date
+from oar_accounting.core.windows import evenly
 from oar_accounting.dialects import file_url
-from oar_accounting.formats import date
 from oar_accounting.records import Amounts
-from oar_accounting.windows import evenly
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said

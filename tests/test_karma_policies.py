@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oar_accounting.columns import Ints, ints
+from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.dominant import DominantParts, dominant
 from oar_accounting.karma.linear import linear, shares, term, total_of
 from oar_accounting.karma.order import order

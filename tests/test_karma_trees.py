@@ -14,7 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from oar_accounting.columns import ints
+from oar_accounting.core.columns import ints
 from oar_accounting.karma.fair_tree import FairTreeParts, fair_tree
 from oar_accounting.karma.shares_tree import ClassicParts, Tree, classic
 from oar_accounting.karma.weights import Floats

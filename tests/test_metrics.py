@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting import SettingsError
-from oar_accounting.columns import ints
+from oar_accounting.core.columns import ints
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.metrics import (
     BUILT_IN,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete, insert, select, text
 
 from oar_accounting import Accounting, OarSchemaError, UnknownName, oar_tables, schema
-from oar_accounting.columns import ints
+from oar_accounting.core.columns import ints
 from oar_accounting.dialects import file_url
 from oar_accounting.taken_over import Busy
 from tests.servers import Database

@@ -22,10 +22,10 @@ from click.testing import CliRunner, Result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oar_accounting import Accounting, BadSpan, formats
+from oar_accounting import Accounting, BadSpan
 from oar_accounting.commands.spans import bounds, form_options, period_options
-from oar_accounting.exits import told
-from oar_accounting.periods import (
+from oar_accounting.core import formats
+from oar_accounting.core.periods import (
     BUCKETS,
     MOST_BUCKETS,
     check_bucket,
@@ -37,6 +37,7 @@ from oar_accounting.periods import (
     shown,
     zone,
 )
+from oar_accounting.exits import told
 from oar_accounting.settings import load
 from tests.small_oar import Clock, stopped_clock
 

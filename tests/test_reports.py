@@ -22,11 +22,11 @@ from sqlalchemy import Engine, create_engine, insert
 
 from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage, schema
 from oar_accounting.amounts import laid
+from oar_accounting.core.windows import evenly
 from oar_accounting.dialects import file_url
 from oar_accounting.ledger import Ledger
 from oar_accounting.readings import FARTHEST
 from oar_accounting.usage_columns import AMOUNTS
-from oar_accounting.windows import evenly
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Entry, Job, enter

@@ -30,8 +30,8 @@ from oar_accounting import (
     WriterBusy,
     stock_accounting,
     stock_tables,
-    windows,
 )
+from oar_accounting.core import windows
 from tests.servers import Database, Server, fresh_database
 from tests.small_oar import DAY, HOUR, NOW, T0, SmallOar, oar_metadata, stopped_clock
 from tests.stock_command import StockCommand, missing, write_conf

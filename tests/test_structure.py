@@ -17,12 +17,22 @@ MODULES = sorted(
 COMMANDS = {module for module in MODULES if module.startswith("commands.")}
 
 PURE = {
-    *("columns", "errors", "formats", "machine", "metrics", "openmetrics", "readings", "records"),
-    *("periods", "rounds", "windows"),
-    *(f"attributes.{each}" for each in ("files", "memberships", "notes")),
-    *("composed", "exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
+    *(
+        "core.columns",
+        "errors",
+        "core.formats",
+        "machine",
+        "metrics",
+        "openmetrics",
+        "readings",
+        "records",
+    ),
+    *("core.periods", "rounds", "core.windows"),
+    *("attributes.files", "attributes.memberships", "attributes.notes"),
+    *("composed", "core.exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
     *(module for module in MODULES if module.startswith("karma.")),
-    *(f"formulas.{each}" for each in ("checking", "reading", "tree", "units", "values", "writing")),
+    *("formulas.checking", "formulas.reading", "formulas.tree", "formulas.units"),
+    *("formulas.values", "formulas.writing"),
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")

@@ -20,7 +20,7 @@ from oar_accounting import (
     Visible,
     schema,
 )
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 from oar_accounting.job_keys import Sizes
 from oar_accounting.usage_columns import AMOUNTS, UsageColumns
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
 from oar_accounting import demo, machine, oar_tables
-from oar_accounting.columns import OPEN, ints
+from oar_accounting.core.columns import OPEN, ints
 from oar_accounting.errors import BadSpan, OarSchemaError, UnknownName
 from oar_accounting.machine import ABSENT, ALIVE, DOWN, GONE, OTHER, STANDBY, UP, History, Logs
 from oar_accounting.metrics import NODE, RESOURCE, Metric, Resources

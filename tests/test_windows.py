@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oar_accounting.catalog import Names
-from oar_accounting.columns import (
+from oar_accounting.core.columns import (
     LARGEST,
     OPEN,
     Columns,
@@ -25,8 +25,7 @@ from oar_accounting.columns import (
     ints,
     row_order,
 )
-from oar_accounting.errors import AmountOverflow
-from oar_accounting.windows import (
+from oar_accounting.core.windows import (
     MOST_WINDOWS,
     Pieces,
     amounts_between,
@@ -39,6 +38,7 @@ from oar_accounting.windows import (
     windows_filled,
     without,
 )
+from oar_accounting.errors import AmountOverflow
 from tests.strategies import (
     DAY,
     HOUR,
@@ -197,7 +197,7 @@ def test_totals_are_those_of_the_plainest_arithmetic(some: list[Job], window: in
 def test_totals_do_not_depend_on_the_portions(some: list[Job], at_once: int) -> None:
     jobs = _ended(some)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oar_accounting.windows.PIECES_AT_ONCE", at_once)
+        patch.setattr("oar_accounting.core.windows.PIECES_AT_ONCE", at_once)
         assert _totals(jobs, HOUR) == naive_totals(jobs, HOUR)
 
 
@@ -225,7 +225,7 @@ def test_amounts_between_instants_do_not_depend_on_the_portions(
                     sums[0] += seconds * of_asked * (asked != 0)
                     sums[1] += seconds * of_used * (asked == 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oar_accounting.windows.PIECES_AT_ONCE", at_once)
+        patch.setattr("oar_accounting.core.windows.PIECES_AT_ONCE", at_once)
         found = amounts_between(spans, rates, begins, ends)
     sums_found = dict.fromkeys(expected, (0, 0))
     for at, asked, used in zip(*_lists(found, "window_start", "asked", "used"), strict=True):

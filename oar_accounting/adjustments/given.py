@@ -6,8 +6,8 @@ from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from fractions import Fraction
 
-from oar_accounting import formats
-from oar_accounting.columns import LARGEST
+from oar_accounting.core import formats
+from oar_accounting.core.columns import LARGEST
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.errors import BadAdjustment, BadSpan, UnknownName
 from oar_accounting.metrics import Metric

@@ -18,7 +18,7 @@ from oar_accounting.adjustments.given import check_known, check_span, percentage
 from oar_accounting.adjustments.posting import Lines, Note, Posting, metrics_to_adjust
 from oar_accounting.adjustments.standing import in_force, of_site
 from oar_accounting.blocks import among, id_blocks
-from oar_accounting.columns import (
+from oar_accounting.core.columns import (
     Bools,
     Columns,
     Ints,
@@ -30,13 +30,13 @@ from oar_accounting.columns import (
     located,
     row_order,
 )
+from oar_accounting.core.windows import repeated
 from oar_accounting.errors import BadAdjustment, UnknownName
 from oar_accounting.ledger import Book
 from oar_accounting.metrics import Metric
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import LOWEST
 from oar_accounting.records import AdjustmentReport
-from oar_accounting.windows import repeated
 
 #: Jobs looked at at once.
 PAGE = 50_000

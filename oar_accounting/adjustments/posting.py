@@ -17,7 +17,7 @@ from oar_accounting.adjustments.standing import (
     metrics_by_name,
 )
 from oar_accounting.catalog import Names
-from oar_accounting.columns import Columns, Ints, Totals, add_up, ints
+from oar_accounting.core.columns import Columns, Ints, Totals, add_up, ints
 from oar_accounting.errors import BadAdjustment, WriterBusy
 from oar_accounting.ledger import Book
 from oar_accounting.metrics import Metric

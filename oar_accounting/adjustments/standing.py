@@ -12,10 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from oar_accounting import bulk, catalog, formats, schema
+from oar_accounting import bulk, catalog, schema
 from oar_accounting.blocks import short_lists
 from oar_accounting.catalog import Site, account_names
-from oar_accounting.columns import Ints
+from oar_accounting.core import formats
+from oar_accounting.core.columns import Ints
 from oar_accounting.errors import Adjusted, UnknownName
 from oar_accounting.metrics import Metric
 from oar_accounting.records import AdjustedMetric, Adjustment, AdjustmentLine

@@ -17,7 +17,7 @@ from oar_accounting.amounts.by_job import (
 from oar_accounting.amounts.by_window import of_windows
 from oar_accounting.amounts.laid import adjustments, evenly_laid, openings
 from oar_accounting.amounts.question import Answer, Question, Sums
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 
 
 def amounts_of(connection: Connection, asked: Question) -> Answer:

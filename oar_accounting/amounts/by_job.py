@@ -11,10 +11,10 @@ from oar_accounting import bulk, schema
 from oar_accounting.amounts.laid import Laid, measured, share_out
 from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
 from oar_accounting.blocks import id_blocks
-from oar_accounting.columns import OPEN, Columns, Ints, Rates, Spans, Totals, add_up
+from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Totals, add_up
+from oar_accounting.core.windows import amounts_between
 from oar_accounting.job_times import job_blocks, jobs_touching
 from oar_accounting.recorded import read_rates, read_spans
-from oar_accounting.windows import amounts_between
 
 #: Runs of intervals whose jobs are looked up one by one; of more of them neighbours are joined.
 MOST_LOOK_UPS = 500

@@ -22,8 +22,8 @@ from oar_accounting.amounts.laid import (
     summed_in_steps,
 )
 from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
-from oar_accounting.columns import OPEN, Ints
-from oar_accounting.windows import DAY, kept_by_day
+from oar_accounting.core.columns import OPEN, Ints
+from oar_accounting.core.windows import DAY, kept_by_day
 
 
 def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:

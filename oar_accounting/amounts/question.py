@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_
 
 from oar_accounting import schema
 from oar_accounting.catalog import Site
-from oar_accounting.columns import OPEN, Bools, Columns, Ints, Totals, ints
+from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints
 from oar_accounting.errors import AmountOverflow
 
 #: How an amount was found: to the second, in proportion within a window, or in whole windows.

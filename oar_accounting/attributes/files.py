@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from oar_accounting import formats
 from oar_accounting.attributes.memberships import LOWEST, Claim
-from oar_accounting.columns import OPEN
+from oar_accounting.core import formats
+from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadFile, BadSpan
 from oar_accounting.metrics import NAME
 from oar_accounting.records import Attribute

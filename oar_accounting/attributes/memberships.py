@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 
 Span = tuple[int, int, str]  # start, stop, value
 

@@ -5,7 +5,7 @@ from itertools import islice
 
 from oar_accounting.attributes.files import PARENT, shown, time_text
 from oar_accounting.attributes.memberships import LOWEST, Span, gaps
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 
 #: So many names of each kind are told.
 MOST_TOLD = 5

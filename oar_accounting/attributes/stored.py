@@ -25,7 +25,7 @@ from oar_accounting.attributes.memberships import (
 )
 from oar_accounting.attributes.notes import notes, when
 from oar_accounting.catalog import Site, account_names
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.records import Attribute, AttributesReport

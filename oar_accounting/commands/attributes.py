@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from oar_accounting import formats
 from oar_accounting.attributes import files
+from oar_accounting.core import formats
 from oar_accounting.display import add_row, new_table, show
 from oar_accounting.errors import BadFile
 from oar_accounting.exits import EXIT_CODES, command

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
@@ -17,6 +16,7 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
+from oar_accounting.core import formats, periods
 from oar_accounting.display import add_row, is_wide, new_table, show, tell_rows
 from oar_accounting.exits import command
 from oar_accounting.options import Options

@@ -9,8 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from oar_accounting import formats
 from oar_accounting.commands import what_if
+from oar_accounting.core import formats
 from oar_accounting.display import add_row, bar, new_table, show
 from oar_accounting.exits import command
 from oar_accounting.karma_report import Explanation, FairShareReport, JobKarma, KarmaReport, Part

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oar_accounting import formats
 from oar_accounting.commands.spans import as_of_option, asked, form_options, period_options
+from oar_accounting.core import formats
 from oar_accounting.display import add_row, bar, new_table, show, tell_rows
 from oar_accounting.exits import command
 from oar_accounting.options import Options

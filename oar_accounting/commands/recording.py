@@ -2,7 +2,8 @@
 
 import click
 
-from oar_accounting import dialects, errors, formats, schema
+from oar_accounting import dialects, errors, schema
+from oar_accounting.core import formats
 from oar_accounting.display import (
     add_row,
     new_table,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import formats
+from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError
 from oar_accounting.exits import EXIT_CODES, command, fail
 from oar_accounting.options import Options

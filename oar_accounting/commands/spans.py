@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oar_accounting import periods
+from oar_accounting.core import periods
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.job_keys import DEFAULT_SIZES, Sizes
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from oar_accounting import formats
+from oar_accounting.core import formats
 from oar_accounting.display import progress_bar
 from oar_accounting.exits import command
 from oar_accounting.metrics import RESOURCE

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from oar_accounting import formats
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
@@ -18,6 +17,7 @@ from oar_accounting.commands.spans import (
     sizes_of,
     where_option,
 )
+from oar_accounting.core import formats
 from oar_accounting.display import (
     add_row,
     bar,

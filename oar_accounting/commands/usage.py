@@ -5,7 +5,6 @@ from typing import Any
 import click
 from rich.text import Text
 
-from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
@@ -17,6 +16,7 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
+from oar_accounting.core import formats, periods
 from oar_accounting.display import (
     USAGE_FIELDS,
     add_row,

@@ -5,7 +5,6 @@ from typing import Any
 import click
 from rich.text import Text
 
-from oar_accounting import formats, periods
 from oar_accounting.commands.spans import (
     asked,
     bucket_of,
@@ -15,6 +14,7 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
+from oar_accounting.core import formats, periods
 from oar_accounting.display import add_row, new_table, show, tell_rows
 from oar_accounting.exits import command
 from oar_accounting.options import Options

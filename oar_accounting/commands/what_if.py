@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
-from oar_accounting import formats
+from oar_accounting.core import formats
 from oar_accounting.display import add_row, new_table, progress_bar, show
 from oar_accounting.options import Options
 from oar_accounting.what_if_report import Replay, WhatIfReport

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.columns import Ints, distinct
+from oar_accounting.core.columns import Ints, distinct
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources

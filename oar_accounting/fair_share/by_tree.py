@@ -10,7 +10,7 @@ from oar_accounting.attributes import stored
 from oar_accounting.attributes.files import PARENT
 from oar_accounting.attributes.memberships import Memberships
 from oar_accounting.catalog import Names
-from oar_accounting.columns import ints
+from oar_accounting.core.columns import ints
 from oar_accounting.fair_share.by_terms import totals_by
 from oar_accounting.fair_share.entities import Entities, chain, placed, value_of
 from oar_accounting.fair_share.queue import QUEUE, Waiters

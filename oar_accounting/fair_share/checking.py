@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oar_accounting import formats
 from oar_accounting.attributes import stored
+from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError, SettingsError, UnknownName
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.sources import Sources

@@ -8,7 +8,7 @@ import numpy as np
 
 from oar_accounting.attributes.memberships import LOWEST, Memberships
 from oar_accounting.catalog import Names
-from oar_accounting.columns import OPEN, Ints, ints
+from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.groupings import Group, Key, stays
 
 #: What stands for a group: names, or a path of them.

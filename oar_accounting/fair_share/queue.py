@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.catalog import Names, Site
-from oar_accounting.columns import Ints, Texts, ints
+from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.fair_share.entities import value_of
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.groupings import Key

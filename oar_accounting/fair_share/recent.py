@@ -12,14 +12,23 @@ from sqlalchemy import Connection
 
 from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Accounts, Names, Site, StoredMetric
-from oar_accounting.columns import Ints, JobRows, Rates, Spans, Totals, add_up, exact_product, ints
+from oar_accounting.core.columns import (
+    Ints,
+    JobRows,
+    Rates,
+    Spans,
+    Totals,
+    add_up,
+    exact_product,
+    ints,
+)
+from oar_accounting.core.windows import too_large, totals_of
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder
 from oar_accounting.ledger import Book
 from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
 from oar_accounting.recorded import OVERLAP, known_jobs, recorded_ids, unsettled_ids
-from oar_accounting.windows import too_large, totals_of
 
 #: New jobs that are looked at, at most: more of them are for a pass.
 MOST_NEW = 100_000

@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.catalog import Names, Site, StoredMetric
-from oar_accounting.columns import OPEN
+from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.known import KnownAccounts

@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, Connection, Table, func, select
 from oar_accounting import bulk, schema
 from oar_accounting.amounts.laid import beside_totals
 from oar_accounting.catalog import Site
-from oar_accounting.columns import LARGEST, Columns, Ints, Totals, ints, numbered
+from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
+from oar_accounting.core.windows import kept_by_day
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.recent import Recent
 from oar_accounting.karma.decayed import decayed
 from oar_accounting.karma.weights import Flat, Floats, HalfLife, Steps, Weighting, earliest, weights
-from oar_accounting.windows import kept_by_day
 
 DAY = 86_400
 

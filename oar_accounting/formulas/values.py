@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting import exact
-from oar_accounting.columns import Bools, Ints
-from oar_accounting.exact import Exact
+from oar_accounting.core import exact
+from oar_accounting.core.columns import Bools, Ints
+from oar_accounting.core.exact import Exact
 from oar_accounting.formulas.tree import (
     Among,
     And,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.columns import Ints
+from oar_accounting.core.columns import Ints
 from oar_accounting.karma.linear import total_of
 from oar_accounting.karma.weights import Floats
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.columns import Ints, ints
+from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.shares_tree import Tree
 from oar_accounting.karma.weights import Floats
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oar_accounting.columns import Ints
+from oar_accounting.core.columns import Ints
 from oar_accounting.karma.weights import Floats
 
 

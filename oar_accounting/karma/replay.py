@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from oar_accounting.columns import Bools, Columns, Ints, ints
+from oar_accounting.core.columns import Bools, Columns, Ints, ints
 from oar_accounting.karma.weights import Floats
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from oar_accounting.columns import Bools, Ints
+from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.karma.weights import Floats
 
 

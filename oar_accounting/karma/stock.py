@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from oar_accounting.columns import Bools, Columns, Ints, Texts
+from oar_accounting.core.columns import Bools, Columns, Ints, Texts
 
 Floats = npt.NDArray[np.float64]
 

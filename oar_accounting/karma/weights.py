@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oar_accounting.columns import Ints
+from oar_accounting.core.columns import Ints
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_accounting.core.shared_files import shared
 from oar_accounting.errors import StubError
 from oar_accounting.scheduler_settings import SchedulerSettings
 from oar_accounting.schedulers import oar3
-from oar_accounting.shared_files import shared
 
 #: Counted up whenever stubs that are in use have to be written anew.
 VERSION = 1

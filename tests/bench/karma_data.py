@@ -15,7 +15,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text
 from oar_accounting import bulk, dialects
 from oar_accounting.accounting import Accounting
 from oar_accounting.catalog import Names
-from oar_accounting.columns import Bools, Ints, Totals, ints
+from oar_accounting.core.columns import Bools, Ints, Totals, ints
 from oar_accounting.ledger import Book, Ledger
 from tests.bench import oar_data
 

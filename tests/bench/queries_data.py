@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from oar_accounting import law, summed
 from oar_accounting.accounting import Accounting
 from oar_accounting.catalog import Names
-from oar_accounting.columns import OPEN, Ints, Rates, Spans, difference, ints
+from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, difference, ints
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import JobRecords

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from oar_accounting.columns import (
+from oar_accounting.core.columns import (
     LARGEST,
     OPEN,
     Columns,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
-from oar_accounting import periods
+from oar_accounting.core import periods
 from oar_accounting.errors import BadSpan
 
 HOUR = 3600

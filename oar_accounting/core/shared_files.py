@@ -7,5 +7,5 @@ from pathlib import Path
 def shared(name: str) -> Path:
     """Where one of them is, also in a checkout."""
     installed = Path(sysconfig.get_path("data"), "share", "oar-accounting")
-    checkout = Path(__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     return (installed if installed.exists() else checkout) / name

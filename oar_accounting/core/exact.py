@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oar_accounting.columns import LARGEST, Bools, ints
+from oar_accounting.core.columns import LARGEST, Bools, ints
 
 Whole = npt.NDArray[Any]  # of int64, or of Python's integers
 

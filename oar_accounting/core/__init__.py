@@ -1,0 +1,1 @@
+"""What all rooms share: columns of numbers, time, and what people read and type."""

@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
     )
     from oar_accounting.groupings import Visible
     from oar_accounting.job_keys import Sizes
-    from oar_accounting.metrics import Metric
+    from oar_accounting.metrics.metric import Metric
     from oar_accounting.records import (
         AdjustedAccount,
         AdjustedMetric,
@@ -71,7 +71,7 @@ if typing.TYPE_CHECKING:
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
 #: else is broken.
 _PLACES = (
-    *("errors", "metrics", "records", "settings"),
+    *("errors", "metrics.metric", "records", "settings"),
     *("groupings", "job_keys", "usage_columns", "adjustments.jobs", "accounting"),
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from oar_accounting import bulk, dialects, schema
 from oar_accounting.errors import DatabaseError
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.readings import Terms
 
 Names = tuple[str, str, str, str]  # user, project, queue, value of the dimension property

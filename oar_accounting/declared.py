@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from oar_accounting import schema
 from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.errors import SettingsError
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.readings import Terms
 from oar_accounting.settings import Settings

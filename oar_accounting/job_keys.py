@@ -15,7 +15,7 @@ from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.core.columns import Bools, Ints, distinct, ints
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
-from oar_accounting.metrics import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.readings import ENDED, RUNNING
 
 #: The states of a job that OAR or the ledger knows.

@@ -22,7 +22,7 @@ from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, Totals, add_up
 from oar_accounting.core.windows import totals_of
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.job_times import reach_of
-from oar_accounting.metrics import RESOURCE, Metric
+from oar_accounting.metrics.metric import RESOURCE, Metric
 from oar_accounting.openings import KEPT_OPEN, Cover
 from oar_accounting.readings import Terms
 from oar_accounting.recorded import (

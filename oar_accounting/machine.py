@@ -23,7 +23,7 @@ from oar_accounting.core.columns import (
 )
 from oar_accounting.core.exact import Exact
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.metrics import Held, Metric, Resources, held_amounts, rates_of
+from oar_accounting.metrics.metric import Held, Metric, Resources, held_amounts, rates_of
 
 #: States as OAR logs them: only these two matter, all others are OTHER.
 ALIVE, ABSENT, OTHER = 0, 1, 2
@@ -249,7 +249,7 @@ def measured(metric: Metric, kinds: Resources, dimension: str) -> Measure:
     """How much of a held metric each kind of resource is.
 
     A value that several resources share, as the address of a node, is counted once for each value
-    of the *dimension* property. Raises as :func:`oar_accounting.metrics.held_amounts`.
+    of the *dimension* property. Raises as :func:`oar_accounting.metrics.metric.held_amounts`.
     """
     rows = np.arange(len(kinds.resource_id))
     amounts = held_amounts(replace(metric, per=""), Held(rows, rows), kinds, len(rows))

@@ -40,7 +40,7 @@ from oar_accounting.machine import (
     joined,
     levels,
 )
-from oar_accounting.metrics import Held, Metric, Resources, held_amounts, rates_of
+from oar_accounting.metrics.metric import Held, Metric, Resources, held_amounts, rates_of
 from oar_accounting.oar_jobs import PAIRS_AT_ONCE, Snapshot, check_columns
 
 THERE = ("Alive", "Absent")

@@ -32,7 +32,7 @@ from oar_accounting.blocks import among, id_blocks, short_lists
 from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.core.windows import after
 from oar_accounting.errors import OarSchemaError
-from oar_accounting.metrics import Resources
+from oar_accounting.metrics.metric import Resources
 from oar_accounting.readings import ENDED, PAUSED, RUNNING
 
 #: Rows of OAR's own accounting held in memory at once.

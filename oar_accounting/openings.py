@@ -26,7 +26,7 @@ from oar_accounting.core.columns import (
     difference,
 )
 from oar_accounting.core.windows import after, totals_of
-from oar_accounting.metrics import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.readings import ENDED
 from oar_accounting.recorded import JobRecords, known_jobs, read_rates
 

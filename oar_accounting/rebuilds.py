@@ -13,7 +13,7 @@ from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
 from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Shown
 from oar_accounting.readings import Terms

@@ -17,7 +17,7 @@ from oar_accounting import passwords
 from oar_accounting.core.text_files import is_there, read_password, read_text
 from oar_accounting.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
-from oar_accounting.metrics import BUILT_IN, Metric, parse_metric
+from oar_accounting.metrics.metric import BUILT_IN, Metric, parse_metric
 from oar_accounting.oar_conf import OarConf, read_oar_conf
 from oar_accounting.readings import CONTAINERS, PROFILES
 
@@ -286,7 +286,7 @@ class _Toml:
         if all(metric.form != "formula" for metric in metrics):
             return tuple(metrics)
         # Few sites have formulas, and every command would wait for what reads them.
-        from oar_accounting.composed import compose
+        from oar_accounting.metrics.composed import compose
 
         return compose(metrics, self._file)
 

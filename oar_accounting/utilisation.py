@@ -33,7 +33,7 @@ from oar_accounting.core.windows import DAY, evenly, repeated
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.job_times import job_blocks
 from oar_accounting.machine import Filled, History, Measure, Stretches, Use, measured
-from oar_accounting.metrics import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar_capacity import MachineLog, assigned_among, read_machine
 from oar_accounting.oar_jobs import OarJobs, Snapshot
 from oar_accounting.recorded import read_rates, read_spans

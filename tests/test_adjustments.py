@@ -31,7 +31,7 @@ from oar_accounting import (
 from oar_accounting.adjustments import jobs as jobs_adjusted
 from oar_accounting.adjustments.given import whole_amount
 from oar_accounting.core import formats
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from tests.old_site import CORE, places_of
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, Recorded, SmallOar, opened, stopped_clock

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting.core.columns import OPEN, ints
-from oar_accounting.metrics import NODE, RESOURCE, Metric, Resources
+from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
 from oar_accounting.oar_capacity import Presence, capacity_of
 
 MEMORY = Metric(name="memory", unit="MiB·s", form="sum", of="mem", per="network_address")

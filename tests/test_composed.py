@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Purged, SettingsError
-from oar_accounting.composed import MOST_TERMS, Amounts, compose, facts_of
 from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.formulas.reading import LONGEST
-from oar_accounting.formulas.values import Fact
-from oar_accounting.metrics import BUILT_IN, Held, Metric, Resources, parse_metric
+from oar_accounting.metrics.composed import MOST_TERMS, Amounts, compose, facts_of
+from oar_accounting.metrics.formulas.evaluate import Fact
+from oar_accounting.metrics.formulas.parser import LONGEST
+from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, parse_metric
 from oar_accounting.oar_jobs import Snapshot
 from oar_accounting.settings import load
 from tests.servers import Database
@@ -280,7 +280,7 @@ def test_what_a_part_holds_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> N
     metrics = declared(twice=formula("core + core", "core.s"), again=formula("core", "core.s"))
     amounts = holding(cores=3)
     assert amounts.rates(metrics["core"]).tolist() == [3]
-    monkeypatch.setattr("oar_accounting.composed.held_amounts", None)
+    monkeypatch.setattr("oar_accounting.metrics.composed.held_amounts", None)
     assert amounts.rates(metrics["twice"]).tolist() == [6]
     assert amounts.rates(metrics["again"]).tolist() == [3]
     with pytest.raises(TypeError):

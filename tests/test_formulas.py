@@ -16,10 +16,12 @@ from oar_accounting import SettingsError
 from oar_accounting.core import exact
 from oar_accounting.core.columns import LARGEST, ints
 from oar_accounting.core.exact import Exact
-from oar_accounting.formulas import units
-from oar_accounting.formulas.checking import Scope
-from oar_accounting.formulas.reading import DEEPEST, LONGEST, WORDS, Source, read
-from oar_accounting.formulas.tree import (
+from oar_accounting.metrics.formulas import units
+from oar_accounting.metrics.formulas.check import Scope
+from oar_accounting.metrics.formulas.evaluate import Fact, Facts, constant_value, evaluate
+from oar_accounting.metrics.formulas.parser import DEEPEST, LONGEST, WORDS, Source, read
+from oar_accounting.metrics.formulas.printer import written
+from oar_accounting.metrics.formulas.tree import (
     COMPARISONS,
     FACTS,
     Among,
@@ -37,9 +39,7 @@ from oar_accounting.formulas.tree import (
     Sum,
     Use,
 )
-from oar_accounting.formulas.units import Unit, unit_of
-from oar_accounting.formulas.values import Fact, Facts, constant_value, evaluate
-from oar_accounting.formulas.writing import written
+from oar_accounting.metrics.formulas.units import Unit, unit_of
 
 SCOPE = Scope(
     {name: unit_of(unit) for name, unit in (("core", "core"), ("gpu", "gpu"), ("memory", "MiB"))},

@@ -17,7 +17,7 @@ from oar_accounting.accounting import Accounting
 from oar_accounting.core.columns import Rates, ints
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
 from oar_accounting.ledger import Ledger
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.rebuilds import restore_totals
 from oar_accounting.records import Difference
 from oar_accounting.settings import Settings

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, update
 from oar_accounting import dialects, law, schema
 from oar_accounting.core.columns import Rates, ints
 from oar_accounting.ledger import Book, Ledger
-from oar_accounting.metrics import NODE
+from oar_accounting.metrics.metric import NODE
 from oar_accounting.rebuilds import restore_totals
 from tests.servers import Database, Kind
 from tests.strategies import (

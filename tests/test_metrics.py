@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oar_accounting import SettingsError
 from oar_accounting.core.columns import ints
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.metrics import (
+from oar_accounting.metrics.metric import (
     BUILT_IN,
     Held,
     Metric,

@@ -22,17 +22,29 @@ PURE = {
         "errors",
         "core.formats",
         "machine",
-        "metrics",
+        "metrics.metric",
         "openmetrics",
         "readings",
         "records",
     ),
     *("core.periods", "rounds", "core.windows"),
     *("attributes.files", "attributes.memberships", "attributes.notes"),
-    *("composed", "core.exact", "karma_report", "karma_settings", "karma_words", "what_if_report"),
+    *(
+        "metrics.composed",
+        "core.exact",
+        "karma_report",
+        "karma_settings",
+        "karma_words",
+        "what_if_report",
+    ),
     *(module for module in MODULES if module.startswith("karma.")),
-    *("formulas.checking", "formulas.reading", "formulas.tree", "formulas.units"),
-    *("formulas.values", "formulas.writing"),
+    *(
+        "metrics.formulas.check",
+        "metrics.formulas.parser",
+        "metrics.formulas.tree",
+        "metrics.formulas.units",
+    ),
+    *("metrics.formulas.evaluate", "metrics.formulas.printer"),
 }
 CLOCKS = {"time", "datetime.now", "datetime.today", "datetime.utcnow", "date.today"}
 DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")

@@ -10,7 +10,7 @@ from oar_accounting.core import formats
 from oar_accounting.core.columns import LARGEST
 from oar_accounting.dialects import LONGEST_NAME
 from oar_accounting.errors import BadAdjustment, BadSpan, UnknownName
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 
 LONGEST_REASON = 2_000
 #: Digits that a percentage may have behind the point.

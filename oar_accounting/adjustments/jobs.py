@@ -33,7 +33,7 @@ from oar_accounting.core.columns import (
 from oar_accounting.core.windows import repeated
 from oar_accounting.errors import BadAdjustment, UnknownName
 from oar_accounting.ledger import Book
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.recorded import LOWEST
 from oar_accounting.records import AdjustmentReport

@@ -20,7 +20,7 @@ from oar_accounting.catalog import Names
 from oar_accounting.core.columns import Columns, Ints, Totals, add_up, ints
 from oar_accounting.errors import BadAdjustment, WriterBusy
 from oar_accounting.ledger import Book
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.records import AdjustedAccount, AdjustmentReport
 
 #: The job of lines that are about no job; stored as NULL.

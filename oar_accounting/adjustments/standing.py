@@ -18,7 +18,7 @@ from oar_accounting.catalog import Site, account_names
 from oar_accounting.core import formats
 from oar_accounting.core.columns import Ints
 from oar_accounting.errors import Adjusted, UnknownName
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.records import AdjustedMetric, Adjustment, AdjustmentLine
 
 #: Shown for an account that somebody has deleted by hand.

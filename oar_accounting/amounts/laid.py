@@ -25,7 +25,7 @@ from oar_accounting.amounts.question import EXACT, PROPORTIONAL, WHOLE, Question
 from oar_accounting.catalog import Site
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints
 from oar_accounting.core.windows import evenly
-from oar_accounting.metrics import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE
 
 #: Parts up to this many are summed by the database one by one; more of them from all rows.
 FEW_PARTS = 64

@@ -20,7 +20,7 @@ from oar_accounting.attributes.memberships import LOWEST, Claim
 from oar_accounting.core import formats
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadFile, BadSpan
-from oar_accounting.metrics import NAME
+from oar_accounting.metrics.metric import NAME
 from oar_accounting.records import Attribute
 
 KINDS = ("user", "project")

@@ -17,7 +17,7 @@ from oar_accounting.karma.stock import QueueSums, StockRows, StockRule
 from oar_accounting.karma.wording import length
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.ledger import Ledger
-from oar_accounting.metrics import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.oar_waiting import Queued
 from oar_accounting.settings import Settings

@@ -17,7 +17,7 @@ from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
 from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
 from oar_accounting.karma.weights import Weighting, earliest, weights
-from oar_accounting.metrics import Metric
+from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar_capacity import capacity_of, read_presence
 from oar_accounting.oar_jobs import OarJobs
 

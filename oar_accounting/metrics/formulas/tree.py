@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from oar_accounting.formulas.units import NUMBER, Unit
+from oar_accounting.metrics.formulas.units import NUMBER, Unit
 
 FUNCTIONS = ("max", "min", "ceil", "floor")
 #: What is known of a job beside what it holds.

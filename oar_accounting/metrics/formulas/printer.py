@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from oar_accounting.formulas.tree import (
+from oar_accounting.metrics.formulas.tree import (
     Among,
     And,
     Call,
@@ -18,7 +18,7 @@ from oar_accounting.formulas.tree import (
     Sum,
     Use,
 )
-from oar_accounting.formulas.units import shown
+from oar_accounting.metrics.formulas.units import shown
 
 #: How tightly the parts of each kind hold together; what holds less stands in parentheses.
 _LOOSE, _OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT, _FACTOR, _ATOM = range(9)

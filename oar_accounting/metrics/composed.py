@@ -15,13 +15,13 @@ import numpy as np
 from oar_accounting.core import exact
 from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.core.exact import Exact
-from oar_accounting.formulas.checking import Scope
-from oar_accounting.formulas.reading import LONGEST, LONGEST_WRITTEN, Source, read
-from oar_accounting.formulas.tree import Among, Expression, Number, Use, parts_of
-from oar_accounting.formulas.units import Unit, factor, unit_of
-from oar_accounting.formulas.values import Facts, evaluate
-from oar_accounting.formulas.writing import written
-from oar_accounting.metrics import BUILT_IN, Held, Metric, Resources, held_amounts, rates_of
+from oar_accounting.metrics.formulas.check import Scope
+from oar_accounting.metrics.formulas.evaluate import Facts, evaluate
+from oar_accounting.metrics.formulas.parser import LONGEST, LONGEST_WRITTEN, Source, read
+from oar_accounting.metrics.formulas.printer import written
+from oar_accounting.metrics.formulas.tree import Among, Expression, Number, Use, parts_of
+from oar_accounting.metrics.formulas.units import Unit, factor, unit_of
+from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, held_amounts, rates_of
 
 #: Numbers, metrics and facts of a formula, and of the formulas of those that it uses.
 MOST_TERMS = 2_000

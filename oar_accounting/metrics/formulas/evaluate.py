@@ -1,7 +1,7 @@
 """What a formula gives, for all parts of jobs at once, exactly. Pure arithmetic.
 
 Every size is in bytes here and every other unit as it is: where units agree, which
-`oar_accounting.formulas.checking` checks, numbers alone will do.
+`oar_accounting.metrics.formulas.check` checks, numbers alone will do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from oar_accounting.core import exact
 from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.core.exact import Exact
-from oar_accounting.formulas.tree import (
+from oar_accounting.metrics.formulas.tree import (
     Among,
     And,
     Call,
@@ -29,7 +29,7 @@ from oar_accounting.formulas.tree import (
     Sum,
     Use,
 )
-from oar_accounting.formulas.units import factor
+from oar_accounting.metrics.formulas.units import factor
 
 _FUNCTIONS: Mapping[str, Callable[[Sequence[Exact]], Exact]] = {
     "max": exact.largest,

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NoReturn
 
 from oar_accounting.errors import SettingsError
-from oar_accounting.formulas.tree import (
+from oar_accounting.metrics.formulas.tree import (
     COMPARISONS,
     FACTS,
     FUNCTIONS,
@@ -31,7 +31,7 @@ from oar_accounting.formulas.tree import (
     Sum,
     Use,
 )
-from oar_accounting.formulas.units import NUMBER, Unit, product, unit_of
+from oar_accounting.metrics.formulas.units import NUMBER, Unit, product, unit_of
 
 LONGEST = 4_000  #: characters of a formula
 #: Of one that was written here: with a blank on either side of every character it is no longer.

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from oar_accounting.formulas import units
-from oar_accounting.formulas.reading import Source
-from oar_accounting.formulas.tree import (
+from oar_accounting.metrics.formulas import units
+from oar_accounting.metrics.formulas.evaluate import constant_value
+from oar_accounting.metrics.formulas.parser import Source
+from oar_accounting.metrics.formulas.tree import (
     Among,
     And,
     Call,
@@ -28,8 +29,7 @@ from oar_accounting.formulas.tree import (
     Use,
     parts_of,
 )
-from oar_accounting.formulas.units import NUMBER, SIZES, Unit, dimension, shown
-from oar_accounting.formulas.values import constant_value
+from oar_accounting.metrics.formulas.units import NUMBER, SIZES, Unit, dimension, shown
 
 #: The unit of a literal zero, which is a zero of every unit.
 ANY = None

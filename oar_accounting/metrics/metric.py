@@ -8,7 +8,7 @@ restricted to one resource type (``*`` for all):
 * *sum P*, or *sum P per Q*: the sum of the numeric property P over the rows, or over the
   different values of Q among them; the P of a value of Q is the largest that any of its rows has.
 
-A composed metric is a formula of other metrics; `oar_accounting.composed` computes it.
+A composed metric is a formula of other metrics; `oar_accounting.metrics.composed` computes it.
 
 A job over several values of the dimension property (clusters) has a part for each, and every
 form is evaluated per part. A rate is ``sum × scale``, rounded once per part, half to even.
@@ -106,7 +106,7 @@ BUILT_IN = (RESOURCE, NODE)
 def parse_metric(name: str, table: Mapping[str, Any], file: str) -> Metric:
     """The metric that a ``[metrics.NAME]`` table of the settings *file* declares.
 
-    A formula is left as it stands there; `oar_accounting.composed.compose` reads it.
+    A formula is left as it stands there; `oar_accounting.metrics.composed.compose` reads it.
     Raises :class:`SettingsError` naming file, key and what was expected.
     """
     where = f"{file}: [metrics.{name}]"

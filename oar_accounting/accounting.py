@@ -10,26 +10,18 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import (
-    catalog,
-    dialects,
-    doctor,
-    journal,
-    law,
-    schema,
-    settings,
-    stock_accounting,
-)
+from oar_accounting import catalog, doctor, journal, law, schema, settings, stock_accounting
 from oar_accounting.adjustments.given import check_words
 from oar_accounting.adjustments.jobs import JobFilter, adjust_jobs
 from oar_accounting.adjustments.posting import Amount, Note, adjust_account, counter
 from oar_accounting.adjustments.standing import read_all, read_lines
 from oar_accounting.attributes import files, stored
-from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
+from oar_accounting.database import dialects
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import (
     AccountingError,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from oar_accounting import schema
-from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import oar_pages, unrecorded
 from oar_accounting.core.columns import Ints, JobRows, ints
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.readings import ENDED

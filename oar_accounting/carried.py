@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from oar_accounting import bulk, schema
-from oar_accounting.blocks import short_lists
+from oar_accounting import schema
 from oar_accounting.catalog import StoredMetric
 from oar_accounting.core.columns import Ints, Rates, Spans, Totals, ints
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.ledger import Book, amounts_of
 from oar_accounting.recorded import Entries, JobRecords, read_entries
 

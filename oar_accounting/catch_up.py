@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oar_accounting import blocks
-from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Site
 from oar_accounting.core.columns import Ints
+from oar_accounting.database import id_blocks as blocks
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar_jobs import OarJobs
 from oar_accounting.passes import Pass, Shown, Tally

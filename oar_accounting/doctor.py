@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Engine
 
 from oar_accounting import (
     catalog,
-    dialects,
     drivers,
     journal,
     law,
@@ -28,6 +27,7 @@ from oar_accounting import (
 from oar_accounting.backlog import find_backlog
 from oar_accounting.catalog import Site
 from oar_accounting.core import formats
+from oar_accounting.database import dialects
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity

@@ -14,10 +14,10 @@ from sqlalchemy import ColumnElement, Connection, and_
 
 from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
-from oar_accounting.blocks import among
 from oar_accounting.catalog import Names, Site, StoredMetric
 from oar_accounting.core.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
 from oar_accounting.core.windows import amounts_between
+from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import JOB_KEYS
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of

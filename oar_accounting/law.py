@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import bulk, schema, summed
+from oar_accounting import schema, summed
 from oar_accounting.catalog import Site, account_names, stored_metrics
 from oar_accounting.core.columns import Ints, Totals, add_up, difference
 from oar_accounting.core.windows import DAY
+from oar_accounting.database import bulk
 from oar_accounting.ledger import Book, amounts_of
 from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
 from oar_accounting.records import Difference

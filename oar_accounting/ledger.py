@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, Table
 
-from oar_accounting import bulk, catalog, dialects, schema, summed
-from oar_accounting.blocks import id_blocks, is_dense, short_lists
+from oar_accounting import catalog, schema, summed
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, Totals, add_up, difference, ints
 from oar_accounting.core.windows import totals_of
+from oar_accounting.database import bulk, dialects
+from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.job_times import reach_of
 from oar_accounting.metrics.metric import RESOURCE, Metric

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from oar_accounting import dialects
 from oar_accounting.core.shared_files import shared
+from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.stubs.oar_user import AS_OAR, quoted
 

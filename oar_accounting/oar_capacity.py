@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, case, func, select
 
-from oar_accounting import bulk, oar_tables
-from oar_accounting.blocks import SPARSE_BLOCK, among, is_dense
+from oar_accounting import oar_tables
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints, located
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, is_dense
 from oar_accounting.machine import (
     ABSENT,
     ALIVE,

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from sqlalchemy.engine import URL
 
 from oar_accounting.core.text_files import BYTE_ORDER_MARK, is_utf_8, read_bare
-from oar_accounting.dialects import parse_url
+from oar_accounting.database.dialects import parse_url
 from oar_accounting.errors import SettingsError
 
 # As OAR reads a line: a value ends at the first "#", also between quotes.

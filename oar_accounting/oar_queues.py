@@ -12,8 +12,9 @@ from shlex import quote
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
-from oar_accounting import dialects, oar_tables
+from oar_accounting import oar_tables
 from oar_accounting.core import formats
+from oar_accounting.database import dialects
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_waiting import waiting_since

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import bulk, schema
-from oar_accounting.blocks import id_blocks
+from oar_accounting import schema
 from oar_accounting.core.columns import (
     Bools,
     Columns,
@@ -26,6 +25,8 @@ from oar_accounting.core.columns import (
     difference,
 )
 from oar_accounting.core.windows import after, totals_of
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.readings import ENDED
 from oar_accounting.recorded import JobRecords, known_jobs, read_rates

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import dialects, errors, passwords, settings
+from oar_accounting import errors, passwords, settings
 from oar_accounting.core import formats
+from oar_accounting.database import dialects
 from oar_accounting.records import Status
 from oar_accounting.settings import Settings
 

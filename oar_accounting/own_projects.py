@@ -3,9 +3,9 @@
 from sqlalchemy import Connection, select
 
 from oar_accounting import schema
-from oar_accounting.blocks import short_lists
 from oar_accounting.catalog import Site, account_names
 from oar_accounting.core.columns import ints
+from oar_accounting.database.id_blocks import short_lists
 
 
 def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str] | None:

@@ -15,7 +15,7 @@ from oar_accounting import schema
 from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.core.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
 from oar_accounting.core.windows import too_large
-from oar_accounting.dialects import LONGEST_NAME
+from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder, Holdings
 from oar_accounting.ledger import Book, Ledger

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from oar_accounting import catalog, law, schema, summed
 from oar_accounting.adjustments.standing import check_unit
-from oar_accounting.blocks import id_blocks
 from oar_accounting.carried import carried_in, carried_window, carry_on
 from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import Metric

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
-from oar_accounting import bulk, schema
-from oar_accounting.blocks import among, id_blocks
+from oar_accounting import schema
 from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Texts
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.readings import RUNNING
 
 T = TypeVar("T", bound=Columns)

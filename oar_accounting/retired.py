@@ -5,8 +5,8 @@ from sqlalchemy import func, select
 
 from oar_accounting import schema
 from oar_accounting.adjustments.standing import follow
-from oar_accounting.blocks import short_lists
 from oar_accounting.catalog import change_site
+from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.identity import same_jobs
 from oar_accounting.ledger import Book
 from oar_accounting.oar_jobs import OarJobs

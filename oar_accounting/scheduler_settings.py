@@ -10,7 +10,7 @@ from typing import Any
 from oar_accounting.core import formats
 from oar_accounting.core.formats import length_of
 from oar_accounting.core.text_files import read_password
-from oar_accounting.dialects import as_user
+from oar_accounting.database.dialects import as_user
 from oar_accounting.errors import SettingsError
 from oar_accounting.settings import Settings
 

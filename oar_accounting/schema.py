@@ -28,8 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from oar_accounting import dialects
-from oar_accounting.dialects import Name, Words
+from oar_accounting.database import dialects
+from oar_accounting.database.dialects import Name, Words
 
 VERSION = 5
 

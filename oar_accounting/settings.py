@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from oar_accounting import passwords
 from oar_accounting.core.text_files import is_there, read_password, read_text
-from oar_accounting.dialects import LONGEST_NAME, parse_url
+from oar_accounting.database.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics.metric import BUILT_IN, Metric, parse_metric
 from oar_accounting.oar_conf import OarConf, read_oar_conf

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from oar_accounting import dialects, settings
+from oar_accounting import settings
 from oar_accounting.catalog import stored_metrics
+from oar_accounting.database import dialects
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import DatabaseError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare, rules_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import BigInteger, Engine, Float, String, column, select, update, values
 
-from oar_accounting import dialects
+from oar_accounting.database import dialects
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_tables import shown

@@ -30,7 +30,6 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
-from oar_accounting import bulk, dialects
 from oar_accounting.core import formats
 from oar_accounting.core.columns import (
     Columns,
@@ -44,6 +43,7 @@ from oar_accounting.core.columns import (
     row_order,
 )
 from oar_accounting.core.windows import in_portions, spread
+from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import AmountOverflow, OarSchemaError
 from oar_accounting.oar_jobs import check_columns
 from oar_accounting.oar_tables import assigned, moldables, resources

@@ -13,7 +13,7 @@ from sqlalchemy import (
     Table,
 )
 
-from oar_accounting.dialects import PASSING, Name
+from oar_accounting.database.dialects import PASSING, Name
 
 metadata = MetaData()
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import case, select
 
-from oar_accounting import bulk, schema
+from oar_accounting import schema
 from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
 from oar_accounting.core.windows import after
-from oar_accounting.dialects import LONGEST_NAME
+from oar_accounting.database import bulk
+from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.ledger import Book

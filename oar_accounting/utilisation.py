@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, func, select
 
-from oar_accounting import bulk, machine, schema
-from oar_accounting.blocks import id_blocks
+from oar_accounting import machine, schema
 from oar_accounting.catalog import Site, StoredMetric, account_names, stored_metrics
 from oar_accounting.core.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
 from oar_accounting.core.periods import cuts, zone
 from oar_accounting.core.windows import DAY, evenly, repeated
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.job_times import job_blocks
 from oar_accounting.machine import Filled, History, Measure, Stretches, Use, measured

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, select
 
-from oar_accounting import bulk, schema
+from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
-from oar_accounting.blocks import among
 from oar_accounting.catalog import Site
 from oar_accounting.core.columns import OPEN, Ints, ints
+from oar_accounting.database import bulk
+from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions

@@ -15,9 +15,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from sqlalchemy import Connection, Engine, Table, event, select
 
 from oar_accounting import schema
-from oar_accounting.bulk import insert_columns
 from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Rates, Spans, Totals, add_up, ints
+from oar_accounting.database.bulk import insert_columns
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric
 from oar_accounting.readings import ENDED, Terms

@@ -23,7 +23,6 @@ from oar_accounting import (
     JobFilter,
     UnknownName,
     WriterBusy,
-    blocks,
     cli,
     oar_jobs,
     schema,
@@ -31,6 +30,7 @@ from oar_accounting import (
 from oar_accounting.adjustments import jobs as jobs_adjusted
 from oar_accounting.adjustments.given import whole_amount
 from oar_accounting.core import formats
+from oar_accounting.database import id_blocks
 from oar_accounting.metrics.metric import Metric
 from tests.old_site import CORE, places_of
 from tests.servers import Database
@@ -632,7 +632,7 @@ def test_many_jobs_are_adjusted_in_portions_as_one(
     whole = site.accounting.adjust_jobs(JobFilter(start=T0), **WORDS, dry_run=True)
     of_node = site.accounting.adjust_jobs(JobFilter(nodes=["alpha-1"]), **WORDS, dry_run=True)
     monkeypatch.setattr(jobs_adjusted, "PAGE", 3)
-    monkeypatch.setattr(blocks, "BLOCK", 2)
+    monkeypatch.setattr(id_blocks, "BLOCK", 2)
     monkeypatch.setattr(oar_jobs, "JOBS_AT_ONCE", 4)
     for wanted, expected in ((JobFilter(nodes=["alpha-1"]), of_node), (JobFilter(start=T0), whole)):
         found = site.accounting.adjust_jobs(wanted, **WORDS, dry_run=True)
@@ -646,7 +646,7 @@ def test_many_jobs_are_adjusted_in_portions_as_one(
 @on_sqlite
 def test_interrupted_it_has_posted_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     calls = []
 
     def interrupted(lines: Any, share: Any) -> Any:

@@ -13,12 +13,12 @@ from oar_accounting import (
     SettingsError,
     UnknownName,
     WriterBusy,
-    blocks,
     catch_up,
     law,
     oar_jobs,
     passes,
 )
+from oar_accounting.database import id_blocks
 from oar_accounting.ledger import Book
 from oar_accounting.recorded import OVERLAP
 from oar_accounting.schema import totals
@@ -922,8 +922,8 @@ class Interrupted(Exception):
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Look at *size* jobs at once."""
-    monkeypatch.setattr(blocks, "BLOCK", size)
-    monkeypatch.setattr(blocks, "SPARSE_BLOCK", size)
+    monkeypatch.setattr(id_blocks, "BLOCK", size)
+    monkeypatch.setattr(id_blocks, "SPARSE_BLOCK", size)
 
 
 def stopping(after: int) -> Any:
@@ -1038,7 +1038,7 @@ def test_a_pass_interrupted_between_two_blocks_forgets_no_job(
     for job in far_apart:
         oar.add_job(job_id=job)
     accounting = opened(engine)
-    monkeypatch.setattr(blocks, "SPARSE_BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "SPARSE_BLOCK", 1)
     monkeypatch.setattr(catch_up, "OVERLAP", 0)
     with monkeypatch.context() as patch:
         settle = passes.Pass.settle

@@ -323,7 +323,7 @@ def test_a_process_that_knows_the_name_writes_the_pseudonym(
 def test_a_user_who_is_forgotten_during_a_pass_is_forgotten(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    monkeypatch.setattr("oar_accounting.blocks.BLOCK", 2)
+    monkeypatch.setattr("oar_accounting.database.id_blocks.BLOCK", 2)
     site = some_users(engine, "alice", "bob", "carol")
     other_engine = create_engine(database.url)
     other = opened(other_engine)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Accounting, BadSpan, UnknownName, job_times
-from oar_accounting.dialects import file_url
+from oar_accounting.database.dialects import file_url
 from oar_accounting.job_keys import Sizes
 from oar_accounting.job_lists import MOMENTS, Moment
 from oar_accounting.ledger import Ledger

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
 from oar_accounting import Accounting
-from oar_accounting.dialects import file_url
+from oar_accounting.database.dialects import file_url
 from tests.small_oar import DAY, HOUR, T0, SmallOar, opened, stopped_clock
 from tests.test_fair_share import TREE, linear, wait
 

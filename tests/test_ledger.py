@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Delete, Engine, Update, delete, insert, select, update
 
-from oar_accounting import catalog, dialects, law, schema, summed
+from oar_accounting import catalog, law, schema, summed
 from oar_accounting.accounting import Accounting
 from oar_accounting.core.columns import Rates, ints
+from oar_accounting.database import dialects
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import Metric

@@ -18,8 +18,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, update
 
-from oar_accounting import dialects, law, schema
+from oar_accounting import law, schema
 from oar_accounting.core.columns import Rates, ints
+from oar_accounting.database import dialects
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE
 from oar_accounting.rebuilds import restore_totals

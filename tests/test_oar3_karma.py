@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.orm import Session
 
-from oar_accounting import dialects
+from oar_accounting.database import dialects
 from oar_accounting.karma.stock import DEFAULTS, StockRule, evaluate
 from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.oar_tables import accounting

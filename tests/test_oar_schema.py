@@ -13,7 +13,8 @@ from sqlalchemy import Column, Engine, MetaData, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import Enum, Integer, String
 
-from oar_accounting import Accounting, OarSchemaError, dialects, oar_queues, oar_tables, schema
+from oar_accounting import Accounting, OarSchemaError, oar_queues, oar_tables, schema
+from oar_accounting.database import dialects
 from oar_accounting.oar_jobs import OarJobs
 from tests.servers import Database
 from tests.small_oar import (

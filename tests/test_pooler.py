@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.engine import URL
 
-from oar_accounting import Accounting, DatabaseError, dialects, settings, stock_tables
+from oar_accounting import Accounting, DatabaseError, settings, stock_tables
+from oar_accounting.database import dialects
 from tests.servers import MissingServerError, NetworkServer, pooler
 from tests.small_oar import DAY, NOW, T0, SmallOar, stopped_clock
 from tests.test_roles import tell

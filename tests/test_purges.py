@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from oar_accounting import (
-    Accounting,
-    BadSpan,
-    Purged,
-    UnknownName,
-    WriterBusy,
-    blocks,
-    bulk,
-    schema,
-)
+from oar_accounting import Accounting, BadSpan, Purged, UnknownName, WriterBusy, schema
+from oar_accounting.database import bulk, id_blocks
 from oar_accounting.ledger import Ledger
 from tests.old_site import CORE, OldSite, closed_of, once, row_counts, tamper
 from tests.servers import Database
@@ -391,7 +383,7 @@ def test_an_interrupted_rebuild_carries_purged_amounts_once(
 ) -> None:
     site = four_jobs(engine, CORE)
     site.accounting.purge(BOUND)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     for _ in range(2):
         with pytest.raises(Interrupted):
             site.accounting.rebuild(metric="core", from_oar=True, progress=interrupt)
@@ -442,7 +434,7 @@ def test_a_purge_waits_for_a_metric_that_is_half_built(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     site.reopen(CORE)
     with pytest.raises(Interrupted):
         site.accounting.rebuild(metric="core", progress=interrupt)
@@ -460,7 +452,7 @@ def test_a_half_built_metric_that_is_no_longer_declared_does_not_forbid_to_purge
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     site.reopen(CORE)
     with pytest.raises(Interrupted):
         site.accounting.rebuild(metric="core", progress=interrupt)
@@ -480,7 +472,7 @@ def test_a_half_built_metric_whose_declaration_was_put_back_does_not_forbid_to_p
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine, CORE)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     site.reopen(CORE + "scale = 10\n")
     with pytest.raises(Interrupted):
         site.accounting.rebuild(metric="core", progress=interrupt)
@@ -494,7 +486,7 @@ def test_a_metric_that_is_rebuilt_during_a_purge_loses_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine, CORE)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     other = opened(engine, CORE)
     begun: list[int] = []
 
@@ -518,7 +510,7 @@ def test_a_purge_during_a_rebuild_from_oar_loses_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     other = opened(engine)
     site.accounting.rebuild(from_oar=True, progress=once(lambda: other.purge(BOUND)))
     site.check()
@@ -533,7 +525,7 @@ def test_a_window_changed_during_a_purge_breaks_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     other = opened(engine, f"window = {WEEK}\n")
     assert site.accounting.purge(BOUND, progress=once(other.rebuild)) == (BOUND, 2)
     site.window = WEEK
@@ -547,7 +539,7 @@ def test_an_interrupted_purge_goes_on_when_it_is_run_again(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = four_jobs(engine)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     with pytest.raises(Interrupted):
         site.accounting.purge(BOUND, progress=interrupt)
     site.check()
@@ -568,7 +560,7 @@ def _purge_and_die(url: str, jobs: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "add_columns", deadly)
-        patch.setattr(blocks, "BLOCK", 1)
+        patch.setattr(id_blocks, "BLOCK", 1)
         Accounting.open(url=url).purge(BOUND)
 
 

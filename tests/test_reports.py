@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, insert
 from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage, schema
 from oar_accounting.amounts import laid
 from oar_accounting.core.windows import evenly
-from oar_accounting.dialects import file_url
+from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import Ledger
 from oar_accounting.readings import FARTHEST
 from oar_accounting.usage_columns import AMOUNTS

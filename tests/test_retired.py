@@ -10,15 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from oar_accounting import (
-    AccountingError,
-    OtherOar,
-    UnknownName,
-    WriterBusy,
-    blocks,
-    catch_up,
-    schema,
-)
+from oar_accounting import AccountingError, OtherOar, UnknownName, WriterBusy, catch_up, schema
+from oar_accounting.database import id_blocks
 from oar_accounting.ledger import Ledger
 from tests.old_site import CORE, OldSite, closed_of, once, places_of
 from tests.servers import Database
@@ -316,7 +309,7 @@ def test_of_many_jobs_the_first_that_is_another_one_is_named(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than a pass compares, on more than one page."""
-    monkeypatch.setattr(blocks, "BLOCK", 50)
+    monkeypatch.setattr(id_blocks, "BLOCK", 50)
     oar = SmallOar(engine)
     for _ in range(260):
         oar.add_job(cores=1, stop=T0 + 1)
@@ -518,7 +511,7 @@ def test_ids_retired_while_a_metric_is_built_lose_nothing(
 ) -> None:
     site = three_jobs(engine, CORE)
     before = install_anew(site)
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(id_blocks, "BLOCK", 1)
     other = opened(engine, CORE)
 
     def retire() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
-from oar_accounting import Accounting, SchemaError, dialects, oar_tables, schema
+from oar_accounting import Accounting, SchemaError, oar_tables, schema
+from oar_accounting.database import dialects
 from tests.servers import Database
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.engine import URL
 
-from oar_accounting import Accounting, sockets
-from oar_accounting.dialects import parse_url
+from oar_accounting import Accounting
+from oar_accounting.database import sockets
+from oar_accounting.database.dialects import parse_url
 from tests.servers import Database
 from tests.test_cli import run, said
 from tests.test_oar_conf import EITHER, OAR_3, read

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert, text
 from sqlalchemy.engine import make_url
 
-from oar_accounting import OarSchemaError, SettingsError, dialects
+from oar_accounting import OarSchemaError, SettingsError
 from oar_accounting.core.columns import ints
+from oar_accounting.database import dialects
 from oar_accounting.karma.stock import (
     DEFAULTS,
     TERMS,

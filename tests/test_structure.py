@@ -51,7 +51,15 @@ DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
 # OAR's settings have names of databases; the command line names the demo's file and examples; a
 # driver is called after its database.
 MAY_NAME_DATABASES = {
-    *("bulk", "commands.recording", "dialects", "drivers", "oar_conf", "settings", "sockets"),
+    *(
+        "database.bulk",
+        "commands.recording",
+        "database.dialects",
+        "drivers",
+        "oar_conf",
+        "settings",
+        "database.sockets",
+    ),
 }
 
 

@@ -19,7 +19,8 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import Accounting, SchemaError, dialects, law, schema
+from oar_accounting import Accounting, SchemaError, law, schema
+from oar_accounting.database import dialects
 from oar_accounting.ledger import Ledger
 from tests.old_site import CORE
 from tests.servers import Database

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete
 
 from oar_accounting import Accounting, BadSpan, UnknownName, Visible, schema
-from oar_accounting.dialects import file_url
+from oar_accounting.database.dialects import file_url
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 
 Amounts = dict[tuple[str, ...], tuple[int, int]]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from oar_accounting import Accounting, dialects
+from oar_accounting import Accounting
+from oar_accounting.database import dialects
 from tests.servers import Database
 from tests.small_oar import SmallOar
 from tests.test_cli import run, said

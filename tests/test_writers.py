@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from oar_accounting import dialects, law, schema
+from oar_accounting import law, schema
 from oar_accounting.accounting import Accounting
+from oar_accounting.database import dialects
 from oar_accounting.errors import WriterBusy
 from oar_accounting.ledger import Ledger
 from oar_accounting.settings import Settings

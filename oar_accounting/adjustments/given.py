@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from oar_accounting.core import formats
 from oar_accounting.core.columns import LARGEST
-from oar_accounting.dialects import LONGEST_NAME
+from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.errors import BadAdjustment, BadSpan, UnknownName
 from oar_accounting.metrics.metric import Metric
 

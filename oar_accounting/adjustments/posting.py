@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import func, insert, literal, select
 
-from oar_accounting import bulk, schema
+from oar_accounting import schema
 from oar_accounting.adjustments.given import check_known, check_span, whole_amount
 from oar_accounting.adjustments.standing import (
     NAMELESS,
@@ -18,6 +18,7 @@ from oar_accounting.adjustments.standing import (
 )
 from oar_accounting.catalog import Names
 from oar_accounting.core.columns import Columns, Ints, Totals, add_up, ints
+from oar_accounting.database import bulk
 from oar_accounting.errors import BadAdjustment, WriterBusy
 from oar_accounting.ledger import Book
 from oar_accounting.metrics.metric import Metric

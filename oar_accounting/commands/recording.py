@@ -2,8 +2,9 @@
 
 import click
 
-from oar_accounting import dialects, errors, schema
+from oar_accounting import errors, schema
 from oar_accounting.core import formats
+from oar_accounting.database import dialects
 from oar_accounting.display import (
     add_row,
     new_table,

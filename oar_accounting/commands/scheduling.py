@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from oar_accounting import dialects
+from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, StubError
 from oar_accounting.exits import EXIT_CODES, Terminated, command
 from oar_accounting.library import digest_before_imports

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oar_accounting import dialects, schema
+from oar_accounting import schema
 from oar_accounting.catalog import stored_metrics
 from oar_accounting.core.columns import LARGEST, Ints, ints
+from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.fair_share.queue import Waiters, waiters

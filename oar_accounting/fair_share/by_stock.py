@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
-from oar_accounting import bulk, dialects, schema
+from oar_accounting import schema
 from oar_accounting.catalog import account_names, stored_metrics
 from oar_accounting.core.columns import ints
+from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.queue import renamed
 from oar_accounting.karma import stock

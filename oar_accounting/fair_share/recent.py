@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.blocks import id_blocks
 from oar_accounting.catalog import Accounts, Names, Site, StoredMetric
 from oar_accounting.core.columns import (
     Ints,
@@ -23,6 +22,7 @@ from oar_accounting.core.columns import (
     ints,
 )
 from oar_accounting.core.windows import too_large, totals_of
+from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder
 from oar_accounting.ledger import Book

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
-from oar_accounting import bulk, schema
+from oar_accounting import schema
 from oar_accounting.amounts.laid import beside_totals
 from oar_accounting.catalog import Site
 from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.core.windows import kept_by_day
+from oar_accounting.database import bulk
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.recent import Recent

@@ -6,8 +6,8 @@ from statistics import fmean, median
 
 import numpy as np
 
-from oar_accounting import dialects
 from oar_accounting.core.columns import Ints, Texts, ints
+from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.queue import renamed

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from sqlalchemy import Engine
 
-from oar_accounting import dialects, schema, settings
+from oar_accounting import schema, settings
+from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.known import KnownAccounts

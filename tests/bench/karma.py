@@ -12,8 +12,9 @@ import click
 import numpy as np
 from sqlalchemy import Engine, create_engine, text
 
-from oar_accounting import dialects, schema
+from oar_accounting import schema
 from oar_accounting.accounting import Accounting
+from oar_accounting.database import dialects
 from oar_accounting.fair_share import by_terms
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.queue import Waiters, waiters

@@ -22,7 +22,8 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import bulk, dialects, oar_tables
+from oar_accounting import oar_tables
+from oar_accounting.database import bulk, dialects
 
 SEED = 20_240_229
 BEGIN = 1_699_920_000  # a midnight, UTC

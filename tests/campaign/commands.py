@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 from sqlalchemy import Engine, event
 
-from oar_accounting import accounting, cli, dialects
+from oar_accounting import accounting, cli
+from oar_accounting.database import dialects
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180.0

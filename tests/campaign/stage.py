@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select
 
-from oar_accounting import catalog, dialects, schema
+from oar_accounting import catalog, schema
+from oar_accounting.database import dialects
 from oar_accounting.ledger import Ledger
 from tests.campaign.changing_oar import DAY, HOUR, OWN_METRIC, ChangingOar, settings
 from tests.campaign.commands import Commands, Running, check

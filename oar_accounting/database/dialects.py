@@ -37,13 +37,13 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from oar_accounting.database.sockets import socket_of
 from oar_accounting.errors import (
     AmountOverflow,
     DatabaseError,
     SettingsError,
     WriterBusy,
 )
-from oar_accounting.sockets import socket_of
 
 DATABASES = ("mariadb", "postgresql", "sqlite")
 

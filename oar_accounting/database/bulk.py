@@ -34,7 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
 from oar_accounting.core.columns import LARGEST, Ints
-from oar_accounting.dialects import driver_errors
+from oar_accounting.database.dialects import driver_errors
 from oar_accounting.errors import AmountOverflow
 
 #: Rows handed to the driver at once where there is no COPY.

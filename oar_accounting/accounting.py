@@ -35,10 +35,10 @@ from oar_accounting.forget import forget
 from oar_accounting.identity import check_identity
 from oar_accounting.journal import Entry
 from oar_accounting.ledger import Book, Ledger, check_version
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.job_rules import FARTHEST
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Tally
 from oar_accounting.purges import purge
-from oar_accounting.readings import FARTHEST
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import (
@@ -325,7 +325,7 @@ class Accounting(Reporting):
 
         Raises :class:`oar_accounting.OarSchemaError` where they may not be read.
         """
-        from oar_accounting.oar_queues import read_queues
+        from oar_accounting.oar.queues import read_queues
 
         return dict(read_queues(self.oar_engine, int(time.time())).policies)
 

@@ -10,8 +10,8 @@ from oar_accounting.catch_up import oar_pages, unrecorded
 from oar_accounting.core.columns import Ints, JobRows, ints
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.readings import ENDED
+from oar_accounting.oar.job_rules import ENDED
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import OVERLAP, known_jobs, unsettled_ids
 from oar_accounting.records import Backlog
 

@@ -16,7 +16,7 @@ from oar_accounting import schema
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import DatabaseError
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.readings import Terms
+from oar_accounting.oar.job_rules import Terms
 
 Names = tuple[str, str, str, str]  # user, project, queue, value of the dimension property
 

@@ -6,8 +6,8 @@ from oar_accounting import schema
 from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.errors import SettingsError
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.readings import Terms
+from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.settings import Settings
 
 

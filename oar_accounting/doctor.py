@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
-from oar_accounting import (
-    catalog,
-    drivers,
-    journal,
-    law,
-    oar_queues,
-    schema,
-    site_setup,
-    state_directory,
-)
+from oar_accounting import catalog, drivers, journal, law, schema, site_setup, state_directory
 from oar_accounting.backlog import find_backlog
 from oar_accounting.catalog import Site
 from oar_accounting.core import formats
@@ -33,8 +24,9 @@ from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, 
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import Ledger
 from oar_accounting.mending import make_roles, parted, settings_way, way_out
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_queues import Queues
+from oar_accounting.oar import queues as oar_queues
+from oar_accounting.oar.queues import Queues
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings import Settings, oar_login

@@ -11,8 +11,8 @@ from oar_accounting.ledger import Book
 from oar_accounting.metrics.composed import Amounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources
-from oar_accounting.oar_jobs import Assigned, Snapshot
-from oar_accounting.readings import Terms
+from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.snapshot import Assigned, Snapshot
 
 Types = Mapping[int, Sequence[str]]
 

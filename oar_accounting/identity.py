@@ -12,7 +12,7 @@ from oar_accounting.core.columns import Bools, Ints, JobRows, ints, located
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import OtherOar
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import JobRecords, known_jobs, recorded_below
 
 #: Jobs that are compared by every pass.

@@ -17,7 +17,7 @@ from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.readings import ENDED, RUNNING
+from oar_accounting.oar.job_rules import ENDED, RUNNING
 
 #: The states of a job that OAR or the ledger knows.
 STATES = (

@@ -22,6 +22,7 @@ from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import JOB_KEYS
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.job_times import job_blocks
+from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.queries import (
     Wanted,
     check_one_site,
@@ -29,7 +30,6 @@ from oar_accounting.queries import (
     shown_metrics,
     wanted_metrics,
 )
-from oar_accounting.readings import RUNNING
 from oar_accounting.recorded import JobRecords, jobs_where, read_entries, read_rates, read_spans
 from oar_accounting.records import HeldMetric, JobPage, RecordedJob
 

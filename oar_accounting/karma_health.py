@@ -19,9 +19,9 @@ from oar_accounting.fair_share.checking import checked, waiting
 from oar_accounting.karma.rules import MONTH
 from oar_accounting.ledger import Ledger
 from oar_accounting.mending import parted
+from oar_accounting.oar.queues import Queues
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar_conf import read_oar_conf
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_queues import Queues
 from oar_accounting.records import Finding, Rounds
 from oar_accounting.rounds import DAY
 from oar_accounting.scheduler_settings import with_its_login

@@ -24,8 +24,8 @@ from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
 from oar_accounting.errors import SchemaError, WriterBusy
 from oar_accounting.job_times import reach_of
 from oar_accounting.metrics.metric import RESOURCE, Metric
+from oar_accounting.oar.job_rules import Terms
 from oar_accounting.openings import KEPT_OPEN, Cover
-from oar_accounting.readings import Terms
 from oar_accounting.recorded import (
     Entries,
     JobRecords,

@@ -28,7 +28,7 @@ from oar_accounting.core.windows import after, totals_of
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.readings import ENDED
+from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.recorded import JobRecords, known_jobs, read_rates
 
 TOO_LITTLE = (

@@ -19,8 +19,8 @@ from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder, Holdings
 from oar_accounting.ledger import Book, Ledger
-from oar_accounting.oar_jobs import OarJobs, Snapshot
-from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recorded import JobRecords, known_jobs
 from oar_accounting.records import Progress
 

@@ -31,7 +31,7 @@ from oar_accounting.job_keys import (
     conditions,
     known_types,
 )
-from oar_accounting.readings import FARTHEST
+from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.recorded import open_jobs
 from oar_accounting.records import ShownMetric
 from oar_accounting.usage_columns import (

@@ -14,9 +14,9 @@ from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import Purged
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Shown
-from oar_accounting.readings import Terms
 from oar_accounting.recorded import LOWEST
 from oar_accounting.records import Progress
 

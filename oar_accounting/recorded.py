@@ -10,7 +10,7 @@ from oar_accounting import schema
 from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Texts
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
-from oar_accounting.readings import RUNNING
+from oar_accounting.oar.job_rules import RUNNING
 
 T = TypeVar("T", bound=Columns)
 

@@ -9,7 +9,7 @@ from oar_accounting.catalog import change_site
 from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.identity import same_jobs
 from oar_accounting.ledger import Book
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import jobs_where
 
 TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries)

@@ -22,8 +22,8 @@ from oar_accounting.fair_share.checking import checked, waiting
 from oar_accounting.karma.rules import Stock
 from oar_accounting.karma.wording import described
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.readings import Terms
+from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.scheduler_settings import in_words, read_scheduler, with_its_login
 from oar_accounting.settings import Settings
 from oar_accounting.stock_karma import site_rule

@@ -45,9 +45,9 @@ from oar_accounting.core.columns import (
 from oar_accounting.core.windows import in_portions, spread
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import AmountOverflow, OarSchemaError
-from oar_accounting.oar_jobs import check_columns
-from oar_accounting.oar_tables import assigned, moldables, resources
-from oar_accounting.readings import ENDED
+from oar_accounting.oar.job_rules import ENDED
+from oar_accounting.oar.oar_tables import assigned, moldables, resources
+from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.records import Progress, StockReport
 from oar_accounting.settings import Settings, oar_window
 from oar_accounting.stock_tables import accounting, due, jobs

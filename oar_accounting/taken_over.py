@@ -20,9 +20,9 @@ from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.ledger import Book
-from oar_accounting.oar_jobs import OarJobs, Snapshot
+from oar_accounting.oar.job_rules import RUNNING
+from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.openings import Openings, read_openings
-from oar_accounting.readings import RUNNING
 from oar_accounting.records import OpeningReport
 
 JOBS_AT_ONCE = 100_000

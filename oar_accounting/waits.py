@@ -16,6 +16,7 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions
 from oar_accounting.job_times import job_blocks
+from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.queries import (
     Wanted,
     check_one_site,
@@ -24,7 +25,6 @@ from oar_accounting.queries import (
     sort_key,
     wanted_metrics,
 )
-from oar_accounting.readings import RUNNING
 from oar_accounting.records import Waiting
 
 #: Waits and how many jobs waited so long, both ascending by wait.

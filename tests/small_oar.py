@@ -30,8 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from oar_accounting import Accounting, oar_tables, schema
-from oar_accounting.readings import ENDED
+from oar_accounting import Accounting, schema
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.job_rules import ENDED
 
 HOUR = 3_600
 DAY = 86_400

@@ -20,7 +20,7 @@ from oar_accounting.core.columns import OPEN, Rates, Spans, Totals, add_up, ints
 from oar_accounting.database.bulk import insert_columns
 from oar_accounting.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric
-from oar_accounting.readings import ENDED, Terms
+from oar_accounting.oar.job_rules import ENDED, Terms
 from oar_accounting.recorded import JobRecords
 from oar_accounting.schema import VANISHED
 

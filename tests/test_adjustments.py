@@ -24,7 +24,6 @@ from oar_accounting import (
     UnknownName,
     WriterBusy,
     cli,
-    oar_jobs,
     schema,
 )
 from oar_accounting.adjustments import jobs as jobs_adjusted
@@ -32,6 +31,7 @@ from oar_accounting.adjustments.given import whole_amount
 from oar_accounting.core import formats
 from oar_accounting.database import id_blocks
 from oar_accounting.metrics.metric import Metric
+from oar_accounting.oar import snapshot
 from tests.old_site import CORE, places_of
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, Recorded, SmallOar, opened, stopped_clock
@@ -633,7 +633,7 @@ def test_many_jobs_are_adjusted_in_portions_as_one(
     of_node = site.accounting.adjust_jobs(JobFilter(nodes=["alpha-1"]), **WORDS, dry_run=True)
     monkeypatch.setattr(jobs_adjusted, "PAGE", 3)
     monkeypatch.setattr(id_blocks, "BLOCK", 2)
-    monkeypatch.setattr(oar_jobs, "JOBS_AT_ONCE", 4)
+    monkeypatch.setattr(snapshot, "JOBS_AT_ONCE", 4)
     for wanted, expected in ((JobFilter(nodes=["alpha-1"]), of_node), (JobFilter(start=T0), whole)):
         found = site.accounting.adjust_jobs(wanted, **WORDS, dry_run=True)
         assert found == expected

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from oar_accounting.core.columns import OPEN, ints
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
-from oar_accounting.oar_capacity import Presence, capacity_of
+from oar_accounting.oar.resource_logs import Presence, capacity_of
 
 MEMORY = Metric(name="memory", unit="MiB·s", form="sum", of="mem", per="network_address")
 #: Four resources on two nodes, of which one has twice the memory, and a licence.

@@ -15,11 +15,11 @@ from oar_accounting import (
     WriterBusy,
     catch_up,
     law,
-    oar_jobs,
     passes,
 )
 from oar_accounting.database import id_blocks
 from oar_accounting.ledger import Book
+from oar_accounting.oar import snapshot
 from oar_accounting.recorded import OVERLAP
 from oar_accounting.schema import totals
 from tests.servers import Database
@@ -1238,7 +1238,7 @@ def check_blocks(
         oar.add_job(job_id=1000 * number + 500, cores=number, user=f"user{number}")
     right = from_scratch(engine, CORE)
     small_blocks(monkeypatch, block)
-    monkeypatch.setattr(oar_jobs, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(snapshot, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(catch_up, "OVERLAP", overlap)
     monkeypatch.setattr(law, "JOBS_AT_ONCE", block)
     monkeypatch.setattr(law, "TOTALS_AT_ONCE", pairs)

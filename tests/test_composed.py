@@ -20,7 +20,7 @@ from oar_accounting.metrics.composed import MOST_TERMS, Amounts, compose, facts_
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.formulas.parser import LONGEST
 from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, parse_metric
-from oar_accounting.oar_jobs import Snapshot
+from oar_accounting.oar.snapshot import Snapshot
 from oar_accounting.settings import load
 from tests.servers import Database
 from tests.small_oar import (
@@ -493,7 +493,7 @@ def test_types_are_read_for_a_rebuild_only_where_a_formula_asks_for_them(
     oar = two_clusters(engine)
     oar.add_job()
     recorded(engine, WITHOUT)
-    monkeypatch.setattr("oar_accounting.oar_jobs.Snapshot.types", None)
+    monkeypatch.setattr("oar_accounting.oar.snapshot.Snapshot.types", None)
     plain = WITHOUT + "[metrics.billing]\nunit = 'core.s'\nformula = 'core * 2'\n"
     opened(engine, plain).rebuild(metric="billing")
     with pytest.raises(TypeError):

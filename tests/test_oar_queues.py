@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from oar_accounting import Accounting, Finding, oar_queues, schema
-from oar_accounting import oar_tables as tables
+from oar_accounting import Accounting, Finding, schema
+from oar_accounting.oar import oar_tables as tables
+from oar_accounting.oar import queues
 from tests import test_doctor
 from tests.small_oar import HOUR, NOW, SmallOar
 from tests.test_doctor import Guest, Machine, Site
@@ -113,7 +114,7 @@ def test_how_long_a_job_has_waited_for_a_round(engine: Engine) -> None:
     for name in ("night", "off"):
         oar.add_queue(name, state="notActive" if name == "off" else "Active")
         oar.add_job(state="Waiting", queue=name, submission=NOW - (10 if name == "night" else 99))
-    found = oar_queues.read_queues(engine, NOW)
+    found = queues.read_queues(engine, NOW)
     assert found.waiting == {"night": NOW - 10, "off": NOW - 99}
     assert [found.waited(names, NOW) for names in (None, ["off"], ["night"], ["default"])] == [
         *(10, 0, 10, 0)

@@ -13,9 +13,10 @@ from sqlalchemy import Column, Engine, MetaData, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import Enum, Integer, String
 
-from oar_accounting import Accounting, OarSchemaError, oar_queues, oar_tables, schema
+from oar_accounting import Accounting, OarSchemaError, schema
 from oar_accounting.database import dialects
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar import oar_tables, queues
+from oar_accounting.oar.snapshot import OarJobs
 from tests.servers import Database
 from tests.small_oar import (
     HOUR,
@@ -142,7 +143,7 @@ def test_queues_and_events_of_oar_2_5_9_are_read(oar_engine: Engine) -> None:
             .insert()
             .values(type="SERVER_EPILOGUE_TIMEOUT", job_id=7, date=NOW - 60, description="late")
         )
-    found = oar_queues.read_queues(oar_engine, NOW)
+    found = queues.read_queues(oar_engine, NOW)
     assert (found.stopped, found.is_oar3) == (("notactive",), False)
     assert found.event is not None
     assert (found.event.job, found.event.at, found.event.said) == (7, NOW - 60, "late")
@@ -231,7 +232,7 @@ def test_enumerated_states_of_oar_3_tell_what_stopped_a_queue(engine: Engine) ->
     oar.add_job(state="Error", start=T0)
     oar.add_event("SERVER_EPILOGUE_TIMEOUT", 1, T0 - HOUR)
     oar.add_event("SERVER_EPILOGUE_TIMEOUT", 2, T0 + HOUR)
-    found = oar_queues.read_queues(engine, NOW)
+    found = queues.read_queues(engine, NOW)
     assert found.event is not None
     assert (found.event.job, found.waiting) == (2, {"default": NOW - 9})
 

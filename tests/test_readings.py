@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import Engine, create_engine
 
-from oar_accounting import oar_tables
 from oar_accounting.core.columns import OPEN, JobRows
-from oar_accounting.readings import Terms, impossible, phases, spans_of
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.job_rules import Terms, impossible, phases, spans_of
 from tests.servers import Server, fresh_database
 from tests.small_oar import HOUR, NOW, T0, Recorded, SmallOar, opened, recorded
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, insert, text
 
-from oar_accounting import oar_tables
+from oar_accounting.oar import oar_tables
 from tests.servers import Server, fresh_database
 from tests.small_oar import Recorded, recorded
 

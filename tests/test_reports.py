@@ -25,7 +25,7 @@ from oar_accounting.amounts import laid
 from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import Ledger
-from oar_accounting.readings import FARTHEST
+from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage_columns import AMOUNTS
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, column, create_engine, select, table, text
 
-from oar_accounting import Accounting, oar_tables, settings
+from oar_accounting import Accounting, settings
+from oar_accounting.oar import oar_tables
 from tests import test_roles, test_schema, test_sql_reports, test_upgrades
 from tests.servers import (
     Database,

@@ -33,8 +33,8 @@ from oar_accounting.karma.stock import (
     evaluate,
     sums_of,
 )
+from oar_accounting.oar.oar_tables import accounting
 from oar_accounting.oar_conf import read_oar_conf
-from oar_accounting.oar_tables import accounting
 from oar_accounting.settings import Settings
 from oar_accounting.stock_karma import read_pools, read_sums, site_rule, stock_rule
 from tests.servers import Server, fresh_database

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import oar_accounting
-from oar_accounting import oar_tables
+from oar_accounting.oar import oar_tables
 
 PACKAGE = Path(oar_accounting.__file__).parent
 MODULES = sorted(
@@ -21,10 +21,10 @@ PURE = {
         "core.columns",
         "errors",
         "core.formats",
-        "machine",
+        "oar.machine",
         "metrics.metric",
         "openmetrics",
-        "readings",
+        "oar.job_rules",
         "records",
     ),
     *("core.periods", "rounds", "core.windows"),
@@ -141,9 +141,15 @@ def test_the_command_line_holds_no_sql(module: str) -> None:
 
 
 def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
-    readers = {"oar_capacity", "oar_jobs", "oar_queues", "oar_starts", "oar_waiting"}
+    readers = {
+        "oar.resource_logs",
+        "oar.snapshot",
+        "oar.queues",
+        "oar.started_jobs",
+        "oar.waiting_jobs",
+    }
     known = {"demo", "demo_site", "shown_karma", "stock_accounting", "stock_karma", *readers}
-    assert {m for m in MODULES if "oar_tables" in ours(m)} <= known
+    assert {m for m in MODULES if "oar.oar_tables" in ours(m)} <= known
 
 
 def test_only_the_command_in_the_place_of_oars_can_write_oars_tables() -> None:
@@ -162,8 +168,8 @@ def test_only_one_module_can_write_what_users_see() -> None:
     """Its table has two columns beside those that say which rows, and nobody else knows of it."""
     assert {m for m in MODULES if "shown_karma" in ours(m)} == {"accounting"}
     assert set(oar_tables.shown.c.keys()) - {"job_id", "state"} == {"message", "last_karma"}
-    for module in set(MODULES) - {"oar_tables"}:
-        imported = "oar_accounting.oar_tables.shown" in imports_of(module)
+    for module in set(MODULES) - {"oar.oar_tables"}:
+        imported = "oar_accounting.oar.oar_tables.shown" in imports_of(module)
         assert imported == (module == "shown_karma"), module
 
 

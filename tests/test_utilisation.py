@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import demo, machine, oar_tables
+from oar_accounting import demo
 from oar_accounting.core.columns import OPEN, ints
 from oar_accounting.errors import BadSpan, OarSchemaError, UnknownName
-from oar_accounting.machine import ABSENT, ALIVE, DOWN, GONE, OTHER, STANDBY, UP, History, Logs
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
+from oar_accounting.oar import machine, oar_tables
+from oar_accounting.oar.machine import ABSENT, ALIVE, DOWN, GONE, OTHER, STANDBY, UP, History, Logs
 from oar_accounting.records import UtilisationReport, UtilisationRow
 from tests.servers import Server, fresh_database
 from tests.small_oar import (

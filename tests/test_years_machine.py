@@ -28,7 +28,7 @@ from sqlalchemy import Engine, create_engine, func, select
 
 from oar_accounting import Accounting, BadSpan, OtherOar, PassReport, Purged, schema
 from oar_accounting.ledger import Ledger
-from oar_accounting.readings import ENDED
+from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.schema import VANISHED
 from tests.old_site import CORE, places_of
 from tests.small_oar import DAY, HOUR, NOW, Clock, SmallOar, stopped_clock

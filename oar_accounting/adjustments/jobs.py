@@ -35,7 +35,7 @@ from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadAdjustment, UnknownName
 from oar_accounting.ledger import Book
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import LOWEST
 from oar_accounting.records import AdjustmentReport
 

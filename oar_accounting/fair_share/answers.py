@@ -30,9 +30,9 @@ from oar_accounting.karma_report import (
 )
 from oar_accounting.karma_settings import read_karma
 from oar_accounting.ledger import Book, Ledger
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_waiting import Queued, read_jobs, read_waiting
-from oar_accounting.readings import FARTHEST
+from oar_accounting.oar.job_rules import FARTHEST
+from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.waiting_jobs import Queued, read_jobs, read_waiting
 from oar_accounting.settings import Settings
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from oar_accounting.karma.wording import length
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_waiting import Queued
+from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.waiting_jobs import Queued
 from oar_accounting.settings import Settings
 from oar_accounting.stock_karma import counted_queues, read_pools, read_sums, site_rule
 

@@ -11,7 +11,7 @@ from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.fair_share.entities import value_of
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.groupings import Key
-from oar_accounting.oar_waiting import Queued, named_value
+from oar_accounting.oar.waiting_jobs import Queued, named_value
 
 QUEUE = "queue"
 

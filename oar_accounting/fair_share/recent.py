@@ -26,8 +26,8 @@ from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.forgotten import Forgotten
 from oar_accounting.holdings import Holder
 from oar_accounting.ledger import Book
-from oar_accounting.oar_jobs import OarJobs, Snapshot
-from oar_accounting.readings import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recorded import OVERLAP, known_jobs, recorded_ids, unsettled_ids
 
 #: New jobs that are looked at, at most: more of them are for a pass.

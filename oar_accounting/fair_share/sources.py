@@ -18,8 +18,8 @@ from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
 from oar_accounting.karma.weights import Weighting, earliest, weights
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.oar_capacity import capacity_of, read_presence
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.resource_logs import capacity_of, read_presence
+from oar_accounting.oar.snapshot import OarJobs
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from oar_accounting.karma.replay import Replayed, Starts, replay
 from oar_accounting.karma.weights import Floats
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_starts import Started, read_starts
-from oar_accounting.oar_waiting import named_value
+from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.started_jobs import Started, read_starts
+from oar_accounting.oar.waiting_jobs import named_value
 from oar_accounting.records import Progress
 from oar_accounting.settings import Settings
 from oar_accounting.what_if_report import Move, PlaceShift, Replay, WaitShift, WhatIfReport

@@ -26,7 +26,7 @@ from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.ledger import Ledger
 from oar_accounting.library import library_file
-from oar_accounting.oar_jobs import OarJobs
+from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.scheduler_settings import with_its_login
 from oar_accounting.schedulers.oar3 import GREETING, digest_of
 from oar_accounting.settings import Settings

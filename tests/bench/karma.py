@@ -23,8 +23,8 @@ from oar_accounting.karma.linear import linear, shares, term, total_of
 from oar_accounting.karma.order import order
 from oar_accounting.karma.rules import Linear
 from oar_accounting.ledger import Ledger
-from oar_accounting.oar_jobs import OarJobs
-from oar_accounting.oar_waiting import read_waiting
+from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.waiting_jobs import read_waiting
 from tests.bench import karma_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import Size

@@ -22,8 +22,8 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import oar_tables
 from oar_accounting.database import bulk, dialects
+from oar_accounting.oar import oar_tables
 
 SEED = 20_240_229
 BEGIN = 1_699_920_000  # a midnight, UTC

@@ -14,7 +14,7 @@ from oar_accounting.accounting import Accounting
 from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, difference, ints
 from oar_accounting.ledger import Book, Ledger
-from oar_accounting.readings import Terms
+from oar_accounting.oar.job_rules import Terms
 from oar_accounting.recorded import JobRecords
 from oar_accounting.summed import by_table
 from tests.bench import oar_data

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import oar_tables
 from oar_accounting.core.columns import Columns, Ints, Texts, ints
 from oar_accounting.database.id_blocks import among, id_blocks
-from oar_accounting.oar_jobs import check_columns
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.snapshot import check_columns
 
 #: The state of a job that a scheduler may start.
 WAITING = "Waiting"

@@ -12,13 +12,13 @@ from shlex import quote
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
-from oar_accounting import oar_tables
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.errors import OarSchemaError
-from oar_accounting.oar_jobs import check_columns
-from oar_accounting.oar_waiting import waiting_since
-from oar_accounting.readings import ENDED, RUNNING
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.job_rules import ENDED, RUNNING
+from oar_accounting.oar.snapshot import check_columns
+from oar_accounting.oar.waiting_jobs import waiting_since
 from oar_accounting.records import Finding
 
 SUBJECT = "queues"

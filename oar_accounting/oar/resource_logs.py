@@ -27,22 +27,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, case, func, select
 
-from oar_accounting import oar_tables
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints, located
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, is_dense
-from oar_accounting.machine import (
-    ABSENT,
-    ALIVE,
-    OTHER,
-    History,
-    Logs,
-    history,
-    joined,
-    levels,
-)
 from oar_accounting.metrics.metric import Held, Metric, Resources, held_amounts, rates_of
-from oar_accounting.oar_jobs import PAIRS_AT_ONCE, Snapshot, check_columns
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.machine import ABSENT, ALIVE, OTHER, History, Logs, history, joined, levels
+from oar_accounting.oar.snapshot import PAIRS_AT_ONCE, Snapshot, check_columns
 
 THERE = ("Alive", "Absent")
 

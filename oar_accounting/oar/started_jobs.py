@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import oar_tables
 from oar_accounting.core.columns import Ints, ints
-from oar_accounting.oar_jobs import check_columns
-from oar_accounting.oar_waiting import NO_RESERVATION, Queued
-from oar_accounting.readings import ENDED
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.job_rules import ENDED
+from oar_accounting.oar.snapshot import check_columns
+from oar_accounting.oar.waiting_jobs import NO_RESERVATION, Queued
 
 #: The states of a job that has started, and of one that has ended: it may never have started.
 RAN = ("Launching", "Running", "Suspended", "Resuming", "Finishing", *ENDED)

@@ -27,14 +27,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from oar_accounting import oar_tables
 from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk, dialects
 from oar_accounting.database.id_blocks import among, id_blocks, short_lists
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics.metric import Resources
-from oar_accounting.readings import ENDED, PAUSED, RUNNING
+from oar_accounting.oar import oar_tables
+from oar_accounting.oar.job_rules import ENDED, PAUSED, RUNNING
 
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000

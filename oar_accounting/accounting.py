@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import catalog, doctor, journal, law, schema, settings, stock_accounting
+from oar_accounting import catalog, doctor, journal, law, schema, stock_accounting
 from oar_accounting.adjustments.given import check_words
 from oar_accounting.adjustments.jobs import JobFilter, adjust_jobs
 from oar_accounting.adjustments.posting import Amount, Note, adjust_account, counter
@@ -58,7 +58,13 @@ from oar_accounting.records import (
 )
 from oar_accounting.reporting import Keys, Reporting
 from oar_accounting.retired import retire
-from oar_accounting.settings import Settings
+from oar_accounting.settings import (
+    Settings,
+    load_settings,
+    oar_conf_file,
+    oar_window,
+    with_karma_of,
+)
 from oar_accounting.taken_over import take_over
 
 if TYPE_CHECKING:
@@ -124,7 +130,7 @@ class Accounting(Reporting):
         the user whom ``[scheduler]`` names. Raises :class:`oar_accounting.SettingsError`.
         """
         place = engine.url if engine is not None else url
-        given = settings.load(oar_conf=oar_conf, config=config, url=place, site=site)
+        given = load_settings(oar_conf=oar_conf, config=config, url=place, site=site)
         if as_scheduler:
             from oar_accounting.scheduler_settings import with_its_login
 
@@ -317,7 +323,7 @@ class Accounting(Reporting):
         if delete_before is not None:
             return stock_accounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
         count = stock_accounting.recount if reinitialize else stock_accounting.account
-        window = settings.oar_window(self.settings)
+        window = oar_window(self.settings)
         return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
 
     def queue_policies(self) -> dict[str, str]:
@@ -363,7 +369,7 @@ class Accounting(Reporting):
         from oar_accounting.fair_share.what_if import what_if
 
         before = self._fair_share(now)
-        other = settings.with_karma_of(self.settings, config)
+        other = with_karma_of(self.settings, config)
         return what_if(self.settings, other, self._ledger, self._oar, before.now, days, progress)
 
     def usage_sums(
@@ -590,7 +596,7 @@ class Accounting(Reporting):
             with cls.open(oar_conf=oar_conf, config=config, url=url, site=site) as accounting:
                 return accounting.doctor(verify=verify, root=root)
         except SettingsError as error:
-            conf = settings.oar_conf_file(oar_conf)
+            conf = oar_conf_file(oar_conf)
             return doctor.examine_machine(error, conf, int(time.time()), root)
 
     @classmethod

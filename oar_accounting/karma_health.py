@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oar_accounting import settings
 from oar_accounting.core import formats
 from oar_accounting.deciding import SUBJECT, Deciding, look
 from oar_accounting.errors import SettingsError
@@ -26,7 +25,7 @@ from oar_accounting.records import Finding, Rounds
 from oar_accounting.rounds import DAY
 from oar_accounting.scheduler_settings import with_its_login
 from oar_accounting.schedulers.oar3 import Config
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, load_settings
 from oar_accounting.site_setup import LATE, oar_log
 from oar_accounting.state_directory import read_rounds, state_directory
 from oar_accounting.stubs.oar_user import AS_OAR
@@ -150,8 +149,8 @@ def scheduler_settings(given: Settings, deciding: Deciding | None) -> Settings:
     told = deciding.given or Config()
     conf = told.oar_conf or given.oar_conf
     if isinstance(told.show, str):
-        settings.load(oar_conf=conf, config=told.show, site=told.site)
-    read = settings.load(oar_conf=conf, config=told.config, site=told.site)
+        load_settings(oar_conf=conf, config=told.show, site=told.site)
+    read = load_settings(oar_conf=conf, config=told.config, site=told.site)
     read = with_its_login(read)
     # Who else can read a password is told of those that were given.
     return replace(read, warnings=given.warnings)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import errors, passwords, settings
+from oar_accounting import errors, passwords
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.records import Status
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, load_settings, oar_conf_file
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
@@ -52,7 +52,7 @@ class Options:
 
     def settings(self) -> Settings:
         """The settings alone, where nothing of ours is needed."""
-        given = settings.load(
+        given = load_settings(
             oar_conf=self.oar_conf, config=self.config, url=self.url, site=self.site
         )
         self._warn(given)
@@ -60,7 +60,7 @@ class Options:
 
     def oar_conf_file(self) -> Path:
         """OAR's own settings, whether they are there or not."""
-        return settings.oar_conf_file(self.oar_conf)
+        return oar_conf_file(self.oar_conf)
 
     def _warn(self, given: Settings) -> None:
         seen = passwords.seen_in_processes(self.url)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from oar_accounting import settings
 from oar_accounting.commands.spans import (
     as_of_option,
     asked,
@@ -29,6 +28,7 @@ from oar_accounting.commands.spans import (
 from oar_accounting.core import periods
 from oar_accounting.errors import UnknownName
 from oar_accounting.exits import fail, told
+from oar_accounting.settings import load_settings
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
@@ -198,7 +198,7 @@ def opened() -> "Iterator[tuple[Accounting, OwnReports]]":
     from oar_accounting.accounting import Accounting
 
     # Where settings are is not asked of the environment, which is the caller's.
-    with Accounting(settings.load(environ={})) as accounting:
+    with Accounting(load_settings(environ={})) as accounting:
         yield accounting, accounting.reports_for(caller())
 
 
@@ -207,5 +207,5 @@ def answered(verb: str, *arguments: Any) -> Any:
     from oar_accounting.accounting import Accounting
 
     # Where settings are is not asked of the environment, which is the caller's.
-    with Accounting(settings.load(environ={})) as accounting:
+    with Accounting(load_settings(environ={})) as accounting:
         return getattr(accounting.seen_by(caller()), verb)(*arguments)

@@ -70,7 +70,7 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-def load(
+def load_settings(
     *,
     oar_conf: str | Path | None = None,
     config: str | Path | None = None,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from oar_accounting import settings
 from oar_accounting.catalog import stored_metrics
 from oar_accounting.database import dialects
 from oar_accounting.declared import check_properties, declared_terms, notices
@@ -25,7 +24,7 @@ from oar_accounting.ledger import Ledger
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.scheduler_settings import in_words, read_scheduler, with_its_login
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, load_settings, oar_conf_file
 from oar_accounting.stock_karma import site_rule
 
 NEEDS_DATABASES = "properties, what is recorded, and karma"
@@ -104,15 +103,15 @@ def _loaded(
 ) -> tuple[Settings, str]:
     """The settings, and what keeps OAR's database from being known; empty where it is."""
     try:
-        return settings.load(oar_conf=oar_conf, config=config, url=url, site=site), ""
+        return load_settings(oar_conf=oar_conf, config=config, url=url, site=site), ""
     except SettingsError as error:
-        usual = settings.oar_conf_file()
+        usual = oar_conf_file()
         is_oars = oar_conf is None and str(error).startswith(f"{usual}:")
         if not is_oars or os.access(usual, os.R_OK):
             raise
         # On another machine, or for another user than oar, the file can be checked nevertheless.
         nowhere = dialects.file_url(Path("nowhere"))
-        return settings.load(config=config, url=nowhere, site=site), str(error)
+        return load_settings(config=config, url=nowhere, site=site), str(error)
 
 
 class _Look:

@@ -21,7 +21,7 @@ from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.formulas.parser import LONGEST
 from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, parse_metric
 from oar_accounting.oar.snapshot import Snapshot
-from oar_accounting.settings import load
+from oar_accounting.settings import load_settings
 from tests.servers import Database
 from tests.small_oar import (
     DAY,
@@ -104,7 +104,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Metric]:
     text = text[text.index("\n[metrics.") :]
     config = directory / "accounting.toml"
     config.write_text(text, encoding="utf-8")
-    given = load(config=config, url="sqlite:///x", environ={})
+    given = load_settings(config=config, url="sqlite:///x", environ={})
     return {metric.name: metric for metric in given.metrics}
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
 
-from oar_accounting import demo, settings
+from oar_accounting import demo
 from oar_accounting.accounting import Accounting
+from oar_accounting.settings import KEYS, Settings, load_settings
 from tests.servers import Database
 
 NOW = 1_795_000_000
@@ -245,9 +246,9 @@ def test_the_demonstration_is_recorded_without_a_problem(
 # -- the files of settings --------------------------------------------------------------------
 
 
-def loaded(config: Path, content: str) -> settings.Settings:
+def loaded(config: Path, content: str) -> Settings:
     config.write_text(content, encoding="utf-8")
-    return settings.load(config=config, url="sqlite:///oar.sqlite", environ={})
+    return load_settings(config=config, url="sqlite:///oar.sqlite", environ={})
 
 
 def uncommented(content: str) -> str:
@@ -280,6 +281,6 @@ def test_the_example_shows_the_defaults_and_metrics_to_switch_on(tmp_path: Path)
     ]
 
 
-@pytest.mark.parametrize("key", settings.KEYS)
+@pytest.mark.parametrize("key", KEYS)
 def test_the_example_has_every_key(key: str) -> None:
     assert re.search(rf"^#(\[{key}[.\]]|{key} = )", EXAMPLE, flags=re.MULTILINE)

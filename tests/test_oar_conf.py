@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from oar_accounting import SettingsError
 from oar_accounting.oar_conf import ONLY_OAR_2, ONLY_OAR_3
-from oar_accounting.settings import Settings, load
+from oar_accounting.settings import Settings, load_settings
 from tests.oar3_site import oar3
 from tests.servers import Database
 from tests.test_cli import run
@@ -84,7 +84,7 @@ def read(tmp_path: Path, conf: str, toml: str = "", **values: str) -> Settings:
     (tmp_path / "oar.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "oar.conf").chmod(0o600)
     (tmp_path / "a.toml").write_text(toml, encoding="utf-8")
-    return load(oar_conf=tmp_path / "oar.conf", config=tmp_path / "a.toml", environ={})
+    return load_settings(oar_conf=tmp_path / "oar.conf", config=tmp_path / "a.toml", environ={})
 
 
 # -- which database ---------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from oar_accounting.core.periods import (
     zone,
 )
 from oar_accounting.exits import told
-from oar_accounting.settings import load
+from oar_accounting.settings import load_settings
 from tests.small_oar import Clock, stopped_clock
 
 HOUR, DAY = 3_600, 86_400
@@ -695,7 +695,9 @@ def accounting(tmp_path: Path, clock: Clock) -> Iterator[Accounting]:
     assert clock.now == NOW
     config = tmp_path / "accounting.toml"
     config.write_text('timezone = "Europe/Paris"\n', encoding="utf-8")
-    with Accounting(load(config=config, url=f"sqlite:///{tmp_path}/oar.db", environ={})) as opened:
+    with Accounting(
+        load_settings(config=config, url=f"sqlite:///{tmp_path}/oar.db", environ={})
+    ) as opened:
         yield opened
 
 

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.engine import URL
 
-from oar_accounting import Accounting, DatabaseError, settings, stock_tables
+from oar_accounting import Accounting, DatabaseError, stock_tables
 from oar_accounting.database import dialects
+from oar_accounting.settings import load_settings
 from tests.servers import MissingServerError, NetworkServer, pooler
 from tests.small_oar import DAY, NOW, T0, SmallOar, stopped_clock
 from tests.test_roles import tell
@@ -137,7 +138,7 @@ def test_nothing_is_left_to_who_gets_the_connection_next(
     before = [pool.found(name) for name in (oar, ours)]
     assert dict(before[0]["timeouts"]) == DEFAULTS
     assert before[0]["encoding"] == [(encoding,)]
-    given = replace(settings.load(url=pool.url(oar)), url=pool.url(ours))
+    given = replace(load_settings(url=pool.url(oar)), url=pool.url(ours))
     with stopped_clock(), Accounting(given, limit=limit) as accounting:
         use(accounting)
         # Our connections to the pooler are still open.

@@ -14,7 +14,7 @@ from oar_accounting import Accounting, cli
 from oar_accounting.demo import write_demo
 from oar_accounting.demo_past import LABORATORIES
 from oar_accounting.karma_settings import read_karma
-from oar_accounting.settings import load
+from oar_accounting.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_the_metrics_of_the_readme_are_settings_that_load(tmp_path: Path) -> Non
     for text in blocks("toml"):
         tomllib.loads(text)
         file.write_text(text, encoding="utf-8")
-        given = load(config=file, url="sqlite:///x", environ={})
+        given = load_settings(config=file, url="sqlite:///x", environ={})
         assert given.metrics
         if given.karma is not None:
             assert read_karma(given.karma, "README.md", [each.name for each in given.metrics])

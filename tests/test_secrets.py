@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from oar_accounting import SettingsError, settings
+from oar_accounting import SettingsError
+from oar_accounting.settings import load_settings
 from tests.servers import Database
 from tests.small_oar import SmallOar
 from tests.test_cli import ROOT, Done, process, run
@@ -237,7 +238,7 @@ def test_no_wrong_oar_conf_shows_it(line: str, tmp_path: Path) -> None:
     for debug in ([], ["--debug"]):
         check_hidden(run(*debug, "--oar-conf", str(conf), "usage"))
     with pytest.raises(SettingsError, match="DB_BASE_PASSWD"):
-        settings.load(oar_conf=conf, environ={})
+        load_settings(oar_conf=conf, environ={})
 
 
 def test_neither_the_journal_nor_the_systems_log_holds_it(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from oar_accounting import SettingsError
-from oar_accounting.settings import Settings, load, with_karma_of
+from oar_accounting.settings import Settings, load_settings, with_karma_of
 
 OAR_CONF = """
 # OAR's settings, as Debian's package ships them
@@ -29,7 +29,7 @@ def write(tmp_path: Path, name: str, text: str) -> str:
 
 
 def from_conf(tmp_path: Path, conf: str = OAR_CONF, toml: str = "") -> Settings:
-    return load(
+    return load_settings(
         oar_conf=write(tmp_path, "oar.conf", conf),
         config=write(tmp_path, "accounting.toml", toml),
         environ={},
@@ -37,7 +37,7 @@ def from_conf(tmp_path: Path, conf: str = OAR_CONF, toml: str = "") -> Settings:
 
 
 def from_toml(tmp_path: Path, toml: str) -> Settings:
-    return load(config=write(tmp_path, "a.toml", toml), url="sqlite:///x", environ={})
+    return load_settings(config=write(tmp_path, "a.toml", toml), url="sqlite:///x", environ={})
 
 
 def test_oar_conf_gives_database_and_window(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_wrong_value_of_oar_conf_is_named(tmp_path: Path, old: str, new: str, 
 
 def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nowhere"):
-        load(oar_conf=tmp_path / "nowhere", environ={})
+        load_settings(oar_conf=tmp_path / "nowhere", environ={})
     with pytest.raises(SettingsError, match="nowhere"):
-        load(environ={"OARCONFFILE": str(tmp_path / "nowhere")})
+        load_settings(environ={"OARCONFFILE": str(tmp_path / "nowhere")})
     with pytest.raises(SettingsError, match=r"none\.toml"):
-        load(url="sqlite:///x", config=tmp_path / "none.toml", environ={})
+        load_settings(url="sqlite:///x", config=tmp_path / "none.toml", environ={})
 
 
 def test_arguments_go_before_toml_and_toml_before_oar_conf(tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_arguments_go_before_toml_and_toml_before_oar_conf(tmp_path: Path) -> No
         'oar_url = "mysql://u@h/oar"\nurl = "sqlite:///ours"\nwindow = 60\nsite = "lyon"\n',
     )
     environ = {"OARCONFFILE": conf, "OAR_ACCOUNTING_CONF": toml}
-    given = load(environ=environ)
+    given = load_settings(environ=environ)
     assert given.oar_url.get_backend_name() == "mysql"
     assert given.url.database == "ours"
     assert (given.window, given.site) == (60, "lyon")
-    given = load(environ=environ, url="postgresql://a@b/c", site="nancy")
+    given = load_settings(environ=environ, url="postgresql://a@b/c", site="nancy")
     assert given.oar_url.get_backend_name() == "postgresql"
     assert given.url.database == "ours"
     assert given.site == "nancy"
@@ -144,10 +144,10 @@ def test_a_value_that_oar_reads_in_two_ways_is_refused_where_it_is_needed(
 def test_oar_conf_may_have_comments_in_any_encoding(tmp_path: Path) -> None:
     conf = tmp_path / "oar.conf"
     conf.write_bytes(b"# propri\xe9t\xe9s \x85\r\n" + OAR_CONF.encode())
-    assert load(oar_conf=conf, environ={}).window == 3600
+    assert load_settings(oar_conf=conf, environ={}).window == 3600
     conf.write_bytes(OAR_CONF.replace("s3%cr", "é").encode("latin-1"))
     with pytest.raises(SettingsError, match="DB_BASE_PASSWD is not UTF-8 text"):
-        load(oar_conf=conf, environ={})
+        load_settings(oar_conf=conf, environ={})
 
 
 def test_the_password_comes_from_a_file(tmp_path: Path) -> None:
@@ -181,19 +181,21 @@ def test_a_file_with_a_password_that_all_can_read_is_warned_about(tmp_path: Path
     config = write(tmp_path, "a.toml", f'{urls}password_file = "{secret}"\n')
     for file in (config, secret):
         Path(file).chmod(0o604)
-    by_url, by_file = load(config=config, environ={}).warnings
+    by_url, by_file = load_settings(config=config, environ={}).warnings
     assert by_url.startswith(f"{config} holds a password")
     assert by_url.endswith(f"chmod o-r {config}")
     assert by_file.startswith(f"{secret} holds a password")
     assert by_file.endswith(f"chmod o-r '{secret}'")
     for file in (config, secret):
         Path(file).chmod(0o640)
-    assert load(config=config, environ={}).warnings == ()
+    assert load_settings(config=config, environ={}).warnings == ()
     conf = write(tmp_path, "oar.conf", OAR_CONF)
     Path(conf).chmod(0o644)
-    assert load(oar_conf=conf, environ={}).warnings[0].startswith(f"{conf} holds a password")
+    assert (
+        load_settings(oar_conf=conf, environ={}).warnings[0].startswith(f"{conf} holds a password")
+    )
     Path(conf).chmod(0o640)
-    assert load(oar_conf=conf, environ={}).warnings == ()
+    assert load_settings(oar_conf=conf, environ={}).warnings == ()
 
 
 def test_a_file_without_a_password_may_be_read_by_all(tmp_path: Path) -> None:
@@ -208,10 +210,10 @@ def test_a_variable_that_is_empty_is_not_set(
     monkeypatch.setattr("oar_accounting.settings.OAR_CONF", write(tmp_path, "o.conf", OAR_CONF))
     monkeypatch.setattr("oar_accounting.settings.TOML", str(tmp_path / "none.toml"))
     empty = {"OARCONFFILE": "", "OAR_ACCOUNTING_CONF": ""}
-    assert load(environ=empty).window == 3600
+    assert load_settings(environ=empty).window == 3600
     (tmp_path / "o.conf").unlink()
     with pytest.raises(SettingsError, match="there is no such file; name OAR's settings"):
-        load(environ=empty)
+        load_settings(environ=empty)
 
 
 def test_metrics_are_declared_beside_the_built_in(tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_a_wrong_value_of_the_toml_file_is_named(tmp_path: Path, toml: str, said
 def test_a_byte_order_mark_is_no_part_of_what_is_written(tmp_path: Path) -> None:
     secret = write(tmp_path, "secret", "\ufeffp@ss\n")
     mark = f'\ufeffoar_url = "mysql://u@h/d"\noar_password_file = "{secret}"\nsite = "lyon"\n'
-    given = load(config=write(tmp_path, "a.toml", mark), environ={})
+    given = load_settings(config=write(tmp_path, "a.toml", mark), environ={})
     assert given.site == "lyon"
     assert given.oar_url.password == "p@ss"
     other = write(tmp_path, "b.toml", '\ufeff[karma]\npolicy = "linear"\n')
@@ -273,9 +275,9 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
         file = tmp_path / encoding
         file.write_bytes(toml.encode(encoding))
         with pytest.raises(SettingsError, match=f"{encoding}: not UTF-8 text but UTF-16"):
-            load(config=file, environ={})
+            load_settings(config=file, environ={})
         with pytest.raises(SettingsError, match=f"{encoding}: not UTF-8 text but UTF-16"):
-            load(oar_conf=file, environ={})
+            load_settings(oar_conf=file, environ={})
         with pytest.raises(SettingsError, match="the file that password_file names: not UTF-8"):
             from_toml(tmp_path, f'url = "mysql://u@h/d"\npassword_file = "{file}"\n')
 
@@ -292,16 +294,16 @@ def test_a_byte_order_mark_hides_the_first_line_of_oar_conf_from_oar(tmp_path: P
             from_conf(tmp_path, conf)
         command = str(caught.value).rpartition(": ")[2]
         subprocess.run(command, shell=True, check=True, timeout=60)
-        given = load(oar_conf=tmp_path / "oar.conf", environ={})
+        given = load_settings(oar_conf=tmp_path / "oar.conf", environ={})
         assert (given.oar_url.host, given.window) == ("db.example.org", 3600)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="not UTF-8"):
-        load(config=tmp_path / "a.toml", url="sqlite:///x", environ={})
+        load_settings(config=tmp_path / "a.toml", url="sqlite:///x", environ={})
     with pytest.raises(SettingsError, match="cannot be read"):
-        load(config=tmp_path, url="sqlite:///x", environ={})
+        load_settings(config=tmp_path, url="sqlite:///x", environ={})
 
 
 @pytest.mark.parametrize(
@@ -319,11 +321,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 )
 def test_a_wrong_url_never_shows_its_password(url: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as caught:
-        load(url=url, environ={})
+        load_settings(url=url, environ={})
     assert "secret" not in str(caught.value)
 
 
 def test_settings_never_show_a_password(tmp_path: Path) -> None:
     url = "postgresql://u:secret@h/x?sslpassword=secret"
-    given = load(url=url, environ={})
+    given = load_settings(url=url, environ={})
     assert "secret" not in repr(given) + str(given)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, column, create_engine, select, table, text
 
-from oar_accounting import Accounting, settings
+from oar_accounting import Accounting
 from oar_accounting.oar import oar_tables
+from oar_accounting.settings import load_settings
 from tests import test_roles, test_schema, test_sql_reports, test_upgrades
 from tests.servers import (
     Database,
@@ -113,7 +114,7 @@ def test_every_command_says_the_same_as_in_mariadbs_own_sql(
 
 def test_an_engine_of_a_callers_stays_as_it_is(site: list[str], engine: Engine) -> None:
     """It quotes as its server does, and so do the connections that it gets back."""
-    with Accounting(settings.load(config=site[1], url=engine.url), engine=engine) as accounting:
+    with Accounting(load_settings(config=site[1], url=engine.url), engine=engine) as accounting:
         report = accounting.usage(("user", "key"), ("key", "group"))
         assert {row.group[1] for row in report.rows} == {"0", "1"}
         with engine.connect() as connection:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from sqlalchemy import Engine
 
-from oar_accounting import schema, settings
+from oar_accounting import schema
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare
@@ -29,7 +29,7 @@ from oar_accounting.library import library_file
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.scheduler_settings import with_its_login
 from oar_accounting.schedulers.oar3 import GREETING, digest_of
-from oar_accounting.settings import Settings
+from oar_accounting.settings import Settings, load_settings
 
 #: Sites whose databases are kept open at the same time; more of them are for a mistake.
 MOST_SITES = 8
@@ -241,7 +241,7 @@ def _settings(where: Mapping[str, Any]) -> tuple[Settings, dict[str, str], tuple
 
     def read() -> Settings:
         # What this process was started with is not what the scheduler was started with.
-        return with_its_login(settings.load(**where, environ={}))
+        return with_its_login(load_settings(**where, environ={}))
 
     given = read()
     for _ in range(CHANGES):

@@ -64,14 +64,14 @@ if typing.TYPE_CHECKING:
         UtilisationRow,
         Waiting,
     )
-    from oar_accounting.settings import Settings
+    from oar_accounting.settings.load import Settings
     from oar_accounting.usage_columns import UsageColumns
 
 #: Where the names are, what is cheapest first. They are imported when they are asked for: a command
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
 #: else is broken.
 _PLACES = (
-    *("errors", "metrics.metric", "records", "settings"),
+    *("errors", "metrics.metric", "records", "settings.load"),
     *("groupings", "job_keys", "usage_columns", "adjustments.jobs", "accounting"),
 )
 

@@ -58,7 +58,7 @@ from oar_accounting.records import (
 )
 from oar_accounting.reporting import Keys, Reporting
 from oar_accounting.retired import retire
-from oar_accounting.settings import (
+from oar_accounting.settings.load import (
     Settings,
     load_settings,
     oar_conf_file,
@@ -132,7 +132,7 @@ class Accounting(Reporting):
         place = engine.url if engine is not None else url
         given = load_settings(oar_conf=oar_conf, config=config, url=place, site=site)
         if as_scheduler:
-            from oar_accounting.scheduler_settings import with_its_login
+            from oar_accounting.settings.scheduler import with_its_login
 
             given = with_its_login(given)
         if given.url == given.oar_url:

@@ -8,7 +8,7 @@ from oar_accounting.errors import SettingsError
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 
 
 def declared_terms(given: Settings, oar: OarJobs) -> Terms:

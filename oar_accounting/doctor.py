@@ -29,7 +29,7 @@ from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recorded import count_jobs, open_jobs
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
-from oar_accounting.settings import Settings, oar_login
+from oar_accounting.settings.load import Settings, oar_login
 from oar_accounting.site_setup import LATE
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from oar_accounting import errors, passwords
+from oar_accounting import errors
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.records import Status
-from oar_accounting.settings import Settings, load_settings, oar_conf_file
+from oar_accounting.settings import passwords
+from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting

@@ -28,7 +28,7 @@ from oar_accounting.commands.spans import (
 from oar_accounting.core import periods
 from oar_accounting.errors import UnknownName
 from oar_accounting.exits import fail, told
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting

@@ -19,7 +19,7 @@ from oar_accounting.records import (
     UsageReport,
     Waiting,
 )
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:

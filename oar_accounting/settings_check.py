@@ -23,8 +23,8 @@ from oar_accounting.karma.wording import described
 from oar_accounting.ledger import Ledger
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.scheduler_settings import in_words, read_scheduler, with_its_login
-from oar_accounting.settings import Settings, load_settings, oar_conf_file
+from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
+from oar_accounting.settings.scheduler import in_words, read_scheduler, with_its_login
 from oar_accounting.stock_karma import site_rule
 
 NEEDS_DATABASES = "properties, what is recorded, and karma"

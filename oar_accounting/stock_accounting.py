@@ -49,7 +49,7 @@ from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.oar_tables import assigned, moldables, resources
 from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.records import Progress, StockReport
-from oar_accounting.settings import Settings, oar_window
+from oar_accounting.settings.load import Settings, oar_window
 from oar_accounting.stock_tables import accounting, due, jobs
 
 #: What OAR's command calls its lock on MySQL, and how many seconds it waits for it.

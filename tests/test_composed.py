@@ -21,7 +21,7 @@ from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.formulas.parser import LONGEST
 from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, parse_metric
 from oar_accounting.oar.snapshot import Snapshot
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 from tests.servers import Database
 from tests.small_oar import (
     DAY,

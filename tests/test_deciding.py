@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from oar_accounting.deciding import Deciding, look
-from oar_accounting.oar_conf import read_oar_conf
 from oar_accounting.records import Finding
 from oar_accounting.schedulers.oar3 import Config
+from oar_accounting.settings.oar_conf import read_oar_conf
 from tests.oar3_site import oar3
 
 SCHEDULER = "oar_sched_gantt_with_timesharing_and_fairsharing"

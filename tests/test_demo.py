@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, select, text
 
 from oar_accounting import demo
 from oar_accounting.accounting import Accounting
-from oar_accounting.settings import KEYS, Settings, load_settings
+from oar_accounting.settings.load import KEYS, Settings, load_settings
 from tests.servers import Database
 
 NOW = 1_795_000_000

@@ -28,7 +28,7 @@ from oar_accounting.oar import oar_tables
 from oar_accounting.openmetrics import openmetrics
 from oar_accounting.passes import Pass
 from oar_accounting.records import Backlog, PassRecord
-from oar_accounting.scheduler_settings import SchedulerSettings
+from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs.files import install
 from oar_accounting.stubs.plan import INSTALL, plan
 from tests.asked import service, whole
@@ -388,7 +388,7 @@ def test_no_oar_conf_names_the_option(machine: Machine, monkeypatch: pytest.Monk
     wrong = [each for each in status.findings if each.level != "good"]
     assert [each.mend for each in wrong] == ["oar-accounting --oar-conf FILE doctor"]
     monkeypatch.delenv("OARCONFFILE")
-    monkeypatch.setattr("oar_accounting.settings.OAR_CONF", str(machine.oar_conf))
+    monkeypatch.setattr("oar_accounting.settings.load.OAR_CONF", str(machine.oar_conf))
     status = Accounting.examine(root=machine.root)
     assert "there is no such file" in status.findings[0].said
     assert status.findings[0].mend == "oar-accounting --oar-conf FILE doctor"

@@ -21,7 +21,7 @@ from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.rebuilds import restore_totals
 from oar_accounting.records import Difference
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 from tests.servers import Database
 from tests.strategies import (
     DAY,

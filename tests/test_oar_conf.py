@@ -9,8 +9,8 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
 from oar_accounting import SettingsError
-from oar_accounting.oar_conf import ONLY_OAR_2, ONLY_OAR_3
-from oar_accounting.settings import Settings, load_settings
+from oar_accounting.settings.load import Settings, load_settings
+from oar_accounting.settings.oar_conf import ONLY_OAR_2, ONLY_OAR_3
 from tests.oar3_site import oar3
 from tests.servers import Database
 from tests.test_cli import run

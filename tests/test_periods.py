@@ -38,7 +38,7 @@ from oar_accounting.core.periods import (
     zone,
 )
 from oar_accounting.exits import told
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 from tests.small_oar import Clock, stopped_clock
 
 HOUR, DAY = 3_600, 86_400

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oar_accounting.karma.perl_hashes import PerlError, number, parse
+from oar_accounting.settings.perl_hashes import PerlError, number, parse
 
 with_perl = pytest.mark.skipif(shutil.which("perl") is None, reason="there is no perl")
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 
 from oar_accounting import Accounting, DatabaseError, stock_tables
 from oar_accounting.database import dialects
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 from tests.servers import MissingServerError, NetworkServer, pooler
 from tests.small_oar import DAY, NOW, T0, SmallOar, stopped_clock
 from tests.test_roles import tell

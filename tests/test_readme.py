@@ -14,7 +14,7 @@ from oar_accounting import Accounting, cli
 from oar_accounting.demo import write_demo
 from oar_accounting.demo_past import LABORATORIES
 from oar_accounting.karma_settings import read_karma
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

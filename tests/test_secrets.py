@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from oar_accounting import SettingsError
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 from tests.servers import Database
 from tests.small_oar import SmallOar
 from tests.test_cli import ROOT, Done, process, run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from oar_accounting import SettingsError
-from oar_accounting.settings import Settings, load_settings, with_karma_of
+from oar_accounting.settings.load import Settings, load_settings, with_karma_of
 
 OAR_CONF = """
 # OAR's settings, as Debian's package ships them
@@ -207,8 +207,10 @@ def test_a_file_without_a_password_may_be_read_by_all(tmp_path: Path) -> None:
 def test_a_variable_that_is_empty_is_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oar_accounting.settings.OAR_CONF", write(tmp_path, "o.conf", OAR_CONF))
-    monkeypatch.setattr("oar_accounting.settings.TOML", str(tmp_path / "none.toml"))
+    monkeypatch.setattr(
+        "oar_accounting.settings.load.OAR_CONF", write(tmp_path, "o.conf", OAR_CONF)
+    )
+    monkeypatch.setattr("oar_accounting.settings.load.TOML", str(tmp_path / "none.toml"))
     empty = {"OARCONFFILE": "", "OAR_ACCOUNTING_CONF": ""}
     assert load_settings(environ=empty).window == 3600
     (tmp_path / "o.conf").unlink()

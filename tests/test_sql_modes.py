@@ -12,7 +12,7 @@ from sqlalchemy import Engine, column, create_engine, select, table, text
 
 from oar_accounting import Accounting
 from oar_accounting.oar import oar_tables
-from oar_accounting.settings import load_settings
+from oar_accounting.settings.load import load_settings
 from tests import test_roles, test_schema, test_sql_reports, test_upgrades
 from tests.servers import (
     Database,

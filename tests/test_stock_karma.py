@@ -34,8 +34,8 @@ from oar_accounting.karma.stock import (
     sums_of,
 )
 from oar_accounting.oar.oar_tables import accounting
-from oar_accounting.oar_conf import read_oar_conf
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
+from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.stock_karma import read_pools, read_sums, site_rule, stock_rule
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, T0

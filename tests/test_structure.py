@@ -56,8 +56,8 @@ MAY_NAME_DATABASES = {
         "commands.recording",
         "database.dialects",
         "drivers",
-        "oar_conf",
-        "settings",
+        "settings.oar_conf",
+        "settings.load",
         "database.sockets",
     ),
 }

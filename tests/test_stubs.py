@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from oar_accounting.errors import StubError
-from oar_accounting.scheduler_settings import SchedulerSettings
+from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs import files, plan, use
 from oar_accounting.stubs.files import LIST, install, read_list, remove
 from oar_accounting.stubs.plan import DEFAULT, INSTALL, MODULE, VERSION, filled, python_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oar_accounting import cli
-from oar_accounting.scheduler_settings import SOCKET
+from oar_accounting.settings.scheduler import SOCKET
 from oar_accounting.stubs.plan import STATE
 
 HOOKS = Path(__file__).parents[1] / "hooks"

@@ -22,7 +22,7 @@ from oar_accounting.accounting import Accounting
 from oar_accounting.database import dialects
 from oar_accounting.errors import WriterBusy
 from oar_accounting.ledger import Ledger
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 from tests.servers import Database, Kind
 from tests.strategies import (
     DAY,

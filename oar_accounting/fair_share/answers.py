@@ -33,7 +33,7 @@ from oar_accounting.ledger import Book, Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued, read_jobs, read_waiting
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 
 if TYPE_CHECKING:
     from oar_accounting.fair_share.by_stock import StockSources

@@ -21,7 +21,7 @@ from oar_accounting.ledger import Ledger
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 from oar_accounting.stock_karma import counted_queues, read_pools, read_sums, site_rule
 
 #: Of each of OAR's terms, whose usage it is and which.

@@ -19,7 +19,7 @@ from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.started_jobs import Started, read_starts
 from oar_accounting.oar.waiting_jobs import named_value
 from oar_accounting.records import Progress
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 from oar_accounting.what_if_report import Move, PlaceShift, Replay, WaitShift, WhatIfReport
 
 DAY = 86_400

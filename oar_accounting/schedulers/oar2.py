@@ -27,9 +27,9 @@ def main(arguments: Sequence[str]) -> None:
 def answer(queue: str, now: int, limit: float) -> str:
     """The lines. Raises :class:`oar_accounting.AccountingError`, ValueError for no number."""
     from oar_accounting.fair_share.answers import fair_share_of
-    from oar_accounting.scheduler_settings import with_its_login
     from oar_accounting.schedulers.answers import lines_of
-    from oar_accounting.settings import load_settings
+    from oar_accounting.settings.load import load_settings
+    from oar_accounting.settings.scheduler import with_its_login
 
     with fair_share_of(with_its_login(load_settings()), now, limit) as asked:
         report = asked.karma()

@@ -12,7 +12,7 @@ from oar_accounting.core.formats import length_of
 from oar_accounting.core.text_files import read_password
 from oar_accounting.database.dialects import as_user
 from oar_accounting.errors import SettingsError
-from oar_accounting.settings import Settings
+from oar_accounting.settings.load import Settings
 
 KEYS = ("last_answer", "limit", "login", "password_file", "socket")
 SOCKET = "/run/oar-accounting/karma.sock"

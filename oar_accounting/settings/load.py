@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy.engine import URL
 
-from oar_accounting import passwords
 from oar_accounting.core.text_files import is_there, read_password, read_text
 from oar_accounting.database.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics.metric import BUILT_IN, Metric, parse_metric
 from oar_accounting.oar.job_rules import CONTAINERS, PROFILES
-from oar_accounting.oar_conf import OarConf, read_oar_conf
+from oar_accounting.settings import passwords
+from oar_accounting.settings.oar_conf import OarConf, read_oar_conf
 
 OAR_CONF = "/etc/oar/oar.conf"
 TOML = "/etc/oar/accounting.toml"

@@ -7,9 +7,7 @@ from operator import itemgetter
 import numpy as np
 from sqlalchemy import ColumnElement, Connection
 
-from oar_accounting import schema
 from oar_accounting.amounts.question import MOST_NAMED
-from oar_accounting.catalog import Names, Site, account_names
 from oar_accounting.core.columns import Ints, distinct, ints, located
 from oar_accounting.groupings import (
     DIMENSIONS,
@@ -23,6 +21,8 @@ from oar_accounting.groupings import (
     stays,
 )
 from oar_accounting.job_keys import KeysOfJobs
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names, Site, account_names
 
 #: Shown for an account that somebody has deleted by hand.
 NAMELESS = "?"

@@ -10,13 +10,12 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import catalog, doctor, journal, law, schema, stock_accounting
+from oar_accounting import doctor, stock_accounting
 from oar_accounting.adjustments.given import check_words
 from oar_accounting.adjustments.jobs import JobFilter, adjust_jobs
 from oar_accounting.adjustments.posting import Amount, Note, adjust_account, counter
 from oar_accounting.adjustments.standing import read_all, read_lines
 from oar_accounting.attributes import files, stored
-from oar_accounting.catalog import Site
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
@@ -33,14 +32,17 @@ from oar_accounting.errors import (
 )
 from oar_accounting.forget import forget
 from oar_accounting.identity import check_identity
-from oar_accounting.journal import Entry
-from oar_accounting.ledger import Book, Ledger, check_version
+from oar_accounting.ledger import catalog, journal, schema
+from oar_accounting.ledger import verify as law
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.journal import Entry
+from oar_accounting.ledger.ledger import Book, Ledger, check_version
+from oar_accounting.ledger.reading import open_jobs
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Tally
 from oar_accounting.purges import purge
 from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
-from oar_accounting.recorded import open_jobs
 from oar_accounting.records import (
     Adjustment,
     AdjustmentLine,

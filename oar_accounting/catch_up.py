@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oar_accounting.catalog import Site
 from oar_accounting.core.columns import Ints
 from oar_accounting.database import id_blocks as blocks
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.reading import OVERLAP, recorded_above, recorded_ids, unsettled_ids
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Shown, Tally
-from oar_accounting.recorded import OVERLAP, recorded_above, recorded_ids, unsettled_ids
 from oar_accounting.records import Progress
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from oar_accounting import schema
-from oar_accounting.catalog import Site, StoredMetric
 from oar_accounting.errors import SettingsError
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs

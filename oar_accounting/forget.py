@@ -5,12 +5,12 @@ from itertools import chain
 
 from sqlalchemy import Connection, insert, select
 
-from oar_accounting import journal, schema
 from oar_accounting.adjustments.standing import authors, forget_name
-from oar_accounting.catalog import digest
 from oar_accounting.errors import UnknownName
-from oar_accounting.forgotten import Forgotten, digest_of
-from oar_accounting.ledger import Book
+from oar_accounting.ledger import journal, schema
+from oar_accounting.ledger.catalog import digest
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.pseudonyms import Forgotten, digest_of
 
 
 def forget(book: Book, user: str) -> str:

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from oar_accounting.attributes import stored
 from oar_accounting.attributes.memberships import Memberships
-from oar_accounting.catalog import Names, Site
 from oar_accounting.errors import UnknownName
+from oar_accounting.ledger.catalog import Names, Site
 
 DIMENSIONS = ("user", "project", "queue")
 #: The keys of jobs, in the order in which they are named to people; accounts do not have them.

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oar_accounting.catalog import Names, StoredMetric
 from oar_accounting.core.columns import Ints, JobRows, Rates, distinct, ints, located, numbered
-from oar_accounting.ledger import Book
+from oar_accounting.ledger.catalog import Names, StoredMetric
+from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import Amounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources

@@ -7,10 +7,10 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.amounts.by_job import closed_jobs, open_ids, read_held, until
-from oar_accounting.catalog import Site
 from oar_accounting.core.columns import Ints, Rates, Spans
 from oar_accounting.core.windows import repeated, spread_between
 from oar_accounting.groupings import Group
+from oar_accounting.ledger.catalog import Site
 from oar_accounting.queries import SiteQuestion, Wanted, shown_metric, sites_of
 from oar_accounting.records import ShownMetric
 

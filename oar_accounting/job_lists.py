@@ -12,16 +12,23 @@ from typing import Literal, get_args
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_
 
-from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
-from oar_accounting.catalog import Names, Site, StoredMetric
 from oar_accounting.core.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import JOB_KEYS
 from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
-from oar_accounting.job_times import job_blocks
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names, Site, StoredMetric
+from oar_accounting.ledger.job_index import job_blocks
+from oar_accounting.ledger.reading import (
+    JobRecords,
+    jobs_where,
+    read_entries,
+    read_rates,
+    read_spans,
+)
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.queries import (
     Wanted,
@@ -30,7 +37,6 @@ from oar_accounting.queries import (
     shown_metrics,
     wanted_metrics,
 )
-from oar_accounting.recorded import JobRecords, jobs_where, read_entries, read_rates, read_spans
 from oar_accounting.records import HeldMetric, JobPage, RecordedJob
 
 #: What of a job must lie within a span: that it ran, or an instant.

@@ -2,10 +2,10 @@
 
 from sqlalchemy import Connection, select
 
-from oar_accounting import schema
-from oar_accounting.catalog import Site, account_names
 from oar_accounting.core.columns import ints
 from oar_accounting.database.id_blocks import short_lists
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site, account_names
 
 
 def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str] | None:

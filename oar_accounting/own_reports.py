@@ -6,7 +6,7 @@ from typing import Any
 
 from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import SITE, Visible
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.own_projects import own_projects
 from oar_accounting.records import (
     Efficiency,

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
-from oar_accounting import catalog, schema
 from oar_accounting.account_groups import AccountGroups, visible_names
 from oar_accounting.amounts.answer import amounts_of
 from oar_accounting.amounts.by_job import open_ids, read_held
 from oar_accounting.amounts.laid import adjustments, in_windows, openings
 from oar_accounting.amounts.question import ACCOUNT_BITS, Answer, Question, Sums
-from oar_accounting.catalog import Site, StoredMetric, stored_metrics
 from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
@@ -31,8 +29,10 @@ from oar_accounting.job_keys import (
     conditions,
     known_types,
 )
+from oar_accounting.ledger import catalog, schema
+from oar_accounting.ledger.catalog import Site, StoredMetric, stored_metrics
+from oar_accounting.ledger.reading import open_jobs
 from oar_accounting.oar.job_rules import FARTHEST
-from oar_accounting.recorded import open_jobs
 from oar_accounting.records import ShownMetric
 from oar_accounting.usage_columns import (
     AMOUNTS,

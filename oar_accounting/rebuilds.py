@@ -5,19 +5,19 @@ The law holds at every commit.
 
 from dataclasses import replace
 
-from oar_accounting import catalog, law, schema, summed
 from oar_accounting.adjustments.standing import check_unit
-from oar_accounting.carried import carried_in, carried_window, carry_on
-from oar_accounting.catalog import Site
 from oar_accounting.catch_up import ledger_pages, oar_pages
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import Purged
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import catalog, schema, totals, verify
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.purged import carried_in, carried_window, carry_on
+from oar_accounting.ledger.reading import LOWEST
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Shown
-from oar_accounting.recorded import LOWEST
 from oar_accounting.records import Progress
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
@@ -29,11 +29,11 @@ def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress |
         _change_window(ledger, window, progress)
         return
     with ledger.reading() as (connection, _):
-        ranges = law.account_ranges(connection, site.site_id)
+        ranges = verify.account_ranges(connection, site.site_id)
     shown = Shown(progress, len(ranges))
     for accounts in ranges:
         with ledger.writing() as book:
-            law.restore(book, accounts)
+            verify.restore(book, accounts)
         shown.advance(1)
 
 
@@ -46,12 +46,12 @@ def _change_window(ledger: Ledger, window: int, progress: Progress | None) -> No
                 f"windows of {window} s: set a multiple"
             )
         growth = -(-book.site.terms.window // window)
-        ranges = law.account_ranges(book.connection, book.site.site_id, growth)
-        summed.clear(book.connection, book.site.site_id)
+        ranges = verify.account_ranges(book.connection, book.site.site_id, growth)
+        totals.clear(book.connection, book.site.site_id)
         book.change_terms(replace(book.site.terms, window=window))
         shown = Shown(progress, len(ranges))
         for accounts in ranges:
-            law.restore(book, accounts)
+            verify.restore(book, accounts)
             shown.advance(1)
 
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import Connection
 
-from oar_accounting import catalog
-from oar_accounting.catalog import Site
 from oar_accounting.errors import UnknownName
-from oar_accounting.ledger import GivenLedger, Ledger
+from oar_accounting.ledger import catalog
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.ledger import GivenLedger, Ledger
 from oar_accounting.records import (
     Efficiency,
     JobPage,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from oar_accounting.catalog import stored_metrics
 from oar_accounting.database import dialects
 from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import DatabaseError, OarSchemaError, SchemaError, SettingsError
@@ -20,7 +19,8 @@ from oar_accounting.fair_share.answers import FairShare, rules_of
 from oar_accounting.fair_share.checking import checked, waiting
 from oar_accounting.karma.rules import Stock
 from oar_accounting.karma.wording import described
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger.catalog import stored_metrics
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.settings.load import Settings, load_settings, oar_conf_file

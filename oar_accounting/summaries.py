@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from sqlalchemy import Connection
 
-from oar_accounting.catalog import Site
 from oar_accounting.core import periods
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadSpan
 from oar_accounting.groupings import Group
 from oar_accounting.job_counts import Counts, count_jobs
+from oar_accounting.ledger.catalog import Site
 from oar_accounting.queries import Wanted, count_open_jobs, usage
 from oar_accounting.records import (
     Efficiency,

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import case, select
 
-from oar_accounting import schema
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.errors import OarSchemaError
-from oar_accounting.forgotten import Forgotten
-from oar_accounting.ledger import Book
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.openings import Openings, read_openings
+from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.openings import Openings, read_openings
 from oar_accounting.records import OpeningReport
 
 JOBS_AT_ONCE = 100_000

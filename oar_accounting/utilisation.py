@@ -24,21 +24,21 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, func, select
 
-from oar_accounting import schema
-from oar_accounting.catalog import Site, StoredMetric, account_names, stored_metrics
 from oar_accounting.core.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
 from oar_accounting.core.periods import cuts, zone
 from oar_accounting.core.windows import DAY, evenly, repeated
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.job_times import job_blocks
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site, StoredMetric, account_names, stored_metrics
+from oar_accounting.ledger.job_index import job_blocks
+from oar_accounting.ledger.reading import read_rates, read_spans
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar import machine
 from oar_accounting.oar.machine import Filled, History, Measure, Stretches, Use, measured
 from oar_accounting.oar.resource_logs import MachineLog, assigned_among, read_machine
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recorded import read_rates, read_spans
 from oar_accounting.records import UtilisationReport, UtilisationRow
 
 #: Jobs of so many seconds are held in memory at once.

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, select
 
-from oar_accounting import schema
 from oar_accounting.account_groups import AccountGroups
-from oar_accounting.catalog import Site
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import UnknownName
 from oar_accounting.groupings import JOB_KEYS, Group, names_of
 from oar_accounting.job_keys import KeysOfJobs, conditions
-from oar_accounting.job_times import job_blocks
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.queries import (
     Wanted,

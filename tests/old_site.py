@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select, update
 
-from oar_accounting import schema
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from tests.small_oar import DAY, HOUR, T0, SmallOar, opened
 from tests.strategies import (
     Amounts,

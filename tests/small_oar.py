@@ -30,7 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from oar_accounting import Accounting, schema
+from oar_accounting import Accounting
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.job_rules import ENDED
 

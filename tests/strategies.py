@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from sqlalchemy import Connection, Engine, Table, event, select
 
-from oar_accounting import schema
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Rates, Spans, Totals, add_up, ints
 from oar_accounting.database.bulk import insert_columns
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names
+from oar_accounting.ledger.ledger import Book, Ledger
+from oar_accounting.ledger.reading import JobRecords
+from oar_accounting.ledger.schema import VANISHED
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric
 from oar_accounting.oar.job_rules import ENDED, Terms
-from oar_accounting.recorded import JobRecords
-from oar_accounting.schema import VANISHED
 
 HOUR, DAY = 3_600, 86_400
 YEAR = 365 * DAY

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Accounting, AmountOverflow, BadAdjustment, BadSpan, JobFilter
 from oar_accounting.core.windows import evenly
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger.ledger import Ledger
 from tests.old_site import CORE
 from tests.small_oar import DAY, T0, opened, stopped_clock
 from tests.strategies import (

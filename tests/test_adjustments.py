@@ -24,12 +24,12 @@ from oar_accounting import (
     UnknownName,
     WriterBusy,
     cli,
-    schema,
 )
 from oar_accounting.adjustments import jobs as jobs_adjusted
 from oar_accounting.adjustments.given import whole_amount
 from oar_accounting.core import formats
 from oar_accounting.database import id_blocks
+from oar_accounting.ledger import schema
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar import snapshot
 from tests.old_site import CORE, places_of

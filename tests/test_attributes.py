@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, select
 
-from oar_accounting import Accounting, Attribute, BadFile, SchemaError, UnknownName, schema
+from oar_accounting import Accounting, Attribute, BadFile, SchemaError, UnknownName
 from oar_accounting.attributes import stored as stored_attributes
 from oar_accounting.attributes.files import BEYOND, MOST_BYTES, read, time_text, written
 from oar_accounting.attributes.memberships import (
@@ -31,6 +31,7 @@ from oar_accounting.attributes.memberships import (
 )
 from oar_accounting.core.columns import OPEN
 from oar_accounting.core.formats import instant
+from oar_accounting.ledger import schema
 from tests.old_site import places_of
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock

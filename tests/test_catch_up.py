@@ -14,14 +14,14 @@ from oar_accounting import (
     UnknownName,
     WriterBusy,
     catch_up,
-    law,
     passes,
 )
 from oar_accounting.database import id_blocks
-from oar_accounting.ledger import Book
+from oar_accounting.ledger import verify
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.reading import OVERLAP
+from oar_accounting.ledger.schema import totals
 from oar_accounting.oar import snapshot
-from oar_accounting.recorded import OVERLAP
-from oar_accounting.schema import totals
 from tests.servers import Database
 from tests.small_oar import (
     DAY,
@@ -967,7 +967,7 @@ def test_an_interrupted_change_of_the_window_shows_the_old_figures(
     varied(oar)
     before = recorded(engine).everything()
     changed = opened(engine, WINDOW)
-    monkeypatch.setattr(law, "TOTALS_AT_ONCE", 2)
+    monkeypatch.setattr(verify, "TOTALS_AT_ONCE", 2)
     with pytest.raises(Interrupted):
         changed.rebuild(progress=stopping(2))
     assert lawful(changed).everything() == before
@@ -986,7 +986,7 @@ def test_an_interrupted_rebuild_of_totals_is_completed_by_the_next(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE accounting_totals SET used = used + 1")
     accounting = opened(engine)
-    monkeypatch.setattr(law, "TOTALS_AT_ONCE", 2)
+    monkeypatch.setattr(verify, "TOTALS_AT_ONCE", 2)
     with pytest.raises(Interrupted):
         accounting.rebuild(progress=stopping(1))
     assert accounting.verify() != []
@@ -1240,8 +1240,8 @@ def check_blocks(
     small_blocks(monkeypatch, block)
     monkeypatch.setattr(snapshot, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(catch_up, "OVERLAP", overlap)
-    monkeypatch.setattr(law, "JOBS_AT_ONCE", block)
-    monkeypatch.setattr(law, "TOTALS_AT_ONCE", pairs)
+    monkeypatch.setattr(verify, "JOBS_AT_ONCE", block)
+    monkeypatch.setattr(verify, "TOTALS_AT_ONCE", pairs)
     settled: list[int] = []
     settle = passes.Pass.settle
 

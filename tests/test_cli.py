@@ -22,7 +22,8 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 
 import oar_accounting
-from oar_accounting import Accounting, cli, schema
+from oar_accounting import Accounting, cli
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from tests.servers import Database
 

@@ -22,8 +22,9 @@ from prometheus_client.openmetrics import parser as open_metrics
 from sqlalchemy import Engine, make_url, select, text, update
 
 import oar_accounting
-from oar_accounting import Accounting, Finding, Status, journal, schema, screen
+from oar_accounting import Accounting, Finding, Status, screen
 from oar_accounting.errors import AccountingError
+from oar_accounting.ledger import journal, schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.openmetrics import openmetrics
 from oar_accounting.passes import Pass

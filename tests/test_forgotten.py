@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, create_engine, insert, select
 
-from oar_accounting import UnknownName, schema
-from oar_accounting.catalog import digest
+from oar_accounting import UnknownName
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import digest
 from oar_accounting.passes import Pass
 from tests.old_site import CORE, OldSite, places_of
 from tests.servers import Database

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import Accounting, UnknownName, schema
+from oar_accounting import Accounting, UnknownName
 from oar_accounting.core.formats import date
 from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
+from oar_accounting.ledger import schema
 from oar_accounting.records import Amounts
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock

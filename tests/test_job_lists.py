@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
-from oar_accounting import Accounting, BadSpan, UnknownName, job_times
+from oar_accounting import Accounting, BadSpan, UnknownName
 from oar_accounting.database.dialects import file_url
 from oar_accounting.job_keys import Sizes
 from oar_accounting.job_lists import MOMENTS, Moment
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import job_index
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.records import HeldMetric, JobPage, RecordedJob
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Job, Share, open_ledger, post_all
@@ -334,7 +335,7 @@ def test_a_job_that_ends_as_the_span_begins_is_found_where_jobs_are_many(
     site: Accounting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bob's used more than he asked for, so that nothing of it lies within the span."""
-    monkeypatch.setattr(job_times, "MOST_FOUND", 0)
+    monkeypatch.setattr(job_index, "MOST_FOUND", 0)
     end = SOME[2].stop
     assert ids(site.jobs(start=end, stop=end + 1, moment="ended")) == [2]
     assert ids(site.jobs(start=end, stop=end + 1)) == []
@@ -537,7 +538,7 @@ def found_ids(ledger: Ledger, start: int, stop: int) -> list[int]:
     """The ids that the index gives, in its order."""
     with ledger.reading() as (connection, site):
         assert site is not None
-        blocks = job_times.job_blocks(connection, site.site_id, start, stop)
+        blocks = job_index.job_blocks(connection, site.site_id, start, stop)
         return [number for block in blocks for number in block.tolist()]
 
 
@@ -575,8 +576,8 @@ def test_the_index_finds_every_job_of_a_span(
 ) -> None:
     """Also where these are more than are found by it, and all are gone through instead."""
     with scratch() as engine, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_times, "MOST_FOUND", most)
-        patch.setattr(job_times, "IDS_AT_ONCE", at_once)
+        patch.setattr(job_index, "MOST_FOUND", most)
+        patch.setattr(job_index, "IDS_AT_ONCE", at_once)
         SmallOar(engine)
         opened(engine).close()
         ledger = open_ledger(Ledger(engine, "indexed"))
@@ -590,8 +591,8 @@ def test_the_index_on_every_database(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int, at_once: int
 ) -> None:
     """Retired ids, which are below zero, are found alike; and what lasts long, however long ago."""
-    monkeypatch.setattr(job_times, "MOST_FOUND", most)
-    monkeypatch.setattr(job_times, "IDS_AT_ONCE", at_once)
+    monkeypatch.setattr(job_index, "MOST_FOUND", most)
+    monkeypatch.setattr(job_index, "IDS_AT_ONCE", at_once)
     SmallOar(engine)
     opened(engine).close()
     ledger = open_ledger(Ledger(engine, "indexed"))

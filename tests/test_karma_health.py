@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_accounting import Accounting, Finding, schema
+from oar_accounting import Accounting, Finding
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.openmetrics import openmetrics
 from tests import test_doctor

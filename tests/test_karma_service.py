@@ -24,7 +24,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text, update
 
 import oar_accounting
-from oar_accounting import Accounting, schema
+from oar_accounting import Accounting
+from oar_accounting.ledger import schema
 from oar_accounting.schedulers import oar3
 from oar_accounting.schedulers.oar3 import NoAnswer, Refused, ask_service
 from tests.asked import dead_soon, until

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Delete, Engine, Update, delete, insert, select, update
 
-from oar_accounting import catalog, law, schema, summed
 from oar_accounting.accounting import Accounting
 from oar_accounting.core.columns import Rates, ints
 from oar_accounting.database import dialects
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import catalog, schema, totals, verify
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.rebuilds import restore_totals
 from oar_accounting.records import Difference
@@ -83,7 +83,7 @@ def differences(ledger: Ledger) -> list[Difference]:
     """What `Accounting.verify` finds."""
     with ledger.reading() as (connection, site):
         assert site is not None
-        return law.first_differences(connection, site, 100)
+        return verify.first_differences(connection, site, 100)
 
 
 def assert_lawful(
@@ -266,7 +266,7 @@ def test_totals_of_many_accounts_at_once_are_the_same_by_either_way(
     new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch, many: int, window: int
 ) -> None:
     """From many changed totals on, those that are new are inserted; here some are, some go."""
-    monkeypatch.setattr(summed, "MANY_ROWS", many)
+    monkeypatch.setattr(totals, "MANY_ROWS", many)
     ledger = new_ledger(window)
     some = [replace(ran(n, rate=n), owner=(f"user {n}", "", "")) for n in range(1, 451)]
     post_all(ledger, [some[::3]])
@@ -805,7 +805,7 @@ class Interrupted(Exception):
 def test_a_rebuild_that_is_interrupted_leaves_days_that_the_next_mends(
     new_ledger: NewLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(law, "TOTALS_AT_ONCE", 2)
+    monkeypatch.setattr(verify, "TOTALS_AT_ONCE", 2)
     ledger = new_ledger(HOUR)
     jobs = [replace(ran(n), owner=(f"user {n}", "", "")) for n in range(1, 6)]
     post_all(ledger, [jobs])
@@ -848,7 +848,7 @@ def test_only_the_first_differences_are_told(new_ledger: NewLedger) -> None:
         book.connection.execute(update(schema.totals).values(used=1))
     with ledger.reading() as (connection, site):
         assert site is not None
-        found = law.first_differences(connection, site, 3)
+        found = verify.first_differences(connection, site, 3)
     assert [each.window_start for each in found] == [0, DAY, 2 * DAY]
     assert len(differences(ledger)) == 30
 
@@ -881,11 +881,11 @@ def test_ranges_of_accounts_of_any_size_restore_the_same(
     ]
     post_all(ledger, [[*some, *(Job(job_id=n, owner=(f"{n}", "", "")) for n in range(11, 15))]])
     before = contents(ledger)
-    monkeypatch.setattr(law, "TOTALS_AT_ONCE", at_once)
-    monkeypatch.setattr(law, "JOBS_AT_ONCE", 4)
+    monkeypatch.setattr(verify, "TOTALS_AT_ONCE", at_once)
+    monkeypatch.setattr(verify, "JOBS_AT_ONCE", 4)
     with ledger.reading() as (connection, site):
         assert site is not None
-        ranges = law.account_ranges(connection, site.site_id)
+        ranges = verify.account_ranges(connection, site.site_id)
         accounts = {row[0] for row in rows_in(connection, schema.accounts)}
     assert len(ranges) == {1: 10, 20: 3, 1_000: 1}[at_once]
     covered = [n for first, last in ranges for n in range(first, last + 1)]
@@ -952,7 +952,7 @@ def test_reader_sees_one_state_throughout(new_ledger: NewLedger) -> None:
         before = _whole(connection.execute(select(schema.totals)).all())
         post_all(ledger, [[ran(2)]])
         assert _whole(connection.execute(select(schema.totals)).all()) == before
-        assert law.first_differences(connection, site, 10) == []
+        assert verify.first_differences(connection, site, 10) == []
     assert_lawful(ledger, [ran(1), ran(2)])
 
 

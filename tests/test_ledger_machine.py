@@ -18,10 +18,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, update
 
-from oar_accounting import law, schema
 from oar_accounting.core.columns import Rates, ints
 from oar_accounting.database import dialects
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE
 from oar_accounting.rebuilds import restore_totals
 from tests.servers import Database, Kind
@@ -260,7 +260,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stored_days(ledger) == naive_days(right, self.window)
         with ledger.reading() as (connection, site):
             assert site is not None
-            assert law.first_differences(connection, site, 5) == []
+            assert verify.first_differences(connection, site, 5) == []
 
     def teardown(self) -> None:
         found = contents(self.ledger)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from oar_accounting import Accounting, Finding, schema
+from oar_accounting import Accounting, Finding
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables as tables
 from oar_accounting.oar import queues
 from tests import test_doctor

@@ -13,8 +13,9 @@ from sqlalchemy import Column, Engine, MetaData, create_engine, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import Enum, Integer, String
 
-from oar_accounting import Accounting, OarSchemaError, schema
+from oar_accounting import Accounting, OarSchemaError
 from oar_accounting.database import dialects
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables, queues
 from oar_accounting.oar.snapshot import OarJobs
 from tests.servers import Database

@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete, insert, select, text
 
-from oar_accounting import Accounting, OarSchemaError, UnknownName, schema
+from oar_accounting import Accounting, OarSchemaError, UnknownName
 from oar_accounting.core.columns import ints
 from oar_accounting.database.dialects import file_url
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.taken_over import Busy
 from tests.servers import Database

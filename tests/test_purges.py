@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from oar_accounting import Accounting, BadSpan, Purged, UnknownName, WriterBusy, schema
+from oar_accounting import Accounting, BadSpan, Purged, UnknownName, WriterBusy
 from oar_accounting.database import bulk, id_blocks
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from tests.old_site import CORE, OldSite, closed_of, once, row_counts, tamper
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, opened, stopped_clock

@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage, schema
+from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage
 from oar_accounting.amounts import laid
 from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage_columns import AMOUNTS
 from tests.servers import Server, fresh_database

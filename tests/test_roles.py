@@ -25,8 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from oar_accounting import Accounting, schema
+from oar_accounting import Accounting
 from oar_accounting.database import dialects
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from tests.conftest import SERVERS
 from tests.servers import KINDS, Database, Kind, MissingServerError, fresh_database

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
-from oar_accounting import Accounting, SchemaError, schema
+from oar_accounting import Accounting, SchemaError
 from oar_accounting.database import dialects
+from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from tests.servers import Database
 

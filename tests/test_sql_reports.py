@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, insert, select, text
 
-from oar_accounting import Accounting, schema
+from oar_accounting import Accounting
 from oar_accounting.core.columns import OPEN
+from oar_accounting.ledger import schema
 from tests.servers import Database, Server, SQLiteServer, fresh_database
 from tests.small_oar import DAY, HOUR, SmallOar, stopped_clock
 from tests.test_schema import client

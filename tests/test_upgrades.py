@@ -19,9 +19,10 @@ from sqlalchemy import (
     text,
 )
 
-from oar_accounting import Accounting, SchemaError, law, schema
+from oar_accounting import Accounting, SchemaError
 from oar_accounting.database import dialects
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger.ledger import Ledger
 from tests.old_site import CORE
 from tests.servers import Database
 from tests.small_oar import (
@@ -176,7 +177,7 @@ def assert_days(engine: Engine) -> None:
         assert stored_days(ledger) == naive_days(right, window)
         with ledger.reading() as (connection, site):
             assert site is not None
-            assert law.first_differences(connection, site, 5) == []
+            assert verify.first_differences(connection, site, 5) == []
 
 
 # -- by init ----------------------------------------------------------------------------------

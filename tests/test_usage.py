@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete
 
-from oar_accounting import Accounting, BadSpan, UnknownName, Visible, schema
+from oar_accounting import Accounting, BadSpan, UnknownName, Visible
 from oar_accounting.database.dialects import file_url
+from oar_accounting.ledger import schema
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 
 Amounts = dict[tuple[str, ...], tuple[int, int]]

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import (
     LARGEST,
     OPEN,
@@ -39,6 +38,7 @@ from oar_accounting.core.windows import (
     without,
 )
 from oar_accounting.errors import AmountOverflow
+from oar_accounting.ledger.catalog import Names
 from tests.strategies import (
     DAY,
     HOUR,

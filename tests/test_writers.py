@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from oar_accounting import law, schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.database import dialects
 from oar_accounting.errors import WriterBusy
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.settings.load import Settings
 from tests.servers import Database, Kind
 from tests.strategies import (
@@ -154,7 +154,7 @@ def _assert_recorded(url: str, jobs: Sequence[Job], site: str = "here") -> None:
         assert stored_totals(ledger) == naive_totals(jobs, DAY)
         with ledger.reading() as (connection, recorded):
             assert recorded is not None
-            assert law.first_differences(connection, recorded, 10) == []
+            assert verify.first_differences(connection, recorded, 10) == []
 
 
 # -- at the same time -------------------------------------------------------------------------
@@ -403,6 +403,6 @@ def test_writer_killed_at_any_moment_leaves_a_whole_transaction(
         assert standing in [naive_totals(_jobs(1, 60, version), DAY) for version in range(4)]
         with ledger.reading() as (connection, site):
             assert site is not None
-            assert law.first_differences(connection, site, 10) == []
+            assert verify.first_differences(connection, site, 10) == []
         post_all(ledger, [_jobs(1, 60, version=1)])
     _assert_recorded(tables.url, _jobs(1, 60, version=1))

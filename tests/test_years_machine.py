@@ -26,10 +26,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, create_engine, func, select
 
-from oar_accounting import Accounting, BadSpan, OtherOar, PassReport, Purged, schema
-from oar_accounting.ledger import Ledger
+from oar_accounting import Accounting, BadSpan, OtherOar, PassReport, Purged
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.schema import VANISHED
 from oar_accounting.oar.job_rules import ENDED
-from oar_accounting.schema import VANISHED
 from tests.old_site import CORE, places_of
 from tests.small_oar import DAY, HOUR, NOW, Clock, SmallOar, stopped_clock
 from tests.strategies import (

@@ -13,7 +13,6 @@ from fractions import Fraction
 import numpy as np
 from sqlalchemy import ColumnElement, select
 
-from oar_accounting import schema
 from oar_accounting.adjustments.given import check_known, check_span, percentage
 from oar_accounting.adjustments.posting import Lines, Note, Posting, metrics_to_adjust
 from oar_accounting.adjustments.standing import in_force, of_site
@@ -33,10 +32,11 @@ from oar_accounting.core.windows import repeated
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadAdjustment, UnknownName
-from oar_accounting.ledger import Book
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.reading import LOWEST
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recorded import LOWEST
 from oar_accounting.records import AdjustmentReport
 
 #: Jobs looked at at once.

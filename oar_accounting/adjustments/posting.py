@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import func, insert, literal, select
 
-from oar_accounting import schema
 from oar_accounting.adjustments.given import check_known, check_span, whole_amount
 from oar_accounting.adjustments.standing import (
     NAMELESS,
@@ -16,11 +15,12 @@ from oar_accounting.adjustments.standing import (
     lines_of,
     metrics_by_name,
 )
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import Columns, Ints, Totals, add_up, ints
 from oar_accounting.database import bulk
 from oar_accounting.errors import BadAdjustment, WriterBusy
-from oar_accounting.ledger import Book
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names
+from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.records import AdjustedAccount, AdjustmentReport
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from oar_accounting import catalog, schema
-from oar_accounting.catalog import Site, account_names
 from oar_accounting.core import formats
 from oar_accounting.core.columns import Ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.errors import Adjusted, UnknownName
+from oar_accounting.ledger import catalog, schema
+from oar_accounting.ledger.catalog import Site, account_names
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.records import AdjustedMetric, Adjustment, AdjustmentLine
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 from sqlalchemy import Connection, Table, or_
 
-from oar_accounting import schema
 from oar_accounting.amounts.by_job import (
     FEW_LOOK_UPS,
     Intervals,
@@ -24,6 +23,7 @@ from oar_accounting.amounts.laid import (
 from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
 from oar_accounting.core.columns import OPEN, Ints
 from oar_accounting.core.windows import DAY, kept_by_day
+from oar_accounting.ledger import schema
 
 
 def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:

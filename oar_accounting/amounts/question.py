@@ -7,10 +7,10 @@ from typing import Self
 import numpy as np
 from sqlalchemy import ColumnElement, and_
 
-from oar_accounting import schema
-from oar_accounting.catalog import Site
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints
 from oar_accounting.errors import AmountOverflow
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site
 
 #: How an amount was found: to the second, in proportion within a window, or in whole windows.
 EXACT, PROPORTIONAL, WHOLE = 0, 1, 2

@@ -10,7 +10,6 @@ from functools import cache
 
 from sqlalchemy import Connection, select
 
-from oar_accounting import schema
 from oar_accounting.attributes.files import PARENT, ROOT, AttributeFile, Mistakes, shown
 from oar_accounting.attributes.memberships import (
     DEEPEST,
@@ -24,11 +23,12 @@ from oar_accounting.attributes.memberships import (
     wrong_climbs,
 )
 from oar_accounting.attributes.notes import notes, when
-from oar_accounting.catalog import Site, account_names
 from oar_accounting.core.columns import OPEN
 from oar_accounting.database import bulk
 from oar_accounting.errors import UnknownName
-from oar_accounting.forgotten import Forgotten
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site, account_names
+from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.records import Attribute, AttributesReport
 
 #: Stop and value by attribute, name and start.

@@ -2,7 +2,7 @@
 
 import click
 
-from oar_accounting import errors, schema
+from oar_accounting import errors
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.display import (
@@ -14,6 +14,7 @@ from oar_accounting.display import (
     tell_report,
 )
 from oar_accounting.exits import command, fail
+from oar_accounting.ledger import schema
 from oar_accounting.options import Options
 
 

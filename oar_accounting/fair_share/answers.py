@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oar_accounting import schema
-from oar_accounting.catalog import stored_metrics
 from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan, UnknownName
@@ -29,7 +27,9 @@ from oar_accounting.karma_report import (
     Part,
 )
 from oar_accounting.karma_settings import read_karma
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import stored_metrics
+from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued, read_jobs, read_waiting

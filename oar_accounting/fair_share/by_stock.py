@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import select
 
-from oar_accounting import schema
-from oar_accounting.catalog import account_names, stored_metrics
 from oar_accounting.core.columns import ints
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import UnknownName
@@ -17,7 +15,9 @@ from oar_accounting.karma.rules import Stock
 from oar_accounting.karma.stock import QueueSums, StockRows, StockRule
 from oar_accounting.karma.wording import length
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import account_names, stored_metrics
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued

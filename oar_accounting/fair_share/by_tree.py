@@ -9,7 +9,6 @@ import numpy as np
 from oar_accounting.attributes import stored
 from oar_accounting.attributes.files import PARENT
 from oar_accounting.attributes.memberships import Memberships
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import ints
 from oar_accounting.fair_share.by_terms import totals_by
 from oar_accounting.fair_share.entities import Entities, chain, placed, value_of
@@ -23,6 +22,7 @@ from oar_accounting.karma.rules import EVERYBODY, PROJECTS, Shared
 from oar_accounting.karma.shares_tree import Tree, classic
 from oar_accounting.karma.wording import in_words
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.ledger.catalog import Names
 
 #: The names from the top of the tree to a leaf, each with its level.
 Path = tuple[tuple[str, str], ...]

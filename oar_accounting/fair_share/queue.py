@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.catalog import Names, Site
 from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.fair_share.entities import value_of
-from oar_accounting.forgotten import Forgotten
 from oar_accounting.groupings import Key
+from oar_accounting.ledger.catalog import Names, Site
+from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.oar.waiting_jobs import Queued, named_value
 
 QUEUE = "queue"

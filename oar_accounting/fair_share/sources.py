@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.catalog import Names, Site, StoredMetric
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.entities import Entities
@@ -17,6 +16,7 @@ from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
 from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
 from oar_accounting.karma.weights import Weighting, earliest, weights
+from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
 from oar_accounting.oar.snapshot import OarJobs

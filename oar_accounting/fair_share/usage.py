@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
-from oar_accounting import schema
 from oar_accounting.amounts.laid import beside_totals
-from oar_accounting.catalog import Site
 from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.core.windows import kept_by_day
 from oar_accounting.database import bulk
@@ -22,6 +20,8 @@ from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.recent import Recent
 from oar_accounting.karma.decayed import decayed
 from oar_accounting.karma.weights import Flat, Floats, HalfLife, Steps, Weighting, earliest, weights
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Site
 
 DAY = 86_400
 

@@ -14,7 +14,7 @@ from oar_accounting.fair_share.queue import renamed
 from oar_accounting.karma.replay import Replayed, Starts, replay
 from oar_accounting.karma.weights import Floats
 from oar_accounting.karma_report import KarmaReport
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.started_jobs import Started, read_starts
 from oar_accounting.oar.waiting_jobs import named_value

@@ -18,13 +18,13 @@ from typing import Any, Self
 
 from sqlalchemy import Engine
 
-from oar_accounting import schema
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.karma_report import KarmaReport
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.library import library_file
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.schedulers.oar3 import GREETING, digest_of

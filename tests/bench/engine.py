@@ -20,8 +20,8 @@ from typing import Any
 import click
 from sqlalchemy import Engine, MetaData, create_engine, text
 
-from oar_accounting import schema
 from oar_accounting.accounting import Accounting
+from oar_accounting.ledger import schema
 from tests.bench import oar_data
 from tests.bench.floor import Floor, Times, checkpoint
 from tests.bench.processes import Run, oar_accounting

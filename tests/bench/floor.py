@@ -20,8 +20,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from oar_accounting import schema
 from oar_accounting.database import dialects
+from oar_accounting.ledger import schema
 
 COPIED = {
     schema.jobs.name: "SELECT * FROM accounting_jobs ORDER BY site_id, job_id",

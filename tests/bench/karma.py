@@ -12,7 +12,6 @@ import click
 import numpy as np
 from sqlalchemy import Engine, create_engine, text
 
-from oar_accounting import schema
 from oar_accounting.accounting import Accounting
 from oar_accounting.database import dialects
 from oar_accounting.fair_share import by_terms
@@ -22,7 +21,8 @@ from oar_accounting.groupings import Key
 from oar_accounting.karma.linear import linear, shares, term, total_of
 from oar_accounting.karma.order import order
 from oar_accounting.karma.rules import Linear
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import read_waiting
 from tests.bench import karma_data

@@ -13,10 +13,10 @@ import numpy as np
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text
 
 from oar_accounting.accounting import Accounting
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import Bools, Ints, Totals, ints
 from oar_accounting.database import bulk, dialects
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.ledger.catalog import Names
+from oar_accounting.ledger.ledger import Book, Ledger
 from tests.bench import oar_data
 
 SEED = 20_240_301

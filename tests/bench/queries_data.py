@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from oar_accounting import law, summed
 from oar_accounting.accounting import Accounting
-from oar_accounting.catalog import Names
 from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, difference, ints
-from oar_accounting.ledger import Book, Ledger
+from oar_accounting.ledger import totals, verify
+from oar_accounting.ledger.catalog import Names
+from oar_accounting.ledger.ledger import Book, Ledger
+from oar_accounting.ledger.reading import JobRecords
+from oar_accounting.ledger.totals import by_table
 from oar_accounting.oar.job_rules import Terms
-from oar_accounting.recorded import JobRecords
-from oar_accounting.summed import by_table
 from tests.bench import oar_data
 
 SEED = 20_240_331
@@ -134,9 +134,9 @@ def _check(ledger: Ledger) -> None:
     """Refuse to measure totals that are not what the law says, by a sample of the accounts."""
     with ledger.reading() as (connection, site):
         assert site is not None
-        first, last = law.account_ranges(connection, site.site_id)[0]
+        first, last = verify.account_ranges(connection, site.site_id)[0]
         some = (first, min(last, first + 20))
-        right = law.expected_totals(connection, site.site_id, some, site.terms.window)
+        right = verify.expected_totals(connection, site.site_id, some, site.terms.window)
         for table, should in by_table(right, site.terms.window):
-            if len(difference(should, summed.stored(connection, table, site.site_id, some))):
+            if len(difference(should, totals.stored(connection, table, site.site_id, some))):
                 raise RuntimeError(f"{table.name} is not what the jobs give")

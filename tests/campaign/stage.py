@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select
 
-from oar_accounting import catalog, schema
 from oar_accounting.database import dialects
-from oar_accounting.ledger import Ledger
+from oar_accounting.ledger import catalog, schema
+from oar_accounting.ledger.ledger import Ledger
 from tests.campaign.changing_oar import DAY, HOUR, OWN_METRIC, ChangingOar, settings
 from tests.campaign.commands import Commands, Running, check
 from tests.campaign.killable import KillableServer, Sessions

@@ -9,13 +9,20 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import schema, summed
-from oar_accounting.catalog import Site, account_names, stored_metrics
 from oar_accounting.core.columns import Ints, Totals, add_up, difference
 from oar_accounting.core.windows import DAY
 from oar_accounting.database import bulk
-from oar_accounting.ledger import Book, amounts_of
-from oar_accounting.recorded import LOWEST, read_entries, read_rates, read_spans, recorded_above
+from oar_accounting.ledger import schema
+from oar_accounting.ledger import totals as summed
+from oar_accounting.ledger.catalog import Site, account_names, stored_metrics
+from oar_accounting.ledger.ledger import Book, amounts_of
+from oar_accounting.ledger.reading import (
+    LOWEST,
+    read_entries,
+    read_rates,
+    read_spans,
+    recorded_above,
+)
 from oar_accounting.records import Difference
 
 #: Rows of totals compared at once.

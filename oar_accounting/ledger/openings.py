@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from oar_accounting import schema
 from oar_accounting.core.columns import (
     Bools,
     Columns,
@@ -27,9 +26,10 @@ from oar_accounting.core.columns import (
 from oar_accounting.core.windows import after, totals_of
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.reading import JobRecords, known_jobs, read_rates
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.job_rules import ENDED
-from oar_accounting.recorded import JobRecords, known_jobs, read_rates
 
 TOO_LITTLE = (
     "jobs of a time that was taken over from OAR's accounting, where OAR counted less for their "

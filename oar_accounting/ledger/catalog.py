@@ -12,9 +12,9 @@ from hashlib import sha256
 from sqlalchemy import Connection, Row, Select, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from oar_accounting import schema
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import DatabaseError
+from oar_accounting.ledger import schema
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from oar_accounting import schema
-from oar_accounting.catalog import StoredMetric
 from oar_accounting.core.columns import Ints, Rates, Spans, Totals, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.ledger import Book, amounts_of
-from oar_accounting.recorded import Entries, JobRecords, read_entries
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import StoredMetric
+from oar_accounting.ledger.ledger import Book, amounts_of
+from oar_accounting.ledger.reading import Entries, JobRecords, read_entries
 
 DETAILS = (schema.spans, schema.rates, schema.entries)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, func, insert, select
 
-from oar_accounting import schema
+from oar_accounting.ledger import schema
 from oar_accounting.records import PassRecord, PassReport
 
 #: Rows that are kept of a site.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, Table, select
 
-from oar_accounting import schema
 from oar_accounting.core.columns import Bools, Ints, Totals, add_up, rows_among
 from oar_accounting.core.windows import by_day, kept_by_day
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import SPARSE_BLOCK, among
+from oar_accounting.ledger import schema
 
 #: From so many changed rows on, it pays to look which of them are new.
 MANY_ROWS = 2_000

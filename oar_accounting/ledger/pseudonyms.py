@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from sqlalchemy import Connection, select
 
-from oar_accounting import schema
 from oar_accounting.core.columns import JobRows
+from oar_accounting.ledger import schema
 
 
 class Forgotten:

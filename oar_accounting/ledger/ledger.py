@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, Table
 
-from oar_accounting import catalog, schema, summed
-from oar_accounting.catalog import Accounts, Site, StoredMetric
 from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, Totals, add_up, difference, ints
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database import bulk, dialects
 from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
 from oar_accounting.errors import SchemaError, WriterBusy
-from oar_accounting.job_times import reach_of
-from oar_accounting.metrics.metric import RESOURCE, Metric
-from oar_accounting.oar.job_rules import Terms
-from oar_accounting.openings import KEPT_OPEN, Cover
-from oar_accounting.recorded import (
+from oar_accounting.ledger import catalog, schema, totals
+from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
+from oar_accounting.ledger.job_index import reach_of
+from oar_accounting.ledger.openings import KEPT_OPEN, Cover
+from oar_accounting.ledger.reading import (
     Entries,
     JobRecords,
     jobs_where,
@@ -35,6 +33,8 @@ from oar_accounting.recorded import (
     read_rates,
     read_spans,
 )
+from oar_accounting.metrics.metric import RESOURCE, Metric
+from oar_accounting.oar.job_rules import Terms
 
 
 class Ledger:
@@ -304,8 +304,8 @@ class Book:
 
     def move(self, change: Totals) -> None:
         """Add amounts, which may be negative, to the totals and to their days."""
-        for table, part in summed.by_table(change, self.site.terms.window):
-            summed.add(self.connection, table, part)
+        for table, part in totals.by_table(change, self.site.terms.window):
+            totals.add(self.connection, table, part)
 
     def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
         """Delete the jobs' rows; what they gave to the totals, and the entries they had."""

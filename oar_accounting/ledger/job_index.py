@@ -20,12 +20,12 @@ from sqlalchemy import (
     select,
 )
 
-from oar_accounting import schema
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.recorded import LOWEST, JobRecords
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.reading import LOWEST, JobRecords
 
 #: So many jobs of a span are found by the index; more of them by going through all ids.
 MOST_FOUND = 200_000

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
-from oar_accounting import schema
 from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Texts
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
+from oar_accounting.ledger import schema
 from oar_accounting.oar.job_rules import RUNNING
 
 T = TypeVar("T", bound=Columns)

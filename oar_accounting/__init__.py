@@ -13,7 +13,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
-    from oar_accounting.adjustments.jobs import JobFilter
+    from oar_accounting.adjustments.by_job import JobFilter
     from oar_accounting.errors import (
         AccountingError,
         Adjusted,
@@ -72,7 +72,7 @@ if typing.TYPE_CHECKING:
 #: else is broken.
 _PLACES = (
     *("errors", "metrics.metric", "records", "settings.load"),
-    *("groupings", "job_keys", "usage_columns", "adjustments.jobs", "accounting"),
+    *("groupings", "job_keys", "usage_columns", "adjustments.by_job", "accounting"),
 )
 
 __all__ = [

@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from oar_accounting import doctor, stock_accounting
-from oar_accounting.adjustments.given import check_words
-from oar_accounting.adjustments.jobs import JobFilter, adjust_jobs
-from oar_accounting.adjustments.posting import Amount, Note, adjust_account, counter
-from oar_accounting.adjustments.standing import read_all, read_lines
+from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
+from oar_accounting.adjustments.input import check_words
+from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
+from oar_accounting.adjustments.stored import read_all, read_lines
 from oar_accounting.attributes import files, stored
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.core import formats
@@ -33,11 +33,11 @@ from oar_accounting.errors import (
 from oar_accounting.forget import forget
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import catalog, journal, schema
-from oar_accounting.ledger import verify as law
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.journal import Entry
 from oar_accounting.ledger.ledger import Book, Ledger, check_version
 from oar_accounting.ledger.reading import open_jobs
+from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.passes import Pass, Tally
@@ -570,7 +570,7 @@ class Accounting(Reporting):
     def verify(self, *, most: int = 10) -> list[Difference]:
         """The first totals that are not what spans, rates and entries give; none is good."""
         with self._ledger.reading() as (connection, site):
-            return [] if site is None else law.first_differences(connection, site, most)
+            return [] if site is None else first_differences(connection, site, most)
 
     def doctor(self, *, verify: bool = False, root: Path = Path("/")) -> Status:
         """What is set up, what is behind and what is wrong; with *verify* of every total too.

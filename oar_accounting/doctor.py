@@ -22,10 +22,10 @@ from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.identity import check_identity
 from oar_accounting.ledger import catalog, journal, schema
-from oar_accounting.ledger import verify as law
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import count_jobs, open_jobs
+from oar_accounting.ledger.verify import first_differences
 from oar_accounting.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.oar import queues as oar_queues
 from oar_accounting.oar.queues import Queues
@@ -293,7 +293,7 @@ class _Examination:
             return
         with self._trying("totals", self._ledger.engine):
             with self._ledger.reading() as (connection, _):
-                wrong = len(law.first_differences(connection, self._site, MOST_DIFFERENCES))
+                wrong = len(first_differences(connection, self._site, MOST_DIFFERENCES))
             more = " or more" if wrong == MOST_DIFFERENCES else ""
             if wrong:
                 said = f"{wrong}{more} are not what the recorded spans and rates give"

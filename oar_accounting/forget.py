@@ -5,7 +5,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, insert, select
 
-from oar_accounting.adjustments.standing import authors, forget_name
+from oar_accounting.adjustments.stored import authors, forget_name
 from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import journal, schema
 from oar_accounting.ledger.catalog import digest

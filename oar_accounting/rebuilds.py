@@ -5,7 +5,7 @@ The law holds at every commit.
 
 from dataclasses import replace
 
-from oar_accounting.adjustments.standing import check_unit
+from oar_accounting.adjustments.stored import check_unit
 from oar_accounting.catch_up import ledger_pages, oar_pages
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import Purged

@@ -3,7 +3,7 @@
 import numpy as np
 from sqlalchemy import func, select
 
-from oar_accounting.adjustments.standing import follow
+from oar_accounting.adjustments.stored import follow
 from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.identity import same_jobs
 from oar_accounting.ledger import schema

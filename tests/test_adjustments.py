@@ -25,8 +25,8 @@ from oar_accounting import (
     WriterBusy,
     cli,
 )
-from oar_accounting.adjustments import jobs as jobs_adjusted
-from oar_accounting.adjustments.given import whole_amount
+from oar_accounting.adjustments import by_job as jobs_adjusted
+from oar_accounting.adjustments.input import whole_amount
 from oar_accounting.core import formats
 from oar_accounting.database import id_blocks
 from oar_accounting.ledger import schema

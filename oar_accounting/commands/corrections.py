@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from rich.table import Table
 
 from oar_accounting.accounting import Accounting
-from oar_accounting.adjustments.jobs import JobFilter
+from oar_accounting.adjustments.by_job import JobFilter
 from oar_accounting.commands.spans import names_of
 from oar_accounting.core import formats
 from oar_accounting.display import add_row, new_table, show

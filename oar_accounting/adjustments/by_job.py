@@ -13,9 +13,9 @@ from fractions import Fraction
 import numpy as np
 from sqlalchemy import ColumnElement, select
 
-from oar_accounting.adjustments.given import check_known, check_span, percentage
-from oar_accounting.adjustments.posting import Lines, Note, Posting, metrics_to_adjust
-from oar_accounting.adjustments.standing import in_force, of_site
+from oar_accounting.adjustments.input import check_known, check_span, percentage
+from oar_accounting.adjustments.post import Lines, Note, Posting, metrics_to_adjust
+from oar_accounting.adjustments.stored import in_force, of_site
 from oar_accounting.core.columns import (
     Bools,
     Columns,

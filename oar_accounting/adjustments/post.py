@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import func, insert, literal, select
 
-from oar_accounting.adjustments.given import check_known, check_span, whole_amount
-from oar_accounting.adjustments.standing import (
+from oar_accounting.adjustments.input import check_known, check_span, whole_amount
+from oar_accounting.adjustments.stored import (
     NAMELESS,
     check_of_site,
     countered,

@@ -15,7 +15,7 @@ from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
 from oar_accounting.adjustments.input import check_words
 from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
 from oar_accounting.adjustments.stored import read_all, read_lines
-from oar_accounting.attributes import files, stored
+from oar_accounting.attributes import csv_files, stored
 from oar_accounting.catch_up import CatchUp
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
@@ -449,7 +449,7 @@ class Accounting(Reporting):
         nothing is written. Raises :class:`oar_accounting.BadFile`, whose text names every mistake,
         and :class:`oar_accounting.UnknownName` where the site is not recorded.
         """
-        file = files.read(given, source)
+        file = csv_files.read(given, source)
         if dry_run:
             with self._ledger.reading() as (connection, site):
                 planned = stored.prepare(connection, self._known(connection, site), file)

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, select
 
 from oar_accounting import Accounting, Attribute, BadFile, SchemaError, UnknownName
 from oar_accounting.attributes import stored as stored_attributes
-from oar_accounting.attributes.files import BEYOND, MOST_BYTES, read, time_text, written
+from oar_accounting.attributes.csv_files import BEYOND, MOST_BYTES, read, time_text, written
 from oar_accounting.attributes.memberships import (
     DEEPEST,
     LOWEST,

@@ -28,7 +28,7 @@ PURE = {
         "records",
     ),
     *("core.periods", "rounds", "core.windows"),
-    *("attributes.files", "attributes.memberships", "attributes.notes"),
+    *("attributes.csv_files", "attributes.memberships", "attributes.warnings"),
     *(
         "metrics.composed",
         "core.exact",

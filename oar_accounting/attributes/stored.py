@@ -10,7 +10,7 @@ from functools import cache
 
 from sqlalchemy import Connection, select
 
-from oar_accounting.attributes.files import PARENT, ROOT, AttributeFile, Mistakes, shown
+from oar_accounting.attributes.csv_files import PARENT, ROOT, AttributeFile, Mistakes, shown
 from oar_accounting.attributes.memberships import (
     DEEPEST,
     LOWEST,
@@ -22,7 +22,7 @@ from oar_accounting.attributes.memberships import (
     merged,
     wrong_climbs,
 )
-from oar_accounting.attributes.notes import notes, when
+from oar_accounting.attributes.warnings import notes, when
 from oar_accounting.core.columns import OPEN
 from oar_accounting.database import bulk
 from oar_accounting.errors import UnknownName

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from oar_accounting.attributes import files
+from oar_accounting.attributes import csv_files
 from oar_accounting.core import formats
 from oar_accounting.display import add_row, new_table, show
 from oar_accounting.errors import BadFile
@@ -73,13 +73,13 @@ def show_entries(options: Options, attribute: str | None, form: str | None) -> N
     if form == "json":
         click.echo(json.dumps([asdict(each) for each in entries], ensure_ascii=False, indent=1))
     elif form == "csv":
-        click.echo(files.written(entries), nl=False)
+        click.echo(csv_files.written(entries), nl=False)
     elif attribute is None:
         _show_attributes(entries)
     else:
-        table = new_table(entries[0].kind, attribute, *files.BOUNDS)
+        table = new_table(entries[0].kind, attribute, *csv_files.BOUNDS)
         for each in entries:
-            bounds = map(files.time_text, (each.valid_from, each.valid_to))
+            bounds = map(csv_files.time_text, (each.valid_from, each.valid_to))
             add_row(table, each.name, each.value, *bounds)
         show(table)
 
@@ -104,7 +104,7 @@ for each in (import_file, show_entries, remove):
 
 def _content(file: str, source: str) -> bytes:
     """What stands in the file, or at least so much that it is known to be too large."""
-    most = files.MOST_BYTES + 1
+    most = csv_files.MOST_BYTES + 1
     place = f"{formats.printable(source)}: cannot be read"
     try:
         if file != "-":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.attributes import stored
-from oar_accounting.attributes.files import PARENT
+from oar_accounting.attributes.csv_files import PARENT
 from oar_accounting.attributes.memberships import Memberships
 from oar_accounting.core.columns import ints
 from oar_accounting.fair_share.by_terms import totals_by

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from oar_accounting.attributes.files import PARENT, shown, time_text
+from oar_accounting.attributes.csv_files import PARENT, shown, time_text
 from oar_accounting.attributes.memberships import LOWEST, Span, gaps
 from oar_accounting.core.columns import OPEN
 

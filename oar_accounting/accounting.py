@@ -16,12 +16,10 @@ from oar_accounting.adjustments.input import check_words
 from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
 from oar_accounting.adjustments.stored import read_all, read_lines
 from oar_accounting.attributes import csv_files, stored
-from oar_accounting.catch_up import CatchUp
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
 from oar_accounting.database import dialects
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import (
     AccountingError,
     BadSpan,
@@ -30,8 +28,6 @@ from oar_accounting.errors import (
     SettingsError,
     UnknownName,
 )
-from oar_accounting.forget import forget
-from oar_accounting.identity import check_identity
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.journal import Entry
@@ -40,9 +36,15 @@ from oar_accounting.ledger.reading import open_jobs
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.passes import Pass, Tally
-from oar_accounting.purges import purge
-from oar_accounting.rebuilds import build_metric, reread_jobs, restore_totals
+from oar_accounting.recording.catch_up import CatchUp
+from oar_accounting.recording.declared import check_properties, declared_terms, notices
+from oar_accounting.recording.forget import forget
+from oar_accounting.recording.identity import check_identity
+from oar_accounting.recording.import_accounting import take_over
+from oar_accounting.recording.passes import Pass, Tally
+from oar_accounting.recording.purge import purge
+from oar_accounting.recording.rebuild import build_metric, reread_jobs, restore_totals
+from oar_accounting.recording.retire import retire
 from oar_accounting.records import (
     Adjustment,
     AdjustmentLine,
@@ -59,7 +61,6 @@ from oar_accounting.records import (
     UtilisationReport,
 )
 from oar_accounting.reporting import Keys, Reporting
-from oar_accounting.retired import retire
 from oar_accounting.settings.load import (
     Settings,
     load_settings,
@@ -67,7 +68,6 @@ from oar_accounting.settings.load import (
     oar_window,
     with_karma_of,
 )
-from oar_accounting.taken_over import take_over
 
 if TYPE_CHECKING:
     from oar_accounting.fair_share.answers import FairShare

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oar_accounting.catch_up import oar_pages, unrecorded
 from oar_accounting.core.columns import Ints, JobRows, ints
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import schema
@@ -13,6 +12,7 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import OVERLAP, known_jobs, unsettled_ids
 from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.catch_up import oar_pages, unrecorded
 from oar_accounting.records import Backlog
 
 

@@ -18,9 +18,7 @@ from oar_accounting import drivers, site_setup, state_directory
 from oar_accounting.backlog import find_backlog
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
-from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
-from oar_accounting.identity import check_identity
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
@@ -30,6 +28,8 @@ from oar_accounting.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.oar import queues as oar_queues
 from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.declared import check_properties, declared_terms, notices
+from oar_accounting.recording.identity import check_identity
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings.load import Settings, oar_login
 from oar_accounting.site_setup import LATE

@@ -13,7 +13,6 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from oar_accounting.database import dialects
-from oar_accounting.declared import check_properties, declared_terms, notices
 from oar_accounting.errors import DatabaseError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare, rules_of
 from oar_accounting.fair_share.checking import checked, waiting
@@ -23,6 +22,7 @@ from oar_accounting.ledger.catalog import stored_metrics
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
 from oar_accounting.settings.scheduler import in_words, read_scheduler, with_its_login
 from oar_accounting.stock_karma import site_rule

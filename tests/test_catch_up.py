@@ -6,22 +6,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, delete
 
-from oar_accounting import (
-    Accounting,
-    OtherOar,
-    PassReport,
-    SettingsError,
-    UnknownName,
-    WriterBusy,
-    catch_up,
-    passes,
-)
+from oar_accounting import Accounting, OtherOar, PassReport, SettingsError, UnknownName, WriterBusy
 from oar_accounting.database import id_blocks
 from oar_accounting.ledger import verify
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import OVERLAP
 from oar_accounting.ledger.schema import totals
 from oar_accounting.oar import snapshot
+from oar_accounting.recording import catch_up, passes
 from tests.servers import Database
 from tests.small_oar import (
     DAY,

@@ -27,7 +27,7 @@ from oar_accounting.errors import AccountingError
 from oar_accounting.ledger import journal, schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.openmetrics import openmetrics
-from oar_accounting.passes import Pass
+from oar_accounting.recording.passes import Pass
 from oar_accounting.records import Backlog, PassRecord
 from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs.files import install

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine, insert, select
 from oar_accounting import UnknownName
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import digest
-from oar_accounting.passes import Pass
+from oar_accounting.recording.passes import Pass
 from tests.old_site import CORE, OldSite, places_of
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, Clock, Recorded, opened, stopped_clock

@@ -19,7 +19,7 @@ from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
 from oar_accounting.ledger import catalog, schema, totals, verify
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.rebuilds import restore_totals
+from oar_accounting.recording.rebuild import restore_totals
 from oar_accounting.records import Difference
 from oar_accounting.settings.load import Settings
 from tests.servers import Database

@@ -23,7 +23,7 @@ from oar_accounting.database import dialects
 from oar_accounting.ledger import schema, verify
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE
-from oar_accounting.rebuilds import restore_totals
+from oar_accounting.recording.rebuild import restore_totals
 from tests.servers import Database, Kind
 from tests.strategies import (
     DAY,

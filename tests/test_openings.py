@@ -17,7 +17,7 @@ from oar_accounting.core.columns import ints
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
-from oar_accounting.taken_over import Busy
+from oar_accounting.recording.import_accounting import Busy
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from oar_accounting import AccountingError, OtherOar, UnknownName, WriterBusy, catch_up
+from oar_accounting import AccountingError, OtherOar, UnknownName, WriterBusy
 from oar_accounting.database import id_blocks
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.recording import catch_up
 from tests.old_site import CORE, OldSite, closed_of, once, places_of
 from tests.servers import Database
 from tests.small_oar import (

@@ -12,7 +12,6 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.fair_share.queue import Waiters, waiters
-from oar_accounting.fair_share.recent import NOTHING, read_recent
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.sums import UsageSums, sums_of
 from oar_accounting.karma.order import order
@@ -33,6 +32,7 @@ from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued, read_jobs, read_waiting
+from oar_accounting.recording.unposted import NOTHING, read_recent
 from oar_accounting.settings.load import Settings
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from sqlalchemy import func, select
 
 from oar_accounting.adjustments.stored import follow
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.identity import same_jobs
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import change_site
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import jobs_where
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.identity import same_jobs
 
 TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries)
 

@@ -16,7 +16,7 @@ from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import OVERLAP, recorded_above, recorded_ids, unsettled_ids
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.passes import Pass, Shown, Tally
+from oar_accounting.recording.passes import Pass, Shown, Tally
 from oar_accounting.records import Progress
 
 

@@ -22,13 +22,13 @@ from oar_accounting.core.columns import (
 )
 from oar_accounting.core.windows import too_large, totals_of
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.holdings import Holder
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import OVERLAP, known_jobs, recorded_ids, unsettled_ids
 from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
+from oar_accounting.recording.allocations import Holder
 
 #: New jobs that are looked at, at most: more of them are for a pass.
 MOST_NEW = 100_000

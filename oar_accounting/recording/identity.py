@@ -6,7 +6,6 @@ OAR, it gives ids out in order: the highest ones that both have tell it.
 
 import numpy as np
 
-from oar_accounting.catch_up import ledger_pages
 from oar_accounting.core.columns import Bools, Ints, JobRows, ints, located
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import OtherOar
@@ -14,6 +13,7 @@ from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs, recorded_below
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.catch_up import ledger_pages
 
 #: Jobs that are compared by every pass.
 COMPARED = 200

@@ -5,7 +5,6 @@ recomputed and windows made larger. What is gone for good: the job cannot be cor
 in another metric, under other terms, or within a part of a window.
 """
 
-from oar_accounting.catch_up import ledger_pages
 from oar_accounting.core import formats
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan
@@ -13,7 +12,8 @@ from oar_accounting.ledger.catalog import Site, change_site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.purged import carry
 from oar_accounting.ledger.reading import LOWEST
-from oar_accounting.passes import Shown
+from oar_accounting.recording.catch_up import ledger_pages
+from oar_accounting.recording.passes import Shown
 from oar_accounting.records import Progress
 
 

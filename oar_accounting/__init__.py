@@ -31,8 +31,6 @@ if typing.TYPE_CHECKING:
         UnknownName,
         WriterBusy,
     )
-    from oar_accounting.groupings import Visible
-    from oar_accounting.job_keys import Sizes
     from oar_accounting.metrics.metric import Metric
     from oar_accounting.records import (
         AdjustedAccount,
@@ -65,14 +63,16 @@ if typing.TYPE_CHECKING:
         Waiting,
     )
     from oar_accounting.settings.load import Settings
-    from oar_accounting.usage_columns import UsageColumns
+    from oar_accounting.usage.job_keys import Sizes
+    from oar_accounting.usage.keys import Visible
+    from oar_accounting.usage.result import UsageColumns
 
 #: Where the names are, what is cheapest first. They are imported when they are asked for: a command
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
 #: else is broken.
 _PLACES = (
     *("errors", "metrics.metric", "records", "settings.load"),
-    *("groupings", "job_keys", "usage_columns", "adjustments.by_job", "accounting"),
+    *("usage.keys", "usage.job_keys", "usage.result", "adjustments.by_job", "accounting"),
 )
 
 __all__ = [

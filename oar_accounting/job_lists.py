@@ -12,13 +12,10 @@ from typing import Literal, get_args
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_
 
-from oar_accounting.account_groups import AccountGroups
 from oar_accounting.core.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import BadSpan
-from oar_accounting.groupings import JOB_KEYS
-from oar_accounting.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.ledger.job_index import job_blocks
@@ -30,14 +27,17 @@ from oar_accounting.ledger.reading import (
     read_spans,
 )
 from oar_accounting.oar.job_rules import RUNNING
-from oar_accounting.queries import (
+from oar_accounting.records import HeldMetric, JobPage, RecordedJob
+from oar_accounting.usage.account_groups import AccountGroups
+from oar_accounting.usage.job_keys import KeysOfJobs, conditions, held_by, types_of
+from oar_accounting.usage.keys import JOB_KEYS
+from oar_accounting.usage.query import (
     Wanted,
     check_one_site,
     check_values,
     shown_metrics,
     wanted_metrics,
 )
-from oar_accounting.records import HeldMetric, JobPage, RecordedJob
 
 #: What of a job must lie within a span: that it ran, or an instant.
 Moment = Literal["ran", "submitted", "started", "ended"]

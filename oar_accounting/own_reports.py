@@ -5,9 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from oar_accounting.errors import UnknownName
-from oar_accounting.groupings import SITE, Visible
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.own_projects import own_projects
 from oar_accounting.records import (
     Efficiency,
     JobPage,
@@ -17,6 +15,8 @@ from oar_accounting.records import (
     Waiting,
 )
 from oar_accounting.reporting import Reporting
+from oar_accounting.usage.keys import SITE, Visible
+from oar_accounting.usage.own_projects import own_projects
 
 #: Who the other members of a project are to one of them.
 OTHERS = "(others)"

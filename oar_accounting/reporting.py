@@ -23,11 +23,11 @@ from oar_accounting.settings.load import Settings
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
-    from oar_accounting.groupings import Visible
-    from oar_accounting.job_keys import Sizes
     from oar_accounting.job_lists import JobsWanted, Moment
-    from oar_accounting.queries import Wanted
-    from oar_accounting.usage_columns import UsageColumns
+    from oar_accounting.usage.job_keys import Sizes
+    from oar_accounting.usage.keys import Visible
+    from oar_accounting.usage.query import Wanted
+    from oar_accounting.usage.result import UsageColumns
 
 #: Names, or one of them.
 Keys = Sequence[str] | str
@@ -116,7 +116,7 @@ class Reporting:
 
         Example: ``accounting.usage(("project", "user"), ("core",), start, stop, bucket="month")``
         """
-        from oar_accounting import queries
+        from oar_accounting.usage import query
 
         wanted = self._wanted(
             by=by,
@@ -134,8 +134,8 @@ class Reporting:
         )
         with self._ledger.reading() as (connection, site):
             own = self._known(connection, site)
-            found = queries.usage(connection, own, wanted)
-            running = 0 if as_of is not None else queries.count_open_jobs(connection, own, wanted)
+            found = query.usage(connection, own, wanted)
+            running = 0 if as_of is not None else query.count_open_jobs(connection, own, wanted)
         return UsageReport(
             by=wanted.by,
             start=start,
@@ -152,14 +152,14 @@ class Reporting:
 
         Example: ``accounting.usage_columns(("cluster",), bucket="day").to_pandas()``
         """
-        from oar_accounting import queries
+        from oar_accounting.usage import query
 
         for name in given.keys() - UsageGiven.__annotations__.keys():
             raise TypeError(f"usage_columns() got an unexpected keyword argument {name!r}")
         adjusted = not given.pop("without_adjustments", False)
         wanted = self._wanted(by=by, adjusted=adjusted, **given)
         with self._ledger.reading() as (connection, site):
-            return queries.usage(connection, self._known(connection, site), wanted)
+            return query.usage(connection, self._known(connection, site), wanted)
 
     def jobs(  # noqa: PLR0913 - one question
         self,
@@ -381,7 +381,7 @@ class Reporting:
 
     def _wanted(self, **given: Any) -> "Wanted":
         """What a caller wants to know, as `queries` takes it."""
-        from oar_accounting.queries import Wanted, check_form
+        from oar_accounting.usage.query import Wanted, check_form
 
         where = {
             key: frozenset({str(value)} if isinstance(value, str | int) else map(str, value))

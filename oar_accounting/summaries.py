@@ -10,10 +10,7 @@ from sqlalchemy import Connection
 from oar_accounting.core import periods
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadSpan
-from oar_accounting.groupings import Group
-from oar_accounting.job_counts import Counts, count_jobs
 from oar_accounting.ledger.catalog import Site
-from oar_accounting.queries import Wanted, count_open_jobs, usage
 from oar_accounting.records import (
     Efficiency,
     ProjectMember,
@@ -25,7 +22,10 @@ from oar_accounting.records import (
     Usage,
     check_units,
 )
-from oar_accounting.usage_columns import UsageColumns
+from oar_accounting.usage.job_counts import Counts, count_jobs
+from oar_accounting.usage.keys import Group
+from oar_accounting.usage.query import Wanted, count_open_jobs, usage
+from oar_accounting.usage.result import UsageColumns
 
 
 def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Ranking:

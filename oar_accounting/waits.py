@@ -6,18 +6,19 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection, select
 
-from oar_accounting.account_groups import AccountGroups
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import UnknownName
-from oar_accounting.groupings import JOB_KEYS, Group, names_of
-from oar_accounting.job_keys import KeysOfJobs, conditions
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.oar.job_rules import RUNNING
-from oar_accounting.queries import (
+from oar_accounting.records import Waiting
+from oar_accounting.usage.account_groups import AccountGroups
+from oar_accounting.usage.job_keys import KeysOfJobs, conditions
+from oar_accounting.usage.keys import JOB_KEYS, Group, names_of
+from oar_accounting.usage.query import (
     Wanted,
     check_one_site,
     check_values,
@@ -25,7 +26,6 @@ from oar_accounting.queries import (
     sort_key,
     wanted_metrics,
 )
-from oar_accounting.records import Waiting
 
 #: Waits and how many jobs waited so long, both ascending by wait.
 Counted = tuple[Ints, Ints]

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
 from oar_accounting import Accounting, AmountOverflow, JobFilter, Usage
-from oar_accounting.amounts import laid
 from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import FARTHEST
-from oar_accounting.usage_columns import AMOUNTS
+from oar_accounting.usage import prorated
+from oar_accounting.usage.result import AMOUNTS
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Entry, Job, enter
@@ -543,7 +543,7 @@ def test_each_bucket_is_what_is_asked_of_its_span_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
 ) -> None:
     """Equal buckets are summed at once: with and without days, with windows that bounds cut."""
-    monkeypatch.setattr(laid, "WINDOWS_AT_ONCE", at_once)
+    monkeypatch.setattr(prorated, "WINDOWS_AT_ONCE", at_once)
     oar = SmallOar(engine)
     for nth in range(40):
         start = T0 + nth * (DAY + 9_999)
@@ -716,16 +716,16 @@ def test_no_statement_names_more_windows_than_so_many(
     whole = weeks()
     assert whole
     named: list[int] = []
-    starts = laid.Steps.starts
+    starts = prorated.Steps.starts
 
-    def counted(steps: laid.Steps, length: int) -> list[int]:
+    def counted(steps: prorated.Steps, length: int) -> list[int]:
         found = starts(steps, length)
         named.append(len(found))
         return found
 
-    monkeypatch.setattr(laid.Steps, "starts", counted)
+    monkeypatch.setattr(prorated.Steps, "starts", counted)
     for at_once, expected in ((1, 0), (59, 0), (60, 60), (121, 120)):
         named.clear()
-        monkeypatch.setattr(laid, "WINDOWS_AT_ONCE", at_once)
+        monkeypatch.setattr(prorated, "WINDOWS_AT_ONCE", at_once)
         assert weeks() == whole
         assert max(named, default=0) == expected

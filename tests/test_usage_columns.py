@@ -20,9 +20,9 @@ from oar_accounting import (
     Visible,
 )
 from oar_accounting.core.columns import OPEN
-from oar_accounting.job_keys import Sizes
 from oar_accounting.ledger import schema
-from oar_accounting.usage_columns import AMOUNTS, UsageColumns
+from oar_accounting.usage.job_keys import Sizes
+from oar_accounting.usage.result import AMOUNTS, UsageColumns
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_reports import adjust, one_job, six
 

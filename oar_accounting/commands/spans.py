@@ -7,7 +7,7 @@ import click
 
 from oar_accounting.core import periods
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.job_keys import DEFAULT_SIZES, Sizes
+from oar_accounting.usage.job_keys import DEFAULT_SIZES, Sizes
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting

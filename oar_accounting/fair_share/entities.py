@@ -8,8 +8,8 @@ import numpy as np
 
 from oar_accounting.attributes.memberships import LOWEST, Memberships
 from oar_accounting.core.columns import OPEN, Ints, ints
-from oar_accounting.groupings import Group, Key, stays
 from oar_accounting.ledger.catalog import Names
+from oar_accounting.usage.keys import Group, Key, stays
 
 #: What stands for a group: names, or a path of them.
 G = TypeVar("G", bound=tuple[Any, ...])

@@ -4,7 +4,7 @@ from oar_accounting.errors import SchemaError
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport, Viewer
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.own_projects import own_projects
+from oar_accounting.usage.own_projects import own_projects
 
 
 class OwnFairShare:

@@ -8,10 +8,10 @@ from sqlalchemy import Connection
 
 from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.fair_share.entities import value_of
-from oar_accounting.groupings import Key
 from oar_accounting.ledger.catalog import Names, Site
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.oar.waiting_jobs import Queued, named_value
+from oar_accounting.usage.keys import Key
 
 QUEUE = "queue"
 

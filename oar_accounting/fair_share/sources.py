@@ -12,7 +12,6 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
-from oar_accounting.groupings import Group, Key, find_key
 from oar_accounting.karma.rules import Counted
 from oar_accounting.karma.weights import Weighting, earliest, weights
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
@@ -20,6 +19,7 @@ from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.unposted import Planned, Recent
+from oar_accounting.usage.keys import Group, Key, find_key
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
-from oar_accounting.amounts.laid import beside_totals
 from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.core.windows import kept_by_day
 from oar_accounting.database import bulk
@@ -22,6 +21,7 @@ from oar_accounting.karma.weights import Flat, Floats, HalfLife, Steps, Weightin
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.recording.unposted import Recent
+from oar_accounting.usage.prorated import beside_totals
 
 DAY = 86_400
 

@@ -17,7 +17,6 @@ from oar_accounting.database import dialects
 from oar_accounting.fair_share import by_terms
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.queue import Waiters, waiters
-from oar_accounting.groupings import Key
 from oar_accounting.karma.linear import linear, shares, term, total_of
 from oar_accounting.karma.order import order
 from oar_accounting.karma.rules import Linear
@@ -25,6 +24,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import read_waiting
+from oar_accounting.usage.keys import Key
 from tests.bench import karma_data
 from tests.bench.engine import progress
 from tests.bench.karma_data import Size

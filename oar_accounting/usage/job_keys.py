@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.core.columns import Bools, Ints, distinct, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadSpan
-from oar_accounting.groupings import Group
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.job_rules import ENDED, RUNNING
+from oar_accounting.usage.keys import Group
+from oar_accounting.usage.request import MOST_NAMED
 
 #: The states of a job that OAR or the ledger knows.
 STATES = (

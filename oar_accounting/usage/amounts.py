@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from sqlalchemy import BigInteger, Connection, literal
 
-from oar_accounting.amounts.by_job import (
+from oar_accounting.core.columns import OPEN
+from oar_accounting.usage.from_jobs import (
     Intervals,
     later,
     of_all_closed_jobs,
@@ -14,10 +15,9 @@ from oar_accounting.amounts.by_job import (
     of_what_was_measured,
     parts_within,
 )
-from oar_accounting.amounts.by_window import of_windows
-from oar_accounting.amounts.laid import adjustments, evenly_laid, openings
-from oar_accounting.amounts.question import Answer, Question, Sums
-from oar_accounting.core.columns import OPEN
+from oar_accounting.usage.from_totals import of_windows
+from oar_accounting.usage.prorated import adjustments, evenly_laid, openings
+from oar_accounting.usage.request import Answer, Question, Sums
 
 
 def amounts_of(connection: Connection, asked: Question) -> Answer:

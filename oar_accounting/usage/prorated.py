@@ -20,13 +20,13 @@ from sqlalchemy import (
     select,
 )
 
-from oar_accounting.amounts.question import EXACT, PROPORTIONAL, WHOLE, Question, Sums
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints
 from oar_accounting.core.windows import evenly
 from oar_accounting.database import bulk
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.metrics.metric import RESOURCE
+from oar_accounting.usage.request import EXACT, PROPORTIONAL, WHOLE, Question, Sums
 
 #: Parts up to this many are summed by the database one by one; more of them from all rows.
 FEW_PARTS = 64

@@ -7,8 +7,6 @@ from itertools import pairwise
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, select
 
-from oar_accounting.amounts.laid import Laid, measured, share_out
-from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
 from oar_accounting.core.columns import OPEN, Columns, Ints, Rates, Spans, Totals, add_up
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.database import bulk
@@ -16,6 +14,8 @@ from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.job_index import job_blocks, jobs_touching
 from oar_accounting.ledger.reading import read_rates, read_spans
+from oar_accounting.usage.prorated import Laid, measured, share_out
+from oar_accounting.usage.request import PROPORTIONAL, Question, Sums
 
 #: Runs of intervals whose jobs are looked up one by one; of more of them neighbours are joined.
 MOST_LOOK_UPS = 500

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oar_accounting.amounts.question import Answer, Sums
 from oar_accounting.core.columns import OPEN, Ints, exact_sums, group_starts, ints
 from oar_accounting.errors import UnknownName
-from oar_accounting.groupings import Group
 from oar_accounting.records import ACCURACIES, ShownMetric, Usage
+from oar_accounting.usage.keys import Group
+from oar_accounting.usage.request import Answer, Sums
 
 if TYPE_CHECKING:
     import pandas

@@ -6,13 +6,11 @@ from dataclasses import replace
 import numpy as np
 from sqlalchemy import Connection, Table, or_
 
-from oar_accounting.amounts.by_job import (
-    FEW_LOOK_UPS,
-    Intervals,
-    of_closed_jobs,
-    read_measured,
-)
-from oar_accounting.amounts.laid import (
+from oar_accounting.core.columns import OPEN, Ints
+from oar_accounting.core.windows import DAY, kept_by_day
+from oar_accounting.ledger import schema
+from oar_accounting.usage.from_jobs import FEW_LOOK_UPS, Intervals, of_closed_jobs, read_measured
+from oar_accounting.usage.prorated import (
     FEW_PARTS,
     Steps,
     in_windows,
@@ -20,10 +18,7 @@ from oar_accounting.amounts.laid import (
     summed,
     summed_in_steps,
 )
-from oar_accounting.amounts.question import PROPORTIONAL, Question, Sums
-from oar_accounting.core.columns import OPEN, Ints
-from oar_accounting.core.windows import DAY, kept_by_day
-from oar_accounting.ledger import schema
+from oar_accounting.usage.request import PROPORTIONAL, Question, Sums
 
 
 def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:

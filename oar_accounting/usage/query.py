@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
-from oar_accounting.account_groups import AccountGroups, visible_names
-from oar_accounting.amounts.answer import amounts_of
-from oar_accounting.amounts.by_job import open_ids, read_held
-from oar_accounting.amounts.laid import adjustments, in_windows, openings
-from oar_accounting.amounts.question import ACCOUNT_BITS, Answer, Question, Sums
 from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.groupings import JOB_KEYS, SITE, Group, Visible, find_place
-from oar_accounting.job_keys import (
+from oar_accounting.ledger import catalog, schema
+from oar_accounting.ledger.catalog import Site, StoredMetric, stored_metrics
+from oar_accounting.ledger.reading import open_jobs
+from oar_accounting.oar.job_rules import FARTHEST
+from oar_accounting.records import ShownMetric
+from oar_accounting.usage.account_groups import AccountGroups, visible_names
+from oar_accounting.usage.amounts import amounts_of
+from oar_accounting.usage.from_jobs import open_ids, read_held
+from oar_accounting.usage.job_keys import (
     DEFAULT_SIZES,
     STATES,
     KeysOfJobs,
@@ -29,17 +31,10 @@ from oar_accounting.job_keys import (
     conditions,
     known_types,
 )
-from oar_accounting.ledger import catalog, schema
-from oar_accounting.ledger.catalog import Site, StoredMetric, stored_metrics
-from oar_accounting.ledger.reading import open_jobs
-from oar_accounting.oar.job_rules import FARTHEST
-from oar_accounting.records import ShownMetric
-from oar_accounting.usage_columns import (
-    AMOUNTS,
-    UsageColumns,
-    added_up,
-    amounts_by_share,
-)
+from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, Visible, find_place
+from oar_accounting.usage.prorated import adjustments, in_windows, openings
+from oar_accounting.usage.request import ACCOUNT_BITS, Answer, Question, Sums
+from oar_accounting.usage.result import AMOUNTS, UsageColumns, added_up, amounts_by_share
 
 #: How the number of a job is written.
 _NUMBER = re.compile("-?[1-9][0-9]{0,17}")

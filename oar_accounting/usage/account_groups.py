@@ -7,9 +7,11 @@ from operator import itemgetter
 import numpy as np
 from sqlalchemy import ColumnElement, Connection
 
-from oar_accounting.amounts.question import MOST_NAMED
 from oar_accounting.core.columns import Ints, distinct, ints, located
-from oar_accounting.groupings import (
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.catalog import Names, Site, account_names
+from oar_accounting.usage.job_keys import KeysOfJobs
+from oar_accounting.usage.keys import (
     DIMENSIONS,
     JOB_KEYS,
     Group,
@@ -20,9 +22,7 @@ from oar_accounting.groupings import (
     find_place,
     stays,
 )
-from oar_accounting.job_keys import KeysOfJobs
-from oar_accounting.ledger import schema
-from oar_accounting.ledger.catalog import Names, Site, account_names
+from oar_accounting.usage.request import MOST_NAMED
 
 #: Shown for an account that somebody has deleted by hand.
 NAMELESS = "?"

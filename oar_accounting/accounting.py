@@ -60,7 +60,7 @@ from oar_accounting.records import (
     StockReport,
     UtilisationReport,
 )
-from oar_accounting.reporting import Keys, Reporting
+from oar_accounting.reports.reports import Keys, Reporting
 from oar_accounting.settings.load import (
     Settings,
     load_settings,
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from oar_accounting.fair_share.own import OwnFairShare
     from oar_accounting.fair_share.sums import UsageSums
     from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
-    from oar_accounting.own_reports import OwnReports
+    from oar_accounting.reports.own import OwnReports
     from oar_accounting.settings_check import SettingsReport
     from oar_accounting.shown_karma import ShownReport
     from oar_accounting.what_if_report import WhatIfReport
@@ -405,7 +405,7 @@ class Accounting(Reporting):
 
     def reports_for(self, user: str) -> "OwnReports":
         """What an ordinary user may ask of usage: their own, and their projects' as a whole."""
-        from oar_accounting.own_reports import OwnReports
+        from oar_accounting.reports.own import OwnReports
 
         return OwnReports(self, self._ledger, user)
 
@@ -663,7 +663,7 @@ class Accounting(Reporting):
 
         Example: ``accounting.utilisation(("core",), start, stop, bucket="month")``
         """
-        from oar_accounting.utilisation import utilisation
+        from oar_accounting.reports.utilisation import utilisation
 
         now = int(time.time())
         end = min(each for each in (now, stop, as_of) if each is not None)

@@ -32,7 +32,7 @@ from oar_accounting.settings.load import load_settings
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
-    from oar_accounting.own_reports import OwnReports
+    from oar_accounting.reports.own import OwnReports
 
 SUDO = "/usr/bin/sudo"
 #: Who may read OAR's settings, and is become here.

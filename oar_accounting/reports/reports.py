@@ -23,7 +23,7 @@ from oar_accounting.settings.load import Settings
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
-    from oar_accounting.job_lists import JobsWanted, Moment
+    from oar_accounting.reports.jobs import JobsWanted, Moment
     from oar_accounting.usage.job_keys import Sizes
     from oar_accounting.usage.keys import Visible
     from oar_accounting.usage.query import Wanted
@@ -185,7 +185,7 @@ class Reporting:
 
         Example: ``accounting.jobs(where={"user": "alice"}, start=start, stop=stop, limit=100)``
         """
-        from oar_accounting import job_lists
+        from oar_accounting.reports import jobs as job_lists
 
         wanted = self._jobs_wanted(
             moment,
@@ -216,7 +216,7 @@ class Reporting:
             after = page.after
 
     def _jobs_wanted(self, moment: "Moment", **given: Any) -> "JobsWanted":
-        from oar_accounting.job_lists import JobsWanted
+        from oar_accounting.reports.jobs import JobsWanted
 
         return JobsWanted(wanted=self._wanted(by=(), **given), moment=moment)
 
@@ -239,7 +239,7 @@ class Reporting:
 
         Example: ``accounting.top(("project",), "core", start, stop, first=5).rows[0].group``
         """
-        from oar_accounting import summaries
+        from oar_accounting.reports import summaries
 
         wanted = self._wanted(
             by=by,
@@ -271,7 +271,7 @@ class Reporting:
 
         Example: ``accounting.efficiency(("queue", "size"), ("core",), start, stop)``
         """
-        from oar_accounting import summaries
+        from oar_accounting.reports import summaries
 
         wanted = self._wanted(
             by=by,
@@ -303,7 +303,7 @@ class Reporting:
 
         Example: ``accounting.sizes(("project",), ("core",), start, stop)``
         """
-        from oar_accounting import summaries
+        from oar_accounting.reports import summaries
 
         keys = (by,) if isinstance(by, str) else by
         names = (*(name for name in keys if name != "size"), "size")
@@ -337,7 +337,7 @@ class Reporting:
 
         Example: ``accounting.waiting(("queue",), start, stop)``
         """
-        from oar_accounting import waits
+        from oar_accounting.reports import waiting as waits
 
         wanted = self._wanted(
             by=by, start=start, stop=stop, where=where, sizes=sizes, visible_to=visible_to
@@ -363,7 +363,7 @@ class Reporting:
 
         Example: ``accounting.project("climate", "core", *accounting.period("this year"))``
         """
-        from oar_accounting import summaries
+        from oar_accounting.reports import summaries
 
         wanted = self._wanted(
             by=(),

@@ -14,7 +14,7 @@ from oar_accounting.records import (
     UsageReport,
     Waiting,
 )
-from oar_accounting.reporting import Reporting
+from oar_accounting.reports.reports import Reporting
 from oar_accounting.usage.keys import SITE, Visible
 from oar_accounting.usage.own_projects import own_projects
 

@@ -15,7 +15,7 @@ from oar_accounting.deciding import SUBJECT, Deciding, look
 from oar_accounting.errors import SettingsError
 from oar_accounting.fair_share.answers import FairShare, fair_share_of
 from oar_accounting.fair_share.checking import checked, waiting
-from oar_accounting.karma.rules import MONTH
+from oar_accounting.karma.policies.policy import MONTH
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.mending import parted
 from oar_accounting.oar.queues import Queues

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oar_accounting.core.columns import Bools, Ints, Texts
-from oar_accounting.karma.rules import PROJECTS
+from oar_accounting.karma.policies.policy import PROJECTS
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from oar_accounting.core.formats import length_of
 from oar_accounting.errors import SettingsError
-from oar_accounting.karma.rules import (
+from oar_accounting.karma.policies.policy import (
     AMOUNTS,
     OPEN_JOBS,
     SCOPES,
@@ -23,7 +23,7 @@ from oar_accounting.karma.rules import (
     Stock,
     Term,
 )
-from oar_accounting.karma.weights import Flat, HalfLife, Steps, Weighting
+from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps, Weighting
 
 #: What a policy is made of, beside what all of them have.
 KEYS = {

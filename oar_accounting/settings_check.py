@@ -16,8 +16,8 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import DatabaseError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.fair_share.answers import FairShare, rules_of
 from oar_accounting.fair_share.checking import checked, waiting
-from oar_accounting.karma.rules import Stock
-from oar_accounting.karma.wording import described
+from oar_accounting.karma.policies.describe import described
+from oar_accounting.karma.policies.policy import Stock
 from oar_accounting.ledger.catalog import stored_metrics
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import Terms

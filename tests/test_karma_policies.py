@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oar_accounting.core.columns import Ints, ints
-from oar_accounting.karma.dominant import DominantParts, dominant
-from oar_accounting.karma.linear import linear, shares, term, total_of
-from oar_accounting.karma.order import order
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.dominant import DominantParts, dominant
+from oar_accounting.karma.policies.linear import linear, shares, term, total_of
+from oar_accounting.karma.policies.order import order
+from oar_accounting.karma.policies.weights import Floats
 
 NONE = math.nan
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting import SettingsError
-from oar_accounting.karma.rules import Dominant, Linear, Shared, Stock
-from oar_accounting.karma.weights import Flat, HalfLife, Steps
+from oar_accounting.karma.policies.policy import Dominant, Linear, Shared, Stock
+from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps
 from oar_accounting.karma_settings import KEYS, read_karma
 
 KNOWN = ("resource", "node", "core", "gpu")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
 from oar_accounting.core.columns import ints
-from oar_accounting.karma.fair_tree import FairTreeParts, fair_tree
-from oar_accounting.karma.shares_tree import ClassicParts, Tree, classic
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.fair_tree import FairTreeParts, fair_tree
+from oar_accounting.karma.policies.shares_tree import ClassicParts, Tree, classic
+from oar_accounting.karma.policies.weights import Floats
 
 FIGURES = json.loads((Path(__file__).parent / "data" / "karma_trees.json").read_text())
 PARENT = math.nan

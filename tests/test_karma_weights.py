@@ -13,9 +13,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from oar_accounting.core.columns import OPEN, Ints, ints
-from oar_accounting.karma.decayed import decayed
-from oar_accounting.karma.linear import shares, total_of
-from oar_accounting.karma.weights import (
+from oar_accounting.karma.policies.decay import decayed
+from oar_accounting.karma.policies.linear import shares, total_of
+from oar_accounting.karma.policies.weights import (
     Flat,
     Floats,
     HalfLife,

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.orm import Session
 
 from oar_accounting.database import dialects
-from oar_accounting.karma.stock import DEFAULTS, StockRule, evaluate
+from oar_accounting.karma.policies.oar import DEFAULTS, StockRule, evaluate
 from oar_accounting.oar.oar_tables import accounting
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.stock_karma import read_sums, stock_rule

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from oar_accounting import Accounting, SettingsError
-from oar_accounting.karma.wording import described
+from oar_accounting.karma.policies.describe import described
 from oar_accounting.karma_settings import read_karma
 from tests import test_fair_share
 from tests.servers import Database

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from oar_accounting import OarSchemaError, SettingsError
 from oar_accounting.core.columns import ints
 from oar_accounting.database import dialects
-from oar_accounting.karma.stock import (
+from oar_accounting.karma.policies.oar import (
     DEFAULTS,
     TERMS,
     QueueSums,

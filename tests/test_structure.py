@@ -37,7 +37,7 @@ PURE = {
         "karma_words",
         "what_if_report",
     ),
-    *(module for module in MODULES if module.startswith("karma.")),
+    *(module for module in MODULES if module.startswith("karma.policies.")),
     *(
         "metrics.formulas.check",
         "metrics.formulas.parser",

@@ -14,9 +14,9 @@ from oar_accounting.fair_share.known import KnownAccounts
 from oar_accounting.fair_share.queue import Waiters, waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.sums import UsageSums, sums_of
-from oar_accounting.karma.order import order
-from oar_accounting.karma.rules import Dominant, Karma, Linear, Shared, Stock
-from oar_accounting.karma.wording import in_words
+from oar_accounting.karma.policies.describe import in_words
+from oar_accounting.karma.policies.order import order
+from oar_accounting.karma.policies.policy import Dominant, Karma, Linear, Shared, Stock
 from oar_accounting.karma_report import (
     Explanation,
     FairShareReport,

@@ -11,9 +11,9 @@ from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.usage import Weighed
-from oar_accounting.karma.dominant import dominant
-from oar_accounting.karma.rules import Dominant
-from oar_accounting.karma.wording import in_words
+from oar_accounting.karma.policies.describe import in_words
+from oar_accounting.karma.policies.dominant import dominant
+from oar_accounting.karma.policies.policy import Dominant
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.usage.keys import Group, Key
 

@@ -10,10 +10,10 @@ from oar_accounting.core.columns import ints
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import UnknownName
 from oar_accounting.fair_share.queue import renamed
-from oar_accounting.karma import stock
-from oar_accounting.karma.rules import Stock
-from oar_accounting.karma.stock import QueueSums, StockRows, StockRule
-from oar_accounting.karma.wording import length
+from oar_accounting.karma.policies import oar as stock
+from oar_accounting.karma.policies.describe import length
+from oar_accounting.karma.policies.oar import QueueSums, StockRows, StockRule
+from oar_accounting.karma.policies.policy import Stock
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import account_names, stored_metrics

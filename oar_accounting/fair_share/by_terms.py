@@ -10,10 +10,10 @@ from oar_accounting.fair_share.entities import Entities
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.usage import Weighed
-from oar_accounting.karma.linear import linear, shares, total_of
-from oar_accounting.karma.linear import term as value_of_term
-from oar_accounting.karma.rules import Linear, Term
-from oar_accounting.karma.wording import in_words
+from oar_accounting.karma.policies.describe import in_words
+from oar_accounting.karma.policies.linear import linear, shares, total_of
+from oar_accounting.karma.policies.linear import term as value_of_term
+from oar_accounting.karma.policies.policy import Linear, Term
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.usage.keys import Group, Key
 

@@ -15,11 +15,11 @@ from oar_accounting.fair_share.entities import Entities, chain, placed, value_of
 from oar_accounting.fair_share.queue import QUEUE, Waiters
 from oar_accounting.fair_share.sources import Sources
 from oar_accounting.fair_share.usage import Weighed
-from oar_accounting.karma.fair_tree import fair_tree
-from oar_accounting.karma.linear import shares
-from oar_accounting.karma.rules import EVERYBODY, PROJECTS, Shared
-from oar_accounting.karma.shares_tree import Tree, classic
-from oar_accounting.karma.wording import in_words
+from oar_accounting.karma.policies.describe import in_words
+from oar_accounting.karma.policies.fair_tree import fair_tree
+from oar_accounting.karma.policies.linear import shares
+from oar_accounting.karma.policies.policy import EVERYBODY, PROJECTS, Shared
+from oar_accounting.karma.policies.shares_tree import Tree, classic
 from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.ledger.catalog import Names
 from oar_accounting.usage.keys import Key, find_key

@@ -12,7 +12,7 @@ from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError, SettingsError, UnknownName
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.sources import Sources
-from oar_accounting.karma.rules import PROJECTS, Dominant, Linear, Policy, Shared
+from oar_accounting.karma.policies.policy import PROJECTS, Dominant, Linear, Policy, Shared
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.usage.keys import find_key, names_of
 

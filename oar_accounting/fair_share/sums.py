@@ -7,9 +7,9 @@ import numpy as np
 
 from oar_accounting.fair_share.queue import QUEUE
 from oar_accounting.fair_share.sources import Sources
-from oar_accounting.karma.linear import total_of
-from oar_accounting.karma.rules import Counted
-from oar_accounting.karma.weights import Flat
+from oar_accounting.karma.policies.linear import total_of
+from oar_accounting.karma.policies.policy import Counted
+from oar_accounting.karma.policies.weights import Flat
 from oar_accounting.karma_report import Floats
 
 AskedUsed = tuple[dict[str, float], dict[str, float]]

@@ -16,8 +16,16 @@ from oar_accounting.core.windows import kept_by_day
 from oar_accounting.database import bulk
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.fair_share.entities import Entities
-from oar_accounting.karma.decayed import decayed
-from oar_accounting.karma.weights import Flat, Floats, HalfLife, Steps, Weighting, earliest, weights
+from oar_accounting.karma.policies.decay import decayed
+from oar_accounting.karma.policies.weights import (
+    Flat,
+    Floats,
+    HalfLife,
+    Steps,
+    Weighting,
+    earliest,
+    weights,
+)
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.recording.unposted import Recent

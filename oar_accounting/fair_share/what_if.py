@@ -11,8 +11,8 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.queue import renamed
-from oar_accounting.karma.replay import Replayed, Starts, replay
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.replay import Replayed, Starts, replay
+from oar_accounting.karma.policies.weights import Floats
 from oar_accounting.karma_report import KarmaReport
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs

@@ -17,9 +17,9 @@ from oar_accounting.database import dialects
 from oar_accounting.fair_share import by_terms
 from oar_accounting.fair_share.answers import FairShare
 from oar_accounting.fair_share.queue import Waiters, waiters
-from oar_accounting.karma.linear import linear, shares, term, total_of
-from oar_accounting.karma.order import order
-from oar_accounting.karma.rules import Linear
+from oar_accounting.karma.policies.linear import linear, shares, term, total_of
+from oar_accounting.karma.policies.order import order
+from oar_accounting.karma.policies.policy import Linear
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs

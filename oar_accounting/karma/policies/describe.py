@@ -1,7 +1,7 @@
 """How time weights, and all that a site asks of karma, are said to people."""
 
-from oar_accounting.karma.rules import Dominant, Karma, Linear, Shared, Stock
-from oar_accounting.karma.weights import Flat, HalfLife, Steps, Weighting
+from oar_accounting.karma.policies.policy import Dominant, Karma, Linear, Shared, Stock
+from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps, Weighting
 
 UNITS = (("week", 7 * 86_400), ("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 

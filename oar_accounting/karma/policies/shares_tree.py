@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from oar_accounting.core.columns import Bools, Ints
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.weights import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Ints
-from oar_accounting.karma.linear import total_of
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.linear import total_of
+from oar_accounting.karma.policies.weights import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from oar_accounting.karma.weights import Flat, Weighting
+from oar_accounting.karma.policies.weights import Flat, Weighting
 
 #: The name that stands for everybody who is not named.
 EVERYBODY = "*"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.weights import Floats
 
 
 def total_of(usage: Floats) -> float:

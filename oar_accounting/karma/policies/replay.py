@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from oar_accounting.core.columns import Bools, Columns, Ints, ints
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.weights import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from oar_accounting.core.columns import Ints
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.weights import Floats
 
 
 def decayed(amounts: Ints, weights: Floats, before: Floats | None = None) -> Floats:

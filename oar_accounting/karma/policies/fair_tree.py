@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Ints, ints
-from oar_accounting.karma.shares_tree import Tree
-from oar_accounting.karma.weights import Floats
+from oar_accounting.karma.policies.shares_tree import Tree
+from oar_accounting.karma.policies.weights import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,14 +70,14 @@ from oar_accounting.settings.load import (
 )
 
 if TYPE_CHECKING:
-    from oar_accounting.fair_share.answers import FairShare
-    from oar_accounting.fair_share.own import OwnFairShare
-    from oar_accounting.fair_share.sums import UsageSums
-    from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport
+    from oar_accounting.karma.fair_share import FairShare
+    from oar_accounting.karma.own import OwnFairShare
+    from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport
+    from oar_accounting.karma.sums import UsageSums
+    from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
     from oar_accounting.settings_check import SettingsReport
     from oar_accounting.shown_karma import ShownReport
-    from oar_accounting.what_if_report import WhatIfReport
 
 DAY = 86_400
 
@@ -366,9 +366,10 @@ class Accounting(Reporting):
         """What the ``[karma]`` of the settings file *config* would change, if it were in force.
 
         The order of the jobs that wait, and the waits of those that started within *days* days, as
-        far as can be said: see :class:`oar_accounting.what_if_report.Replay`. Raises as `karma`.
+        far as can be said: see :class:`oar_accounting.karma.what_if_report.Replay`. Raises as
+        `karma`.
         """
-        from oar_accounting.fair_share.what_if import what_if
+        from oar_accounting.karma.what_if import what_if
 
         before = self._fair_share(now)
         other = with_karma_of(self.settings, config)
@@ -399,7 +400,7 @@ class Accounting(Reporting):
 
     def seen_by(self, user: str, now: int | None = None) -> "OwnFairShare":
         """What an ordinary user may ask: the same three, of what is theirs and their projects'."""
-        from oar_accounting.fair_share.own import OwnFairShare
+        from oar_accounting.karma.own import OwnFairShare
 
         return OwnFairShare(self._fair_share(now), self._ledger, user)
 
@@ -411,7 +412,7 @@ class Accounting(Reporting):
 
     def _fair_share(self, now: int | None) -> "FairShare":
         # Few programs ask for karma, and all would wait for what knows it.
-        from oar_accounting.fair_share.answers import FairShare
+        from oar_accounting.karma.fair_share import FairShare
 
         instant = int(time.time()) if now is None else now
         return FairShare(self.settings, self._ledger, self._oar, instant)

@@ -13,8 +13,8 @@ from pathlib import Path
 from oar_accounting.core import formats
 from oar_accounting.deciding import SUBJECT, Deciding, look
 from oar_accounting.errors import SettingsError
-from oar_accounting.fair_share.answers import FairShare, fair_share_of
-from oar_accounting.fair_share.checking import checked, waiting
+from oar_accounting.karma.checking import checked, waiting
+from oar_accounting.karma.fair_share import FairShare, fair_share_of
 from oar_accounting.karma.policies.policy import MONTH
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.mending import parted

@@ -14,8 +14,9 @@ from sqlalchemy.engine import URL
 
 from oar_accounting.database import dialects
 from oar_accounting.errors import DatabaseError, OarSchemaError, SchemaError, SettingsError
-from oar_accounting.fair_share.answers import FairShare, rules_of
-from oar_accounting.fair_share.checking import checked, waiting
+from oar_accounting.karma.checking import checked, waiting
+from oar_accounting.karma.fair_share import FairShare, rules_of
+from oar_accounting.karma.oar_sums import site_rule
 from oar_accounting.karma.policies.describe import described
 from oar_accounting.karma.policies.policy import Stock
 from oar_accounting.ledger.catalog import stored_metrics
@@ -25,7 +26,6 @@ from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
 from oar_accounting.settings.scheduler import in_words, read_scheduler, with_its_login
-from oar_accounting.stock_karma import site_rule
 
 NEEDS_DATABASES = "properties, what is recorded, and karma"
 

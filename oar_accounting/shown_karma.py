@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import BigInteger, Engine, Float, String, column, select, update, values
 
 from oar_accounting.database import dialects
-from oar_accounting.karma_report import KarmaReport
+from oar_accounting.karma.report import KarmaReport
 from oar_accounting.oar.oar_tables import shown
 from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import WAITING

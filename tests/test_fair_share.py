@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from oar_accounting import Accounting, AmountOverflow, BadSpan, UnknownName
-from oar_accounting.karma_report import FairShareRow, JobKarma
+from oar_accounting.karma.report import FairShareRow, JobKarma
 from oar_accounting.ledger import schema
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_openings import Past, counted, write_counted

@@ -16,7 +16,8 @@ from sqlalchemy import create_engine
 
 from oar_accounting import own
 from oar_accounting.display import bar
-from oar_accounting.karma_report import (
+from oar_accounting.karma.explain import explanation
+from oar_accounting.karma.report import (
     Explanation,
     FairShareReport,
     FairShareRow,
@@ -24,7 +25,6 @@ from oar_accounting.karma_report import (
     Part,
     Viewer,
 )
-from oar_accounting.karma_words import explanation
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oar_accounting import SettingsError
 from oar_accounting.karma.policies.policy import Dominant, Linear, Shared, Stock
 from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps
-from oar_accounting.karma_settings import KEYS, read_karma
+from oar_accounting.karma.settings import KEYS, read_karma
 
 KNOWN = ("resource", "node", "core", "gpu")
 TERM = {"by": "user", "metric": "core"}

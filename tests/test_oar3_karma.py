@@ -20,10 +20,10 @@ from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.orm import Session
 
 from oar_accounting.database import dialects
+from oar_accounting.karma.oar_sums import read_sums, stock_rule
 from oar_accounting.karma.policies.oar import DEFAULTS, StockRule, evaluate
 from oar_accounting.oar.oar_tables import accounting
 from oar_accounting.settings.oar_conf import read_oar_conf
-from oar_accounting.stock_karma import read_sums, stock_rule
 from tests.oar3_site import create_from_models, oar3
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, T0

@@ -393,7 +393,7 @@ def test_tables_of_another_version(waiting: Round, caplog: Any) -> None:
 LIBRARY = """#!{python}
 import os, sys, time
 sys.path.insert(0, {root!r})
-from oar_accounting.fair_share.answers import FairShare
+from oar_accounting.karma.fair_share import FairShare
 karma = FairShare.karma
 {code}
 from oar_accounting.schedulers import answer

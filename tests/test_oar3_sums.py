@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from oar_accounting import Accounting, BadSpan, UnknownName
-from oar_accounting.fair_share.sums import UsageSums
+from oar_accounting.karma.sums import UsageSums
 from oar_accounting.schedulers import oar3 as entry_points
 from tests.oar3_site import oar3
 from tests.servers import Database

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from oar_accounting import Accounting, SettingsError
 from oar_accounting.karma.policies.describe import described
-from oar_accounting.karma_settings import read_karma
+from oar_accounting.karma.settings import read_karma
 from tests import test_fair_share
 from tests.servers import Database
 from tests.small_oar import SmallOar, opened

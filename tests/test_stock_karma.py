@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from oar_accounting import OarSchemaError, SettingsError
 from oar_accounting.core.columns import ints
 from oar_accounting.database import dialects
+from oar_accounting.karma.oar_sums import read_pools, read_sums, site_rule, stock_rule
 from oar_accounting.karma.policies.oar import (
     DEFAULTS,
     TERMS,
@@ -36,7 +37,6 @@ from oar_accounting.karma.policies.oar import (
 from oar_accounting.oar.oar_tables import accounting
 from oar_accounting.settings.load import Settings
 from oar_accounting.settings.oar_conf import read_oar_conf
-from oar_accounting.stock_karma import read_pools, read_sums, site_rule, stock_rule
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, T0
 from tests.stock_command import COMMAND, create_accounting, missing, write_conf

@@ -32,10 +32,10 @@ PURE = {
     *(
         "metrics.composed",
         "core.exact",
-        "karma_report",
-        "karma_settings",
-        "karma_words",
-        "what_if_report",
+        "karma.report",
+        "karma.settings",
+        "karma.explain",
+        "karma.what_if_report",
     ),
     *(module for module in MODULES if module.startswith("karma.policies.")),
     *(
@@ -148,7 +148,7 @@ def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
         "oar.started_jobs",
         "oar.waiting_jobs",
     }
-    known = {"demo", "demo_site", "shown_karma", "stock_accounting", "stock_karma", *readers}
+    known = {"demo", "demo_site", "shown_karma", "stock_accounting", "karma.oar_sums", *readers}
     assert {m for m in MODULES if "oar.oar_tables" in ours(m)} <= known
 
 

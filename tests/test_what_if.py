@@ -17,7 +17,7 @@ from oar_accounting import Accounting, BadSpan, SettingsError, UnknownName
 from oar_accounting.cli import main
 from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.policies.replay import Starts, replay
-from oar_accounting.what_if_report import Move, PlaceShift, Replay, WaitShift
+from oar_accounting.karma.what_if_report import Move, PlaceShift, Replay, WaitShift
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, SmallOar, opened, stopped_clock
 

@@ -13,8 +13,8 @@ from oar_accounting.commands import what_if
 from oar_accounting.core import formats
 from oar_accounting.display import add_row, bar, new_table, show
 from oar_accounting.exits import command
-from oar_accounting.karma_report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
-from oar_accounting.karma_words import SUMS, explanation, figure
+from oar_accounting.karma.explain import SUMS, explanation, figure
+from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
 from oar_accounting.options import Options
 
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from oar_accounting.core import formats
 from oar_accounting.display import add_row, new_table, progress_bar, show
+from oar_accounting.karma.what_if_report import Replay, WhatIfReport
 from oar_accounting.options import Options
-from oar_accounting.what_if_report import Replay, WhatIfReport
 
 DAYS = 7
 HOUR = 3_600

@@ -20,9 +20,9 @@ from sqlalchemy import Engine
 
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, SchemaError, SettingsError
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.fair_share.known import KnownAccounts
-from oar_accounting.karma_report import KarmaReport
+from oar_accounting.karma.fair_share import FairShare
+from oar_accounting.karma.known import KnownAccounts
+from oar_accounting.karma.report import KarmaReport
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.library import library_file

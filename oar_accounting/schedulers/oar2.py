@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def answer(queue: str, now: int, limit: float) -> str:
     """The lines. Raises :class:`oar_accounting.AccountingError`, ValueError for no number."""
-    from oar_accounting.fair_share.answers import fair_share_of
+    from oar_accounting.karma.fair_share import fair_share_of
     from oar_accounting.schedulers.answers import lines_of
     from oar_accounting.settings.load import load_settings
     from oar_accounting.settings.scheduler import with_its_login

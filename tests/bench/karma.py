@@ -14,12 +14,12 @@ from sqlalchemy import Engine, create_engine, text
 
 from oar_accounting.accounting import Accounting
 from oar_accounting.database import dialects
-from oar_accounting.fair_share import by_terms
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.fair_share.queue import Waiters, waiters
+from oar_accounting.karma import by_linear
+from oar_accounting.karma.fair_share import FairShare
 from oar_accounting.karma.policies.linear import linear, shares, term, total_of
 from oar_accounting.karma.policies.order import order
 from oar_accounting.karma.policies.policy import Linear
+from oar_accounting.karma.waiting import Waiters, waiters
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
@@ -115,7 +115,7 @@ def _arithmetic(accounting: Accounting, runs: int) -> dict[str, list[float]]:
     metrics = list(dict.fromkeys(each.metric for each in policy.terms))
     with asked.sources(metrics, asked.rules.open_jobs) as sources:
         jobs = waiters(sources.connection, sources.site, queued)
-        judged = by_terms.judge(policy, sources)
+        judged = by_linear.judge(policy, sources)
         rows = [each.entities.find(_groups(each.keys, jobs)) for each in judged]
 
         def run() -> None:

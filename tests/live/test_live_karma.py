@@ -19,9 +19,9 @@ from sqlalchemy import URL, Engine, create_engine, text
 
 from oar_accounting import Accounting
 from oar_accounting.database import dialects
+from oar_accounting.karma.oar_sums import read_sums, stock_rule
 from oar_accounting.karma.policies.oar import evaluate
 from oar_accounting.settings.oar_conf import read_oar_conf
-from oar_accounting.stock_karma import read_sums, stock_rule
 from tests.live import machine
 from tests.live.conftest import TOLD
 from tests.live.machine import OAR_CONF, MachineError, place, run, wait_until

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.fair_share.queue import QUEUE
-from oar_accounting.fair_share.sources import Sources
+from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.policies.linear import total_of
 from oar_accounting.karma.policies.policy import Counted
 from oar_accounting.karma.policies.weights import Flat
-from oar_accounting.karma_report import Floats
+from oar_accounting.karma.report import Floats
+from oar_accounting.karma.waiting import QUEUE
 
 AskedUsed = tuple[dict[str, float], dict[str, float]]
 

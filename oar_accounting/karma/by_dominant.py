@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Ints
-from oar_accounting.fair_share.by_terms import of_all
-from oar_accounting.fair_share.entities import Entities
-from oar_accounting.fair_share.queue import QUEUE, Waiters
-from oar_accounting.fair_share.sources import Sources
-from oar_accounting.fair_share.usage import Weighed
+from oar_accounting.karma.by_linear import of_all
+from oar_accounting.karma.entities import Entities
+from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.dominant import dominant
 from oar_accounting.karma.policies.policy import Dominant
-from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.usage import Weighed
+from oar_accounting.karma.waiting import QUEUE, Waiters
 from oar_accounting.usage.keys import Group, Key
 
 

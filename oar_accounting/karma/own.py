@@ -1,8 +1,8 @@
 """What an ordinary user may know of karma."""
 
 from oar_accounting.errors import SchemaError
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.karma_report import Explanation, FairShareReport, KarmaReport, Viewer
+from oar_accounting.karma.fair_share import FairShare
+from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport, Viewer
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.usage.own_projects import own_projects
 

@@ -10,14 +10,12 @@ import numpy as np
 from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.fair_share.known import KnownAccounts
-from oar_accounting.fair_share.queue import Waiters, waiters
-from oar_accounting.fair_share.sources import Sources
-from oar_accounting.fair_share.sums import UsageSums, sums_of
+from oar_accounting.karma.inputs import Sources
+from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.order import order
 from oar_accounting.karma.policies.policy import Dominant, Karma, Linear, Shared, Stock
-from oar_accounting.karma_report import (
+from oar_accounting.karma.report import (
     Explanation,
     FairShareReport,
     FairShareRow,
@@ -25,7 +23,9 @@ from oar_accounting.karma_report import (
     KarmaReport,
     Part,
 )
-from oar_accounting.karma_settings import read_karma
+from oar_accounting.karma.settings import read_karma
+from oar_accounting.karma.sums import UsageSums, sums_of
+from oar_accounting.karma.waiting import Waiters, waiters
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import stored_metrics
 from oar_accounting.ledger.ledger import Book, Ledger
@@ -36,7 +36,7 @@ from oar_accounting.recording.unposted import NOTHING, read_recent
 from oar_accounting.settings.load import Settings
 
 if TYPE_CHECKING:
-    from oar_accounting.fair_share.by_stock import StockSources
+    from oar_accounting.karma.by_oar import StockSources
 
 # What knows one policy only is imported where that is in force: schedulers wait for it.
 
@@ -121,9 +121,9 @@ class FairShare:
         """How everybody stands to what is meant for them."""
         policy = self.rules.policy
         if isinstance(policy, Stock):
-            from oar_accounting.fair_share import by_stock
+            from oar_accounting.karma import by_oar
 
-            rows, counts = by_stock.rows(self._stock(policy))
+            rows, counts = by_oar.rows(self._stock(policy))
         else:
             queued = self._queued()
             with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
@@ -150,17 +150,17 @@ class FairShare:
         """The karma of these jobs, as if no others waited."""
         policy = self.rules.policy
         if isinstance(policy, Stock):
-            from oar_accounting.fair_share import by_stock
+            from oar_accounting.karma import by_oar
 
             return _report(
-                policy.name, self.now, queued, *by_stock.karma_of(self._stock(policy), queued)
+                policy.name, self.now, queued, *by_oar.karma_of(self._stock(policy), queued)
             )
         with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
             return _report(policy.name, self.now, jobs.jobs, *_karma_of(policy, jobs, sources))
 
     def _stock(self, policy: Stock) -> "StockSources":
-        from oar_accounting.fair_share.by_stock import StockSources
+        from oar_accounting.karma.by_oar import StockSources
 
         return StockSources(
             policy=policy,
@@ -217,34 +217,34 @@ def _karma_of(
     policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
 ) -> tuple[Floats, list[Part]]:
     if isinstance(policy, Linear):
-        from oar_accounting.fair_share import by_terms
+        from oar_accounting.karma import by_linear
 
-        return by_terms.karma_of(by_terms.judge(policy, sources), jobs, sources)
+        return by_linear.karma_of(by_linear.judge(policy, sources), jobs, sources)
     if isinstance(policy, Shared):
-        from oar_accounting.fair_share import by_tree
+        from oar_accounting.karma import by_tree
 
         return by_tree.karma_of(policy, jobs, sources)
-    from oar_accounting.fair_share import by_dominance
+    from oar_accounting.karma import by_dominant
 
-    return by_dominance.karma_of(policy, jobs, sources)
+    return by_dominant.karma_of(policy, jobs, sources)
 
 
 def _rows(
     policy: Linear | Shared | Dominant, jobs: Waiters, sources: Sources
 ) -> tuple[list[FairShareRow], str]:
     if isinstance(policy, Linear):
-        from oar_accounting.fair_share import by_terms
+        from oar_accounting.karma import by_linear
 
         words = dict.fromkeys(in_words(term.counted.weighting) for term in policy.terms)
-        return by_terms.rows(by_terms.judge(policy, sources), sources), "; ".join(words)
+        return by_linear.rows(by_linear.judge(policy, sources), sources), "; ".join(words)
     counts = in_words(policy.counted.weighting)
     if isinstance(policy, Shared):
-        from oar_accounting.fair_share import by_tree
+        from oar_accounting.karma import by_tree
 
         return by_tree.rows(policy, jobs, sources), counts
-    from oar_accounting.fair_share import by_dominance
+    from oar_accounting.karma import by_dominant
 
-    return by_dominance.rows(policy, sources), counts
+    return by_dominant.rows(policy, sources), counts
 
 
 def _report(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from oar_accounting.core import formats
-from oar_accounting.karma_report import Explanation, JobKarma, KarmaPart
+from oar_accounting.karma.report import Explanation, JobKarma, KarmaPart
 
 #: Policies whose karma is the sum of the values of its parts.
 SUMS = ("linear", "oar")

@@ -15,7 +15,7 @@ from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, nu
 from oar_accounting.core.windows import kept_by_day
 from oar_accounting.database import bulk
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.fair_share.entities import Entities
+from oar_accounting.karma.entities import Entities
 from oar_accounting.karma.policies.decay import decayed
 from oar_accounting.karma.policies.weights import (
     Flat,

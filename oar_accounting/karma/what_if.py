@@ -9,18 +9,18 @@ import numpy as np
 from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.fair_share.queue import renamed
+from oar_accounting.karma.fair_share import FairShare
 from oar_accounting.karma.policies.replay import Replayed, Starts, replay
 from oar_accounting.karma.policies.weights import Floats
-from oar_accounting.karma_report import KarmaReport
+from oar_accounting.karma.report import KarmaReport
+from oar_accounting.karma.waiting import renamed
+from oar_accounting.karma.what_if_report import Move, PlaceShift, Replay, WaitShift, WhatIfReport
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.started_jobs import Started, read_starts
 from oar_accounting.oar.waiting_jobs import named_value
 from oar_accounting.records import Progress
 from oar_accounting.settings.load import Settings
-from oar_accounting.what_if_report import Move, PlaceShift, Replay, WaitShift, WhatIfReport
 
 DAY = 86_400
 #: The most instants as of which karma is taken; where windows are short, not of every one.

@@ -9,12 +9,13 @@ from sqlalchemy import select
 from oar_accounting.core.columns import ints
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import UnknownName
-from oar_accounting.fair_share.queue import renamed
+from oar_accounting.karma.oar_sums import counted_queues, read_pools, read_sums, site_rule
 from oar_accounting.karma.policies import oar as stock
 from oar_accounting.karma.policies.describe import length
 from oar_accounting.karma.policies.oar import QueueSums, StockRows, StockRule
 from oar_accounting.karma.policies.policy import Stock
-from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.waiting import renamed
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import account_names, stored_metrics
 from oar_accounting.ledger.ledger import Ledger
@@ -22,7 +23,6 @@ from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.waiting_jobs import Queued
 from oar_accounting.settings.load import Settings
-from oar_accounting.stock_karma import counted_queues, read_pools, read_sums, site_rule
 
 #: Of each of OAR's terms, whose usage it is and which.
 TERMS = (("project", "used"), ("user", "used"), ("user", "asked"))

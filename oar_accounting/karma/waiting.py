@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.core.columns import Ints, Texts, ints
-from oar_accounting.fair_share.entities import value_of
+from oar_accounting.karma.entities import value_of
 from oar_accounting.ledger.catalog import Names, Site
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.oar.waiting_jobs import Queued, named_value

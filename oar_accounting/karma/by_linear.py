@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Ints, distinct
-from oar_accounting.fair_share.entities import Entities
-from oar_accounting.fair_share.queue import QUEUE, Waiters
-from oar_accounting.fair_share.sources import Sources
-from oar_accounting.fair_share.usage import Weighed
+from oar_accounting.karma.entities import Entities
+from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.linear import linear, shares, total_of
 from oar_accounting.karma.policies.linear import term as value_of_term
 from oar_accounting.karma.policies.policy import Linear, Term
-from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.usage import Weighed
+from oar_accounting.karma.waiting import QUEUE, Waiters
 from oar_accounting.usage.keys import Group, Key
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from oar_accounting.fair_share.entities import Entities, entities_by
+from oar_accounting.karma.entities import Entities, entities_by
 from oar_accounting.ledger import journal
 from oar_accounting.ledger.catalog import Accounts, Names
 from oar_accounting.recording.unposted import Planned

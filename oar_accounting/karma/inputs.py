@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import UnknownName
-from oar_accounting.fair_share.entities import Entities
-from oar_accounting.fair_share.known import KnownAccounts
-from oar_accounting.fair_share.usage import DAY, Usage, Weighed, read_usage
+from oar_accounting.karma.entities import Entities
+from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.policies.policy import Counted
 from oar_accounting.karma.policies.weights import Weighting, earliest, weights
+from oar_accounting.karma.usage import DAY, Usage, Weighed, read_usage
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.resource_logs import capacity_of, read_presence

@@ -10,10 +10,10 @@ import numpy as np
 from oar_accounting.attributes import stored
 from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError, SettingsError, UnknownName
-from oar_accounting.fair_share.answers import FairShare
-from oar_accounting.fair_share.sources import Sources
+from oar_accounting.karma.fair_share import FairShare
+from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.policies.policy import PROJECTS, Dominant, Linear, Policy, Shared
-from oar_accounting.karma_report import KarmaReport
+from oar_accounting.karma.report import KarmaReport
 from oar_accounting.usage.keys import find_key, names_of
 
 

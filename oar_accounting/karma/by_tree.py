@@ -10,17 +10,17 @@ from oar_accounting.attributes import stored
 from oar_accounting.attributes.csv_files import PARENT
 from oar_accounting.attributes.memberships import Memberships
 from oar_accounting.core.columns import ints
-from oar_accounting.fair_share.by_terms import totals_by
-from oar_accounting.fair_share.entities import Entities, chain, placed, value_of
-from oar_accounting.fair_share.queue import QUEUE, Waiters
-from oar_accounting.fair_share.sources import Sources
-from oar_accounting.fair_share.usage import Weighed
+from oar_accounting.karma.by_linear import totals_by
+from oar_accounting.karma.entities import Entities, chain, placed, value_of
+from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.fair_tree import fair_tree
 from oar_accounting.karma.policies.linear import shares
 from oar_accounting.karma.policies.policy import EVERYBODY, PROJECTS, Shared
 from oar_accounting.karma.policies.shares_tree import Tree, classic
-from oar_accounting.karma_report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
+from oar_accounting.karma.usage import Weighed
+from oar_accounting.karma.waiting import QUEUE, Waiters
 from oar_accounting.ledger.catalog import Names
 from oar_accounting.usage.keys import Key, find_key
 

@@ -1,1 +1,0 @@
-"""Karma of real jobs: what is read for it, and the answers. The arithmetic is in `karma`."""

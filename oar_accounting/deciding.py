@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from oar_accounting.records import Finding
-from oar_accounting.schedulers.oar3 import BadConfig, Config, read_config, read_metrics
+from oar_accounting.stubs.oar3 import BadConfig, Config, read_config, read_metrics
 from oar_accounting.stubs.oar_user import USER, User
 from oar_accounting.stubs.plan import INSTALL, PREFIX
 

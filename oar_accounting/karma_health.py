@@ -22,12 +22,12 @@ from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.records import Finding, Rounds
 from oar_accounting.rounds import DAY
-from oar_accounting.schedulers.oar3 import Config
 from oar_accounting.settings.load import Settings, load_settings
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.settings.scheduler import with_its_login
 from oar_accounting.site_setup import LATE, oar_log
 from oar_accounting.state_directory import read_rounds, state_directory
+from oar_accounting.stubs.oar3 import Config
 from oar_accounting.stubs.oar_user import AS_OAR
 
 ROUNDS = "rounds"

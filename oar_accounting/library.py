@@ -25,7 +25,7 @@ def digest_before_imports() -> str:
     """
     if (before := os.environ.pop(BEFORE, None)) is not None:
         return before
-    from oar_accounting.schedulers.oar3 import digest_of
+    from oar_accounting.stubs.oar3 import digest_of
 
     os.environ[BEFORE] = digest_of(library_file())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

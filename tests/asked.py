@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from oar_accounting.schedulers.oar3 import GREETING, digest_of
+from oar_accounting.stubs.oar3 import GREETING, digest_of
 
 #: For what takes no time, on a machine with much else to do; in seconds.
 PATIENCE = 20.0

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from sqlalchemy import Engine, QueuePool, create_engine
 
-from oar_accounting.schedulers import oar3
+from oar_accounting.stubs import oar3
 from tests.oar3_site import MISSING
 from tests.servers import (
     KINDS,

@@ -26,8 +26,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from oar_accounting.schedulers import oar3
-from oar_accounting.schedulers.oar3 import (
+from oar_accounting.stubs import oar3
+from oar_accounting.stubs.oar3 import (
     GREETING,
     Answer,
     Memory,

@@ -12,8 +12,8 @@ import pytest
 
 from oar_accounting.deciding import Deciding, look
 from oar_accounting.records import Finding
-from oar_accounting.schedulers.oar3 import Config
 from oar_accounting.settings.oar_conf import read_oar_conf
+from oar_accounting.stubs.oar3 import Config
 from tests.oar3_site import oar3
 
 SCHEDULER = "oar_sched_gantt_with_timesharing_and_fairsharing"

@@ -98,7 +98,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A well set up OAR server, on which somebody without rights stands for the user oar."""
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=user, pw_gid=user))
-    for module in ("site_setup", "stubs.plan"):
+    for module in ("health.site_setup", "stubs.plan"):
         monkeypatch.setattr(f"oar_accounting.{module}.shared", lambda name: ROOT / name)
     monkeypatch.delenv("OAR_ACCOUNTING_STATE")
     with tempfile.TemporaryDirectory(prefix="doctor-") as directory:

@@ -26,8 +26,8 @@ from sqlalchemy import Engine, create_engine, make_url, text, update
 import oar_accounting
 from oar_accounting import Accounting
 from oar_accounting.ledger import schema
-from oar_accounting.schedulers import oar3
-from oar_accounting.schedulers.oar3 import NoAnswer, Refused, ask_service
+from oar_accounting.stubs import oar3
+from oar_accounting.stubs.oar3 import NoAnswer, Refused, ask_service
 from tests.asked import dead_soon, until
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, stopped_clock

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine
 
 from oar_accounting.schedulers import oar2
-from oar_accounting.schedulers.oar3 import GREETING, digest_of
+from oar_accounting.stubs.oar3 import GREETING, digest_of
 from oar_accounting.stubs.plan import filled
 from tests.asked import (
     dead_soon,

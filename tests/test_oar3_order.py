@@ -25,7 +25,7 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session, registry
 
 from oar_accounting import Accounting
-from oar_accounting.schedulers import oar3 as entry_points
+from oar_accounting.stubs import oar3 as entry_points
 from tests.oar3_site import Oar3Site, create_from_models, oar3
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, SmallOar, stopped_clock

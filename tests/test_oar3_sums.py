@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from oar_accounting import Accounting, BadSpan, UnknownName
 from oar_accounting.karma.sums import UsageSums
-from oar_accounting.schedulers import oar3 as entry_points
+from oar_accounting.stubs import oar3 as entry_points
 from tests.oar3_site import oar3
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, SmallOar, opened, stopped_clock

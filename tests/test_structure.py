@@ -126,7 +126,7 @@ def test_two_modules_know_that_databases_differ(module: str) -> None:
 
 
 # The stub of OAR 3 is alone where it runs, and bounds how long a scheduler waits.
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {"accounting", "schedulers.oar3"}))
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"accounting", "stubs.oar3"}))
 def test_the_clock_is_read_in_one_place(module: str) -> None:
     calls = {
         ast.unparse(node.func) for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)
@@ -197,12 +197,12 @@ def test_public_names_are_sorted_and_there() -> None:
     assert public == set(names)
 
 
-ENTRY_POINTS = {"schedulers.oar3"}
+ENTRY_POINTS = {"schedulers.oar3", "stubs.oar3"}
 
 
 def test_oars_scheduler_can_import_its_entry_points_whatever_is_broken() -> None:
     """At the top of these modules, the standard library and each other are all there is."""
-    for module in {"__init__", "schedulers.__init__", *ENTRY_POINTS}:
+    for module in {"__init__", "schedulers.__init__", "stubs.__init__", *ENTRY_POINTS}:
         for node in tree_of(module).body:
             found = set()
             if isinstance(node, ast.Import):

@@ -27,9 +27,9 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.library import library_file
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.schedulers.oar3 import GREETING, digest_of
 from oar_accounting.settings.load import Settings, load_settings
 from oar_accounting.settings.scheduler import with_its_login
+from oar_accounting.stubs.oar3 import GREETING, digest_of
 
 #: Sites whose databases are kept open at the same time; more of them are for a mistake.
 MOST_SITES = 8

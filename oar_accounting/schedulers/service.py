@@ -18,7 +18,7 @@ from threading import BoundedSemaphore, Thread
 
 from oar_accounting.errors import ServiceError
 from oar_accounting.schedulers.answers import Answers
-from oar_accounting.schedulers.oar3 import after, wait_until
+from oar_accounting.stubs.oar3 import after, wait_until
 
 #: Questions that are answered at the same time; who comes then is sent away at once.
 MOST_AT_ONCE = 8

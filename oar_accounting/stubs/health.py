@@ -10,10 +10,10 @@ from stat import S_IMODE, S_IWGRP, S_IWOTH, S_IXOTH
 
 from oar_accounting.errors import SettingsError, StubError
 from oar_accounting.records import Finding
-from oar_accounting.schedulers import oar3
 from oar_accounting.settings.load import Settings
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.settings.scheduler import SchedulerSettings, read_scheduler
+from oar_accounting.stubs import oar3
 from oar_accounting.stubs.files import Installed, is_as_planned, read_list
 from oar_accounting.stubs.oar_user import USER, User, way_to_run
 from oar_accounting.stubs.plan import DIRECTORY, INSTALL, VERSION, Plan, Stub, plan, read_text

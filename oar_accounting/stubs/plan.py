@@ -15,8 +15,8 @@ from pathlib import Path
 
 from oar_accounting.core.shared_files import shared
 from oar_accounting.errors import StubError
-from oar_accounting.schedulers import oar3
 from oar_accounting.settings.scheduler import SchedulerSettings
+from oar_accounting.stubs import oar3
 
 #: Counted up whenever stubs that are in use have to be written anew.
 VERSION = 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_accounting.schedulers import oar3
+from oar_accounting.stubs import oar3
 from tests.bench.processes import ROOT
 
 #: Seconds to start.

@@ -21,7 +21,7 @@ import click
 from sqlalchemy import Engine, create_engine, text
 
 from oar_accounting.accounting import Accounting
-from oar_accounting.schedulers import oar3
+from oar_accounting.stubs import oar3
 from oar_accounting.stubs.plan import filled
 from tests import oar3_site
 from tests.bench import karma_data, oar_data

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import doctor, stock_accounting
+from oar_accounting import stock_accounting
 from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
 from oar_accounting.adjustments.input import check_words
 from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
@@ -28,6 +28,7 @@ from oar_accounting.errors import (
     SettingsError,
     UnknownName,
 )
+from oar_accounting.health import doctor
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.journal import Entry
@@ -70,13 +71,13 @@ from oar_accounting.settings.load import (
 )
 
 if TYPE_CHECKING:
+    from oar_accounting.health.settings_check import SettingsReport
     from oar_accounting.karma.fair_share import FairShare
     from oar_accounting.karma.own import OwnFairShare
     from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport
     from oar_accounting.karma.sums import UsageSums
     from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
-    from oar_accounting.settings_check import SettingsReport
     from oar_accounting.shown_karma import ShownReport
 
 DAY = 86_400
@@ -616,7 +617,7 @@ class Accounting(Reporting):
         Where a database does not answer, what needs it is told of. Raises
         :class:`oar_accounting.SettingsError` with file, key and what was expected.
         """
-        from oar_accounting.settings_check import check
+        from oar_accounting.health.settings_check import check
 
         now = int(time.time())
         return check(oar_conf=oar_conf, config=config, url=url, site=site, now=now)

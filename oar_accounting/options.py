@@ -18,7 +18,7 @@ from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
-    from oar_accounting.settings_check import SettingsReport
+    from oar_accounting.health.settings_check import SettingsReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ from sqlalchemy import Engine, make_url, select, text, update
 import oar_accounting
 from oar_accounting import Accounting, Finding, Status, screen
 from oar_accounting.errors import AccountingError
+from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.ledger import journal, schema
 from oar_accounting.oar import oar_tables
-from oar_accounting.openmetrics import openmetrics
 from oar_accounting.recording.passes import Pass
 from oar_accounting.records import Backlog, PassRecord
 from oar_accounting.settings.scheduler import SchedulerSettings

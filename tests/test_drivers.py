@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_accounting import drivers
+from oar_accounting.health import drivers
 
 PIP = f"{sys.executable} -m pip"
 

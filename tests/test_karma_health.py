@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from oar_accounting import Accounting, Finding
+from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
-from oar_accounting.openmetrics import openmetrics
 from tests import test_doctor
 from tests.small_oar import NOW
 from tests.stock_command import write_conf

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_accounting import karma_health, rounds
+from oar_accounting.health import karma_findings, rounds
+from oar_accounting.health.state_directory import read_rounds, state_directory
 from oar_accounting.records import Rounds
-from oar_accounting.state_directory import read_rounds, state_directory
 
 NOW = 1_700_000_000
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -28,7 +28,7 @@ def of(*newer: str, older: tuple[str, ...] = ()) -> Rounds:
 
 def said(found: Rounds, waited: int | None = 0) -> tuple[str, str, str]:
     """What the doctor says of them: level, words, and the way out."""
-    told = karma_health.told(found, NOW, waited, LOG)
+    told = karma_findings.told(found, NOW, waited, LOG)
     assert told.subject == "rounds"
     return told.level, told.said, told.mend
 

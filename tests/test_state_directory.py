@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oar_accounting import state_directory
+from oar_accounting.health import state_directory
 from tests import test_doctor
 from tests.test_doctor import Site
 

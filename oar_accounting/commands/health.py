@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from oar_accounting.exits import command
-from oar_accounting.openmetrics import openmetrics
+from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.options import Options
 from oar_accounting.screen import show_status
 

@@ -14,7 +14,7 @@ from oar_accounting.options import Options
 from oar_accounting.screen import block, screen_width
 
 if TYPE_CHECKING:
-    from oar_accounting.settings_check import SettingsReport
+    from oar_accounting.health.settings_check import SettingsReport
 
 #: Columns before what is said.
 LABEL = 14

@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_accounting.core import formats
-from oar_accounting.deciding import SUBJECT, Deciding, look
 from oar_accounting.errors import SettingsError
+from oar_accounting.health.deciding import SUBJECT, Deciding, look
+from oar_accounting.health.mending import parted
+from oar_accounting.health.rounds import DAY
+from oar_accounting.health.site_setup import LATE, oar_log
+from oar_accounting.health.state_directory import read_rounds, state_directory
 from oar_accounting.karma.checking import checked, waiting
 from oar_accounting.karma.fair_share import FairShare, fair_share_of
 from oar_accounting.karma.policies.policy import MONTH
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.mending import parted
 from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.records import Finding, Rounds
-from oar_accounting.rounds import DAY
 from oar_accounting.settings.load import Settings, load_settings
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.settings.scheduler import with_its_login
-from oar_accounting.site_setup import LATE, oar_log
-from oar_accounting.state_directory import read_rounds, state_directory
 from oar_accounting.stubs.oar3 import Config
 from oar_accounting.stubs.oar_user import AS_OAR
 

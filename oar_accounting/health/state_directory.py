@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TextIO
 
-from oar_accounting import rounds
+from oar_accounting.health import rounds
 from oar_accounting.records import Finding, Rounds
 
 SUBJECT = "state directory"

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
-from oar_accounting import drivers, site_setup, state_directory
-from oar_accounting.backlog import find_backlog
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
+from oar_accounting.health import drivers, site_setup, state_directory
+from oar_accounting.health.backlog import find_backlog
+from oar_accounting.health.mending import make_roles, parted, settings_way, way_out
+from oar_accounting.health.site_setup import LATE
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import count_jobs, open_jobs
 from oar_accounting.ledger.verify import first_differences
-from oar_accounting.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.oar import queues as oar_queues
 from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
@@ -32,10 +33,9 @@ from oar_accounting.recording.declared import check_properties, declared_terms, 
 from oar_accounting.recording.identity import check_identity
 from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings.load import Settings, oar_login
-from oar_accounting.site_setup import LATE
 
 if TYPE_CHECKING:
-    from oar_accounting.deciding import Deciding
+    from oar_accounting.health.deciding import Deciding
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
@@ -52,7 +52,7 @@ def examine(  # noqa: PLR0913 - one question
     The paths of the machine's files are below *root*.
     """
     # Every program imports this module, and few of them ask for karma.
-    from oar_accounting import karma_health
+    from oar_accounting.health import karma_findings
 
     examination = _Examination(given, ledger, oar, now)
     databases = examination.databases()
@@ -61,7 +61,7 @@ def examine(  # noqa: PLR0913 - one question
     if verify:
         examination.verify()
     queues = examination.queues()
-    decided = karma_health.decided(Path(given.oar_conf), queues, now, root, os.environ)
+    decided = karma_findings.decided(Path(given.oar_conf), queues, now, root, os.environ)
     examination.karma(decided.deciding)
     last_try = None if recorded is None else recorded.last_catch_up
     return Status(
@@ -87,10 +87,10 @@ def examine(  # noqa: PLR0913 - one question
 
 def examine_machine(error: SettingsError, oar_conf: Path, now: int, root: Path) -> Status:
     """The same where the settings cannot be used: what the files of this machine show."""
-    from oar_accounting import karma_health
+    from oar_accounting.health import karma_findings
 
     wrong = Finding("bad", "settings", str(error), settings_way(str(error)))
-    decided = karma_health.decided(oar_conf, None, now, root, os.environ)
+    decided = karma_findings.decided(oar_conf, None, now, root, os.environ)
     return Status(
         at=now,
         program=version("oar-accounting"),
@@ -324,16 +324,16 @@ class _Examination:
         """Does a scheduler that asks for karma get it?"""
         if deciding is None and self._given.karma is None:
             return
-        from oar_accounting import karma_health
+        from oar_accounting.health import karma_findings
 
         with self._trying("karma", self._oar.engine):
-            read = karma_health.scheduler_settings(self._given, deciding)
+            read = karma_findings.scheduler_settings(self._given, deciding)
             # What else is wrong with these databases was told.
             if read == self._given and not (self._readable and self._complete and self._site):
                 return
             ours = (self._ledger, self._oar) if read == self._given else None
-            with karma_health.asking(read, deciding, self._now, ours) as asked:
-                self._found("good", "karma", karma_health.answer(asked, read, deciding))
+            with karma_findings.asking(read, deciding, self._now, ours) as asked:
+                self._found("good", "karma", karma_findings.answer(asked, read, deciding))
 
     def _ago(self, instant: int) -> str:
         return f"{formats.lasting(self._now - instant)} ago"
@@ -346,7 +346,7 @@ def _machine(
     last_try: PassRecord | None, oar_conf: Path, given: Settings | None, now: int, root: Path
 ) -> Iterator[Finding]:
     # Every program imports this module, and few of them ask for it.
-    from oar_accounting.stubs.health import machine_findings
+    from oar_accounting.health.stub_findings import machine_findings
 
     yield site_setup.timer_finding(last_try, now, root)
     yield from site_setup.hook_findings(oar_conf, root, os.environ)

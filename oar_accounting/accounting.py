@@ -10,7 +10,6 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from oar_accounting import stock_accounting
 from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
 from oar_accounting.adjustments.input import check_words
 from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
@@ -20,6 +19,7 @@ from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
 from oar_accounting.database import dialects
 from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.dropin import oaraccounting as stock_accounting
 from oar_accounting.errors import (
     AccountingError,
     BadSpan,
@@ -71,6 +71,7 @@ from oar_accounting.settings.load import (
 )
 
 if TYPE_CHECKING:
+    from oar_accounting.dropin.last_karma import ShownReport
     from oar_accounting.health.settings_check import SettingsReport
     from oar_accounting.karma.fair_share import FairShare
     from oar_accounting.karma.own import OwnFairShare
@@ -78,7 +79,6 @@ if TYPE_CHECKING:
     from oar_accounting.karma.sums import UsageSums
     from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
-    from oar_accounting.shown_karma import ShownReport
 
 DAY = 86_400
 
@@ -395,7 +395,7 @@ class Accounting(Reporting):
         nothing is written. Raises as `karma`, and :class:`oar_accounting.OarSchemaError` where OAR
         has no ``last_karma``: OAR 2 shows what its scheduler was given.
         """
-        from oar_accounting.shown_karma import show_karma
+        from oar_accounting.dropin.last_karma import show_karma
 
         return show_karma(self.oar_engine, self.karma(), dry_run=dry_run)
 

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.engine import URL
 
-from oar_accounting import Accounting, DatabaseError, stock_tables
+from oar_accounting import Accounting, DatabaseError
 from oar_accounting.database import dialects
+from oar_accounting.dropin import tables
 from oar_accounting.settings.load import load_settings
 from tests.servers import MissingServerError, NetworkServer, pooler
 from tests.small_oar import DAY, NOW, T0, SmallOar, stopped_clock
@@ -107,7 +108,7 @@ def small_oar(engine: Engine) -> None:
     oar.add_job(state="Running", start=T0 + DAY)
     oar.add_job(state="Waiting", start=0, moldable=False)
     with engine.begin() as connection:
-        stock_tables.accounting.create(connection)
+        tables.accounting.create(connection)
 
 
 def use(accounting: Accounting) -> None:

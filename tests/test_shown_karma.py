@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, event, make_url, text
 
 from oar_accounting import Accounting, DatabaseError, OarSchemaError, cli
-from oar_accounting.shown_karma import LONGEST_MESSAGE, ShownReport, message_with
+from oar_accounting.dropin.last_karma import LONGEST_MESSAGE, ShownReport, message_with
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, opened, stopped_clock
 

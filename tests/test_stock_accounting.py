@@ -22,16 +22,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, MetaData, create_engine, inspect, make_url, select, text
 from sqlalchemy.schema import CreateTable
 
-from oar_accounting import (
-    Accounting,
-    AmountOverflow,
-    OarSchemaError,
-    StockReport,
-    WriterBusy,
-    stock_accounting,
-    stock_tables,
-)
+from oar_accounting import Accounting, AmountOverflow, OarSchemaError, StockReport, WriterBusy
 from oar_accounting.core import windows
+from oar_accounting.dropin import oaraccounting as stock_accounting
+from oar_accounting.dropin import tables as stock_tables
 from tests.servers import Database, Server, fresh_database
 from tests.small_oar import DAY, HOUR, NOW, T0, SmallOar, oar_metadata, stopped_clock
 from tests.stock_command import StockCommand, missing, write_conf

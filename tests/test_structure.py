@@ -148,29 +148,36 @@ def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
         "oar.started_jobs",
         "oar.waiting_jobs",
     }
-    known = {"demo", "demo_site", "shown_karma", "stock_accounting", "karma.oar_sums", *readers}
+    known = {
+        "demo",
+        "demo_site",
+        "dropin.last_karma",
+        "dropin.oaraccounting",
+        "karma.oar_sums",
+        *readers,
+    }
     assert {m for m in MODULES if "oar.oar_tables" in ours(m)} <= known
 
 
 def test_only_the_command_in_the_place_of_oars_can_write_oars_tables() -> None:
     """All that it writes is a column that no other module names, and a table made for it."""
-    assert {m for m in MODULES if "stock_tables" in ours(m)} == {"stock_accounting"}
-    assert {m for m in MODULES if "stock_accounting" in ours(m)} == {
+    assert {m for m in MODULES if "dropin.tables" in ours(m)} == {"dropin.oaraccounting"}
+    assert {m for m in MODULES if "dropin.oaraccounting" in ours(m)} == {
         "accounting",
         "commands.stock",
     }
-    for module in set(MODULES) - {"stock_tables", "stock_accounting"}:
+    for module in set(MODULES) - {"dropin.tables", "dropin.oaraccounting"}:
         texts = without_docstrings(tree_of(module))
         assert not [n for n in texts if isinstance(n, ast.Constant) and n.value == "accounted"]
 
 
 def test_only_one_module_can_write_what_users_see() -> None:
     """Its table has two columns beside those that say which rows, and nobody else knows of it."""
-    assert {m for m in MODULES if "shown_karma" in ours(m)} == {"accounting"}
+    assert {m for m in MODULES if "dropin.last_karma" in ours(m)} == {"accounting"}
     assert set(oar_tables.shown.c.keys()) - {"job_id", "state"} == {"message", "last_karma"}
     for module in set(MODULES) - {"oar.oar_tables"}:
         imported = "oar_accounting.oar.oar_tables.shown" in imports_of(module)
-        assert imported == (module == "shown_karma"), module
+        assert imported == (module == "dropin.last_karma"), module
 
 
 def test_imports_go_one_way() -> None:

@@ -6,11 +6,11 @@ import click
 
 from oar_accounting.core import formats
 from oar_accounting.display import progress_bar
+from oar_accounting.dropin.oaraccounting import count
 from oar_accounting.exits import command
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.options import Options
 from oar_accounting.records import StockReport
-from oar_accounting.stock_accounting import count
 
 
 @command("oaraccounting")

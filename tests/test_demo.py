@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
 
-from oar_accounting import demo
 from oar_accounting.accounting import Accounting
+from oar_accounting.demo import demo
 from oar_accounting.settings.load import KEYS, Settings, load_settings
 from tests.servers import Database
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 import oar_accounting
 from oar_accounting import Accounting, cli
-from oar_accounting.demo import write_demo
-from oar_accounting.demo_past import LABORATORIES
+from oar_accounting.demo.demo import write_demo
+from oar_accounting.demo.past import LABORATORIES
 from oar_accounting.karma.settings import read_karma
 from oar_accounting.settings.load import load_settings
 

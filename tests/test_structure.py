@@ -149,8 +149,8 @@ def test_only_the_reader_and_the_demo_know_oars_tables() -> None:
         "oar.waiting_jobs",
     }
     known = {
-        "demo",
-        "demo_site",
+        "demo.demo",
+        "demo.site",
         "dropin.last_karma",
         "dropin.oaraccounting",
         "karma.oar_sums",

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert
 
-from oar_accounting import demo
 from oar_accounting.core.columns import OPEN, ints
+from oar_accounting.demo import demo
 from oar_accounting.errors import BadSpan, OarSchemaError, UnknownName
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
 from oar_accounting.oar import machine, oar_tables

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
 
-from oar_accounting import demo_site as site
 from oar_accounting.database import bulk, dialects
-from oar_accounting.demo_jobs import History, Job, as_of
-from oar_accounting.demo_past import LABORATORIES, accounting_rows
+from oar_accounting.demo import site
+from oar_accounting.demo.jobs import History, Job, as_of
+from oar_accounting.demo.past import LABORATORIES, accounting_rows
 from oar_accounting.errors import SettingsError
 from oar_accounting.oar import oar_tables
 

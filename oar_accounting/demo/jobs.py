@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting import demo_site as site
-from oar_accounting.demo_site import IDEMPOTENT, Asked, Kind
+from oar_accounting.demo import site
+from oar_accounting.demo.site import IDEMPOTENT, Asked, Kind
 
 #: How many jobs `History` adds for each of the `demo_site.FEWEST` in a state that lasts.
 LASTING_JOBS = 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting.demo_site import DAY, PROJECTS, USERS, WEEKDAYS
+from oar_accounting.demo.site import DAY, PROJECTS, USERS, WEEKDAYS
 
 #: Days of which only OAR's accounting is left, before those that have jobs.
 PAST_DAYS = 275

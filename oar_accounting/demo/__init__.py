@@ -1,0 +1,1 @@
+"""An invented OAR server of three months, to try things on."""

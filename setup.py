@@ -77,7 +77,7 @@ setup(
     entry_points={
         "console_scripts": [
             "oar-accounting = oar_accounting.cli:main",
-            "oar-accounting-own = oar_accounting.own:main",
+            "oar-accounting-own = oar_accounting.cli.own:main",
         ],
         # OAR 3 finds by these names what its settings CUSTOM_JOB_SORTING and EXTRA_METASCHED name.
         "oar.jobs_sorting_func": ["accounting = oar_accounting.schedulers.oar3:sort_jobs"],

@@ -23,10 +23,10 @@ from oar_accounting import (
     JobFilter,
     UnknownName,
     WriterBusy,
-    cli,
 )
 from oar_accounting.adjustments import by_job as jobs_adjusted
 from oar_accounting.adjustments.input import whole_amount
+from oar_accounting.cli import app
 from oar_accounting.core import formats
 from oar_accounting.database import id_blocks
 from oar_accounting.ledger import schema
@@ -1059,7 +1059,7 @@ def test_the_corrections_of_the_readme_are_real(
 ) -> None:
     """Every command that it shows gives the lines that it shows, on the demonstration."""
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(cli.main, ["demo"]).exit_code == 0
+    assert CliRunner().invoke(app.main, ["demo"]).exit_code == 0
     clock.now = formats.instant("2026-04-02T09:30")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme[readme.index("## Corrections") :]

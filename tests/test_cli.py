@@ -22,7 +22,8 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 
 import oar_accounting
-from oar_accounting import Accounting, cli
+from oar_accounting import Accounting
+from oar_accounting.cli import app
 from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from tests.servers import Database
@@ -69,7 +70,7 @@ def run(*arguments: str) -> Done:
     stdout, stderr = io.StringIO(), io.StringIO()
     with redirect_stdout(stdout), redirect_stderr(stderr):
         try:
-            cli.main(list(arguments), prog_name="oar-accounting")
+            app.main(list(arguments), prog_name="oar-accounting")
             code: Any = 0
         except SystemExit as exit:
             code = exit.code

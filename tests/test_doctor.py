@@ -22,7 +22,8 @@ from prometheus_client.openmetrics import parser as open_metrics
 from sqlalchemy import Engine, make_url, select, text, update
 
 import oar_accounting
-from oar_accounting import Accounting, Finding, Status, screen
+from oar_accounting import Accounting, Finding, Status
+from oar_accounting.cli.terminal import status_screen
 from oar_accounting.errors import AccountingError
 from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.ledger import journal, schema
@@ -220,7 +221,9 @@ def test_all_well_is_one_screen(site: Site, capsys: pytest.CaptureFixture[str]) 
     status = site.status(verify=True)
     root = str(site.machine.root)
     findings = [replace(each, said=each.said.replace(root, "")) for each in status.findings]
-    screen.show_status(replace(status, findings=tuple(findings), oar_conf="/etc/oar/oar.conf"))
+    status_screen.show_status(
+        replace(status, findings=tuple(findings), oar_conf="/etc/oar/oar.conf")
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 26, lines
     assert max(map(len, lines)) <= 100
@@ -1192,12 +1195,12 @@ def test_the_command_that_mends_repeats_the_options(site: Site) -> None:
 
 @on_sqlite
 def test_on_a_terminal_there_are_colours(site: Site) -> None:
-    lines = "".join(screen._lines(site.status(), 100))
+    lines = "".join(status_screen._lines(site.status(), 100))
     assert "\x1b[32m✓ good" in lines
 
 
 @on_sqlite
 def test_what_is_said_keeps_to_its_line(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.sql(update(schema.sites).values(dimension="evil\x1b[31m"))
-    screen.show_status(site.status())
+    status_screen.show_status(site.status())
     assert "\x1b" not in capsys.readouterr().out

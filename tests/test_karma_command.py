@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
 
-from oar_accounting import own
-from oar_accounting.display import bar
+from oar_accounting.cli import own
+from oar_accounting.cli.terminal.display import bar
 from oar_accounting.karma.explain import explanation
 from oar_accounting.karma.report import (
     Explanation,

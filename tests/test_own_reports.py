@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from oar_accounting import Accounting, UnknownName, own
+from oar_accounting import Accounting, UnknownName
+from oar_accounting.cli import own
 from oar_accounting.settings.load import load_settings
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
@@ -93,7 +94,7 @@ def asking(
     """alice asks; where settings are is not hers to say."""
     site.close()
     given = load_settings(url=database.url, config=Path("small_oar.toml"), environ={})
-    monkeypatch.setattr("oar_accounting.own.load_settings", lambda environ: given)
+    monkeypatch.setattr("oar_accounting.cli.own.load_settings", lambda environ: given)
     monkeypatch.setattr(own, "caller", lambda: "alice")
     yield monkeypatch
 

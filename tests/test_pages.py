@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from oar_accounting import cli
+from oar_accounting.cli import app
 from oar_accounting.stubs.plan import DIRECTORY
 from tests.pages import ROOT, WORDS, Page, sections_of
 
@@ -54,7 +54,7 @@ def test_commands_of_ours_exist(name: str) -> None:
     )
     assert len(called) > 20
     for line in called:
-        command: click.Command | None = cli.main
+        command: click.Command | None = app.main
         for word in shlex.split(line):
             if isinstance(command, click.Group):
                 command = command.get_command(click.Context(command), word)

@@ -23,7 +23,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oar_accounting import Accounting, BadSpan
-from oar_accounting.commands.spans import bounds, form_options, period_options
+from oar_accounting.cli.commands.report_options import bounds, form_options, period_options
+from oar_accounting.cli.terminal.exits import told
 from oar_accounting.core import formats
 from oar_accounting.core.periods import (
     BUCKETS,
@@ -37,7 +38,6 @@ from oar_accounting.core.periods import (
     shown,
     zone,
 )
-from oar_accounting.exits import told
 from oar_accounting.settings.load import load_settings
 from tests.small_oar import Clock, stopped_clock
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import oar_accounting
-from oar_accounting import Accounting, cli
+from oar_accounting import Accounting
+from oar_accounting.cli import app
 from oar_accounting.demo.demo import write_demo
 from oar_accounting.demo.past import LABORATORIES
 from oar_accounting.karma.settings import read_karma
@@ -25,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def run_demo() -> str:
-    done = CliRunner().invoke(cli.main, ["demo"])
+    done = CliRunner().invoke(app.main, ["demo"])
     assert done.exit_code == 0, done.output
     return done.stdout
 
@@ -67,7 +68,7 @@ def test_what_the_readme_shows_on_the_demonstration_is_what_is_printed(
     for command, shown in re.findall(
         r"^\$ oar-accounting (.*)\n((?:[^$].*\n)*)", "".join(blocks("console")), re.M
     ):
-        done = CliRunner().invoke(cli.main, [*options, *shlex.split(command)])
+        done = CliRunner().invoke(app.main, [*options, *shlex.split(command)])
         assert done.exit_code == 0, done.output
         printed = [line.rstrip() for line in done.output.splitlines()]
         wanted = [line for line in shown.splitlines() if line.strip() != "..."]
@@ -80,8 +81,8 @@ def test_the_demonstration_has_the_laboratories_of_the_readme() -> None:
 
 
 def test_every_command_and_option_is_in_the_readme() -> None:
-    for name in cli.PLACES:
-        command = cli.main.get_command(click.Context(cli.main), name)
+    for name in app.PLACES:
+        command = app.main.get_command(click.Context(app.main), name)
         assert command is not None
         assert f"`{name}" in README
         for parameter in command.params:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from oar_accounting import cli
+from oar_accounting.cli import app
 
 REPORTS = Path(__file__).parents[1] / "sql" / "reports"
 PAGE = (REPORTS / "README.md").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ ROWS = [
 
 
 def invoke(*arguments: str) -> str:
-    done = CliRunner().invoke(cli.main, list(arguments))
+    done = CliRunner().invoke(app.main, list(arguments))
     assert done.exit_code == 0, done.output
     return done.stdout
 

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine, event, make_url, text
 
-from oar_accounting import Accounting, DatabaseError, OarSchemaError, cli
+from oar_accounting import Accounting, DatabaseError, OarSchemaError
+from oar_accounting.cli import app
 from oar_accounting.dropin.last_karma import LONGEST_MESSAGE, ShownReport, message_with
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, opened, stopped_clock
@@ -216,7 +217,7 @@ def test_the_command_logs_in_as_the_user_who_asks_for_schedulers(
     login = f"karma_{make_url(database.url).database}"
     with site_file.open("a", encoding="utf-8") as file:
         file.write(f'\n[scheduler]\nlogin = "{login}"\n')
-    done = CliRunner().invoke(cli.main, ["--config", str(site_file), "show-karma"])
+    done = CliRunner().invoke(app.main, ["--config", str(site_file), "show-karma"])
     assert done.exit_code == 3
     assert f'user "{login}"' in done.output
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from oar_accounting import cli
-from oar_accounting.commands import scheduling
+from oar_accounting.cli import app
+from oar_accounting.cli.commands import scheduling
 from oar_accounting.stubs.files import LIST, read_list
 
 KARMA = "#!/usr/bin/perl\nsub karma { 1 }\n"
@@ -37,7 +37,7 @@ class Places:
         """Run a command about stubs."""
         options = ["--directory", str(self.stubs)]
         words = ["--oar-conf", str(self.conf), "stubs", *map(str, arguments), *options]
-        done = CliRunner().invoke(cli.main, words)
+        done = CliRunner().invoke(app.main, words)
         assert done.exit_code == 0, done.output
         return done.output
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_accounting import cli
+from oar_accounting.cli import app
 from oar_accounting.settings.scheduler import SOCKET
 from oar_accounting.stubs.plan import STATE
 
@@ -38,8 +38,8 @@ def cron_lines(name: str) -> list[tuple[list[str], str, str]]:
 def assert_runs(wanted: str, words: list[str]) -> None:
     """The command line is one that our program takes, and runs the command that is wanted."""
     assert words[0] == PROGRAM
-    context = cli.main.make_context("oar-accounting", words[1:])
-    name, command, arguments = cli.main.resolve_command(context, words[1:])
+    context = app.main.make_context("oar-accounting", words[1:])
+    name, command, arguments = app.main.resolve_command(context, words[1:])
     assert name == wanted
     assert command
     assert command.make_context(name, arguments, parent=context)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from oar_accounting import Accounting, BadSpan, SettingsError, UnknownName
-from oar_accounting.cli import main
+from oar_accounting.cli.app import main
 from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.policies.replay import Starts, replay
 from oar_accounting.karma.what_if_report import Move, PlaceShift, Replay, WaitShift

@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 from sqlalchemy import Engine, event
 
-from oar_accounting import accounting, cli
+from oar_accounting import accounting
+from oar_accounting.cli import app
 from oar_accounting.database import dialects
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +252,7 @@ def _command(arguments: list[str], files: tuple[Path, Path], changed: Changed) -
         os.dup2(opened, number)
         os.close(opened)
     _change(changed)
-    cli.main(arguments, prog_name="oar-accounting")
+    app.main(arguments, prog_name="oar-accounting")
 
 
 def _change(changed: Changed) -> None:

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from oar_accounting.accounting import Accounting
 from oar_accounting.adjustments.by_job import JobFilter
-from oar_accounting.commands.spans import names_of
+from oar_accounting.cli.commands.report_options import names_of
+from oar_accounting.cli.terminal.display import add_row, new_table, show
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.display import add_row, new_table, show
 from oar_accounting.errors import BadAdjustment
-from oar_accounting.exits import command
-from oar_accounting.options import Options
 from oar_accounting.records import (
     AdjustedMetric,
     Adjustment,

@@ -4,11 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oar_accounting.commands.spans import as_of_option, asked, form_options, period_options
+from oar_accounting.cli.commands.report_options import (
+    as_of_option,
+    asked,
+    form_options,
+    period_options,
+)
+from oar_accounting.cli.terminal.display import add_row, bar, new_table, show, tell_rows
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.display import add_row, bar, new_table, show, tell_rows
-from oar_accounting.exits import command
-from oar_accounting.options import Options
 from oar_accounting.records import ProjectReport
 
 if TYPE_CHECKING:

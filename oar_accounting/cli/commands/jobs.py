@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from oar_accounting.commands.spans import (
+from oar_accounting.cli.commands.report_options import (
     as_of_option,
     asked,
     form_options,
@@ -16,10 +16,10 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
+from oar_accounting.cli.terminal.display import add_row, is_wide, new_table, show, tell_rows
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.display import add_row, is_wide, new_table, show, tell_rows
-from oar_accounting.exits import command
-from oar_accounting.options import Options
 from oar_accounting.records import JobPage, RecordedJob
 
 #: Gives a page of jobs: *limit* of them *after* a number.

@@ -5,7 +5,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from oar_accounting.commands.spans import (
+from oar_accounting.cli.commands.report_options import (
     asked,
     bucket_of,
     bucket_option,
@@ -14,10 +14,10 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
+from oar_accounting.cli.terminal.display import add_row, new_table, show, tell_rows
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.display import add_row, new_table, show, tell_rows
-from oar_accounting.exits import command
-from oar_accounting.options import Options
 from oar_accounting.records import UtilisationRow
 
 PARTS = ("used", "free", "standby", "down")

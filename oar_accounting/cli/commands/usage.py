@@ -5,7 +5,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from oar_accounting.commands.spans import (
+from oar_accounting.cli.commands.report_options import (
     as_of_option,
     asked,
     bucket_of,
@@ -16,8 +16,7 @@ from oar_accounting.commands.spans import (
     period_options,
     where_option,
 )
-from oar_accounting.core import formats, periods
-from oar_accounting.display import (
+from oar_accounting.cli.terminal.display import (
     USAGE_FIELDS,
     add_row,
     bar,
@@ -29,8 +28,9 @@ from oar_accounting.display import (
     usage_objects,
     usage_table,
 )
-from oar_accounting.exits import command
-from oar_accounting.options import Options
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
+from oar_accounting.core import formats, periods
 from oar_accounting.records import UsageReport
 
 BY_HELP = (

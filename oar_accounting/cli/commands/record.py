@@ -3,9 +3,7 @@
 import click
 
 from oar_accounting import errors
-from oar_accounting.core import formats
-from oar_accounting.database import dialects
-from oar_accounting.display import (
+from oar_accounting.cli.terminal.display import (
     add_row,
     new_table,
     progress_bar,
@@ -13,9 +11,11 @@ from oar_accounting.display import (
     speak_to_syslog,
     tell_report,
 )
-from oar_accounting.exits import command, fail
+from oar_accounting.cli.terminal.exits import command, fail
+from oar_accounting.cli.terminal.options import Options
+from oar_accounting.core import formats
+from oar_accounting.database import dialects
 from oar_accounting.ledger import schema
-from oar_accounting.options import Options
 
 
 @command("init")

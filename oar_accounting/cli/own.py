@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from oar_accounting.commands.spans import (
+from oar_accounting.cli.commands.report_options import (
     as_of_option,
     asked,
     bucket_of,
@@ -25,9 +25,9 @@ from oar_accounting.commands.spans import (
     metric_option,
     period_options,
 )
+from oar_accounting.cli.terminal.exits import fail, told
 from oar_accounting.core import periods
 from oar_accounting.errors import UnknownName
-from oar_accounting.exits import fail, told
 from oar_accounting.settings.load import load_settings
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def own() -> None:
 @click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
 def karma(job: int | None, as_json: bool) -> None:
     """Your jobs that wait, each with its place in its queue; lowest karma is first."""
-    from oar_accounting.commands.karma import tell_explanation, tell_jobs
+    from oar_accounting.cli.commands.karma import tell_explanation, tell_jobs
 
     with told(debug=False):
         if job is None:
@@ -101,7 +101,7 @@ def karma(job: int | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
 def fairshare(as_json: bool) -> None:
     """What you and your projects have used of what is meant for you."""
-    from oar_accounting.commands.karma import tell_fairshare
+    from oar_accounting.cli.commands.karma import tell_fairshare
 
     with told(debug=False):
         tell_fairshare(answered("fairshare"), as_json=as_json)
@@ -116,7 +116,7 @@ def fairshare(as_json: bool) -> None:
 @form_options
 def usage(form: str | None, bucket: str | None, **given: Any) -> None:
     """What you asked for and used."""
-    from oar_accounting.commands.usage import tell_usage
+    from oar_accounting.cli.commands.usage import tell_usage
 
     with told(debug=False), opened() as (accounting, mine):
         given["bucket"] = bucket_of(bucket)
@@ -134,7 +134,7 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 @form_options
 def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -> None:
     """Your jobs: what each asked for, used and left unused, and how long it waited."""
-    from oar_accounting.commands.jobs import tell_listed
+    from oar_accounting.cli.commands.jobs import tell_listed
 
     with told(debug=False), opened() as (accounting, mine):
         asked_for = without_where(accounting, given)
@@ -149,7 +149,7 @@ def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -
 @form_options
 def efficiency(form: str | None, **given: Any) -> None:
     """What your jobs that ended asked for, used and left unused."""
-    from oar_accounting.commands.summaries import tell_efficiency
+    from oar_accounting.cli.commands.summaries import tell_efficiency
 
     with told(debug=False), opened() as (accounting, mine):
         asked_for = without_where(accounting, given)
@@ -163,7 +163,7 @@ def efficiency(form: str | None, **given: Any) -> None:
 @form_options
 def waiting(form: str | None, **given: Any) -> None:
     """How long your jobs waited from their submission to their start."""
-    from oar_accounting.commands.summaries import tell_waiting
+    from oar_accounting.cli.commands.summaries import tell_waiting
 
     with told(debug=False), opened() as (accounting, mine):
         asked_for = without_where(accounting, given)
@@ -179,7 +179,7 @@ def waiting(form: str | None, **given: Any) -> None:
 @form_options
 def project(form: str | None, name: str, **given: Any) -> None:
     """A project of yours, month by month beside last year, and your part in it."""
-    from oar_accounting.commands.project import tell_project, this_year
+    from oar_accounting.cli.commands.project import tell_project, this_year
 
     with told(debug=False), opened() as (accounting, mine):
         tell_project(mine.project(name, **this_year(accounting, given)), form)

@@ -5,9 +5,9 @@ import select
 
 import click
 
-from oar_accounting.display import speak_to_syslog
-from oar_accounting.exits import command
-from oar_accounting.options import Options
+from oar_accounting.cli.terminal.display import speak_to_syslog
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 
 #: Seconds that one step on a database may take: the scheduler must not wait for us.
 LIMIT = 10.0

@@ -9,13 +9,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from oar_accounting.commands import what_if
+from oar_accounting.cli.commands import what_if
+from oar_accounting.cli.terminal.display import add_row, bar, new_table, show
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.display import add_row, bar, new_table, show
-from oar_accounting.exits import command
 from oar_accounting.karma.explain import SUMS, explanation, figure
 from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
-from oar_accounting.options import Options
 
 
 @command("karma")

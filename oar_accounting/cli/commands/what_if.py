@@ -7,10 +7,10 @@ from dataclasses import asdict
 import click
 from rich.table import Table
 
+from oar_accounting.cli.terminal.display import add_row, new_table, progress_bar, show
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.display import add_row, new_table, progress_bar, show
 from oar_accounting.karma.what_if_report import Replay, WhatIfReport
-from oar_accounting.options import Options
 
 DAYS = 7
 HOUR = 3_600

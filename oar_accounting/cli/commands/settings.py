@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from oar_accounting.cli.terminal.exits import EXIT_CODES, command, fail
+from oar_accounting.cli.terminal.options import Options
+from oar_accounting.cli.terminal.status_screen import block, screen_width
 from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError
-from oar_accounting.exits import EXIT_CODES, command, fail
-from oar_accounting.options import Options
-from oar_accounting.screen import block, screen_width
 
 if TYPE_CHECKING:
     from oar_accounting.health.settings_check import SettingsReport

@@ -6,9 +6,9 @@ from shlex import quote
 import click
 
 from oar_accounting.accounting import Accounting
+from oar_accounting.cli.terminal.display import progress_bar, show, tell_report, usage_table
+from oar_accounting.cli.terminal.exits import command
 from oar_accounting.demo.demo import write_demo
-from oar_accounting.display import progress_bar, show, tell_report, usage_table
-from oar_accounting.exits import command
 
 
 @command("demo")

@@ -76,7 +76,7 @@ class Commands(click.Group):
     """Commands that are imported when they are run, and whose errors become one line."""
 
     def __init__(self, *, places: Mapping[str, str], **given: Any) -> None:
-        """*places*: module and attribute of each command, within `oar_accounting.commands`."""
+        """*places*: module and attribute of each command, within `cli.commands`."""
         super().__init__(**given)
         self._places = places
 
@@ -89,7 +89,7 @@ class Commands(click.Group):
         if cmd_name not in self._places:
             return None
         module, _, name = self._places[cmd_name].partition(".")
-        found: click.Command = getattr(import_module(f"oar_accounting.commands.{module}"), name)
+        found: click.Command = getattr(import_module(f"oar_accounting.cli.commands.{module}"), name)
         return found
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -7,44 +7,44 @@ from typing import Any
 
 import click
 
-from oar_accounting.exits import EXIT_CODES, Commands
-from oar_accounting.options import Options
+from oar_accounting.cli.terminal.exits import EXIT_CODES, Commands
+from oar_accounting.cli.terminal.options import Options
 
 # What is imported stays until the end: looking for garbage in it costs a tenth of a second.
 gc.freeze()
 
-#: Where each command is, within `oar_accounting.commands`; only the one that is run is imported.
+#: Where each command is, within `cli.commands`; only the one that is run is imported.
 PLACES = {
-    "adjust": "corrections.adjust",
-    "adjustments": "corrections.adjustments",
+    "adjust": "adjust.adjust",
+    "adjustments": "adjust.adjustments",
     "attributes": "attributes.attributes",
-    "catch-up": "recording.catch_up",
+    "catch-up": "record.catch_up",
     "demo": "demo.demo",
-    "doctor": "health.doctor",
+    "doctor": "doctor.doctor",
     "efficiency": "summaries.efficiency",
     "fairshare": "karma.fairshare",
-    "forget-user": "keeping.forget_user",
-    "import-accounting": "keeping.import_accounting",
-    "init": "recording.init",
+    "forget-user": "retention.forget_user",
+    "import-accounting": "retention.import_accounting",
+    "init": "record.init",
     "jobs": "jobs.jobs",
     "karma": "karma.karma",
     "karma-service": "scheduling.karma_service",
-    "oaraccounting": "stock.oaraccounting",
+    "oaraccounting": "oaraccounting.oaraccounting",
     "project": "project.project",
-    "purge": "keeping.purge",
-    "rebuild": "recording.rebuild",
-    "record": "recording.record",
-    "retire": "keeping.retire",
+    "purge": "retention.purge",
+    "rebuild": "record.rebuild",
+    "record": "record.record",
+    "retire": "retention.retire",
     "series": "usage.series",
-    "schema": "recording.print_schema",
+    "schema": "record.print_schema",
     "settings": "settings.settings",
-    "show-karma": "showing.show_karma",
+    "show-karma": "show_karma.show_karma",
     "sizes": "summaries.sizes",
     "stubs": "scheduling.stubs",
     "top": "summaries.top",
     "usage": "usage.usage",
     "utilisation": "utilisation.utilisation",
-    "verify": "recording.verify",
+    "verify": "record.verify",
     "waiting": "summaries.waiting",
 }
 
@@ -87,7 +87,3 @@ def main(context: click.Context, /, **given: Any) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     context.obj = Options(**given)
-
-
-if __name__ == "__main__":
-    main()

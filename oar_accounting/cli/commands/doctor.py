@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import click
 
-from oar_accounting.exits import command
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
+from oar_accounting.cli.terminal.status_screen import show_status
 from oar_accounting.health.openmetrics import openmetrics
-from oar_accounting.options import Options
-from oar_accounting.screen import show_status
 
 
 @command("doctor")

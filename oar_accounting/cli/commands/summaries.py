@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from oar_accounting.commands.spans import (
+from oar_accounting.cli.commands.report_options import (
     as_of_option,
     asked,
     by_option,
@@ -17,8 +17,7 @@ from oar_accounting.commands.spans import (
     sizes_of,
     where_option,
 )
-from oar_accounting.core import formats
-from oar_accounting.display import (
+from oar_accounting.cli.terminal.display import (
     add_row,
     bar,
     named,
@@ -27,8 +26,9 @@ from oar_accounting.display import (
     tell_accuracy,
     tell_rows,
 )
-from oar_accounting.exits import command
-from oar_accounting.options import Options
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
+from oar_accounting.core import formats
 from oar_accounting.records import Efficiency, Ranking, SizeUse, Waiting
 
 # -- top ---------------------------------------------------------------------------------------

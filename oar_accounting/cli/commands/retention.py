@@ -2,11 +2,11 @@
 
 import click
 
+from oar_accounting.cli.terminal.display import progress_bar
+from oar_accounting.cli.terminal.exits import command
+from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.display import progress_bar
-from oar_accounting.exits import command
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.options import Options
 
 
 @command("purge")

@@ -1,0 +1,5 @@
+"""``python -m oar_accounting.cli`` is the command ``oar-accounting``."""
+
+from oar_accounting.cli.app import main
+
+main()

@@ -14,6 +14,15 @@ import typing
 if typing.TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
     from oar_accounting.adjustments.by_job import JobFilter
+    from oar_accounting.adjustments.records import (
+        AdjustedAccount,
+        AdjustedMetric,
+        Adjustment,
+        AdjustmentLine,
+        AdjustmentReport,
+    )
+    from oar_accounting.attributes.records import Attribute, AttributesReport
+    from oar_accounting.dropin.records import StockReport
     from oar_accounting.errors import (
         AccountingError,
         Adjusted,
@@ -31,33 +40,19 @@ if typing.TYPE_CHECKING:
         UnknownName,
         WriterBusy,
     )
+    from oar_accounting.health.records import Finding, Status
+    from oar_accounting.ledger.records import Difference, PassReport, Problem
     from oar_accounting.metrics.metric import Metric
-    from oar_accounting.records import (
-        AdjustedAccount,
-        AdjustedMetric,
-        Adjustment,
-        AdjustmentLine,
-        AdjustmentReport,
-        Attribute,
-        AttributesReport,
-        Difference,
+    from oar_accounting.reports.records import (
         Efficiency,
-        Finding,
         HeldMetric,
         JobPage,
-        PassReport,
-        Problem,
         ProjectMember,
         ProjectMonth,
         ProjectReport,
         Ranking,
         RecordedJob,
-        ShownMetric,
         SizeUse,
-        Status,
-        StockReport,
-        Usage,
-        UsageReport,
         UtilisationReport,
         UtilisationRow,
         Waiting,
@@ -65,13 +60,16 @@ if typing.TYPE_CHECKING:
     from oar_accounting.settings.load import Settings
     from oar_accounting.usage.job_keys import Sizes
     from oar_accounting.usage.keys import Visible
+    from oar_accounting.usage.records import ShownMetric, Usage, UsageReport
     from oar_accounting.usage.result import UsageColumns
 
 #: Where the names are, what is cheapest first. They are imported when they are asked for: a command
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
 #: else is broken.
 _PLACES = (
-    *("errors", "metrics.metric", "records", "settings.load"),
+    *("errors", "metrics.metric", "settings.load"),
+    *("usage.records", "reports.records", "ledger.records", "health.records"),
+    *("attributes.records", "adjustments.records", "dropin.records"),
     *("usage.keys", "usage.job_keys", "usage.result", "adjustments.by_job", "accounting"),
 )
 

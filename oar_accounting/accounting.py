@@ -13,13 +13,17 @@ from sqlalchemy.engine import URL
 from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
 from oar_accounting.adjustments.input import check_words
 from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
+from oar_accounting.adjustments.records import Adjustment, AdjustmentLine, AdjustmentReport
 from oar_accounting.adjustments.stored import read_all, read_lines
 from oar_accounting.attributes import csv_files, stored
+from oar_accounting.attributes.records import Attribute, AttributesReport
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
+from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.dropin import oaraccounting as stock_accounting
+from oar_accounting.dropin.records import StockReport
 from oar_accounting.errors import (
     AccountingError,
     BadSpan,
@@ -29,11 +33,13 @@ from oar_accounting.errors import (
     UnknownName,
 )
 from oar_accounting.health import doctor
+from oar_accounting.health.records import Status
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.journal import Entry
 from oar_accounting.ledger.ledger import Book, Ledger, check_version
 from oar_accounting.ledger.reading import open_jobs
+from oar_accounting.ledger.records import Difference, OpeningReport, PassReport, Problem
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
@@ -46,21 +52,7 @@ from oar_accounting.recording.passes import Pass, Tally
 from oar_accounting.recording.purge import purge
 from oar_accounting.recording.rebuild import build_metric, reread_jobs, restore_totals
 from oar_accounting.recording.retire import retire
-from oar_accounting.records import (
-    Adjustment,
-    AdjustmentLine,
-    AdjustmentReport,
-    Attribute,
-    AttributesReport,
-    Difference,
-    OpeningReport,
-    PassReport,
-    Problem,
-    Progress,
-    Status,
-    StockReport,
-    UtilisationReport,
-)
+from oar_accounting.reports.records import UtilisationReport
 from oar_accounting.reports.reports import Keys, Reporting
 from oar_accounting.settings.load import (
     Settings,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from oar_accounting.health.deciding import Deciding, look
-from oar_accounting.records import Finding
+from oar_accounting.health.records import Finding
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.stubs.oar3 import Config
 from tests.oar3_site import oar3

@@ -26,10 +26,11 @@ from oar_accounting import Accounting, Finding, Status
 from oar_accounting.cli.terminal import status_screen
 from oar_accounting.errors import AccountingError
 from oar_accounting.health.openmetrics import openmetrics
+from oar_accounting.health.records import Backlog
 from oar_accounting.ledger import journal, schema
+from oar_accounting.ledger.records import PassRecord
 from oar_accounting.oar import oar_tables
 from oar_accounting.recording.passes import Pass
-from oar_accounting.records import Backlog, PassRecord
 from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs.files import install
 from oar_accounting.stubs.plan import INSTALL, plan

@@ -17,7 +17,7 @@ from oar_accounting.core.formats import date
 from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
-from oar_accounting.records import Amounts
+from oar_accounting.usage.records import Amounts
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said

@@ -18,8 +18,8 @@ from oar_accounting import Accounting, BadSpan, UnknownName
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import job_index
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.reports.jobs import MOMENTS, Moment
+from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.usage.job_keys import Sizes
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Job, Share, open_ledger, post_all

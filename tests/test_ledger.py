@@ -18,9 +18,9 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import AmountOverflow, DatabaseError, SchemaError
 from oar_accounting.ledger import catalog, schema, totals, verify
 from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.records import Difference
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.recording.rebuild import restore_totals
-from oar_accounting.records import Difference
 from oar_accounting.settings.load import Settings
 from tests.servers import Database
 from tests.strategies import (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting.health import karma_findings, rounds
+from oar_accounting.health.records import Rounds
 from oar_accounting.health.state_directory import read_rounds, state_directory
-from oar_accounting.records import Rounds
 
 NOW = 1_700_000_000
 MINUTE, HOUR, DAY = 60, 3_600, 86_400

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from oar_accounting import Accounting, UnknownName
-from oar_accounting.records import SizeUse, Waiting
+from oar_accounting.reports.records import SizeUse, Waiting
 from oar_accounting.usage.job_keys import Sizes
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_job_lists import DEFAULT, FOUR, MOVE, SOME, Plain, lay, overlap, scratch

@@ -21,7 +21,7 @@ from oar_accounting.errors import BadSpan, OarSchemaError, UnknownName
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
 from oar_accounting.oar import machine, oar_tables
 from oar_accounting.oar.machine import ABSENT, ALIVE, DOWN, GONE, OTHER, STANDBY, UP, History, Logs
-from oar_accounting.records import UtilisationReport, UtilisationRow
+from oar_accounting.reports.records import UtilisationReport, UtilisationRow
 from tests.servers import Server, fresh_database
 from tests.small_oar import (
     DAY,

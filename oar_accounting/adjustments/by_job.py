@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, select
 
 from oar_accounting.adjustments.input import check_known, check_span, percentage
 from oar_accounting.adjustments.post import Lines, Note, Posting, metrics_to_adjust
+from oar_accounting.adjustments.records import AdjustmentReport
 from oar_accounting.adjustments.stored import in_force, of_site
 from oar_accounting.core.columns import (
     Bools,
@@ -37,7 +38,6 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import LOWEST
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.records import AdjustmentReport
 
 #: Jobs looked at at once.
 PAGE = 50_000

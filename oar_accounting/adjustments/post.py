@@ -8,6 +8,7 @@ import numpy as np
 from sqlalchemy import func, insert, literal, select
 
 from oar_accounting.adjustments.input import check_known, check_span, whole_amount
+from oar_accounting.adjustments.records import AdjustedAccount, AdjustmentReport
 from oar_accounting.adjustments.stored import (
     NAMELESS,
     check_of_site,
@@ -22,7 +23,6 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Names
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.records import AdjustedAccount, AdjustmentReport
 
 #: The job of lines that are about no job; stored as NULL.
 NO_JOB = schema.CARRIED

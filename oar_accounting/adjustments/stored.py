@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from oar_accounting.adjustments.records import AdjustedMetric, Adjustment, AdjustmentLine
 from oar_accounting.core import formats
 from oar_accounting.core.columns import Ints
 from oar_accounting.database import bulk
@@ -20,7 +21,6 @@ from oar_accounting.errors import Adjusted, UnknownName
 from oar_accounting.ledger import catalog, schema
 from oar_accounting.ledger.catalog import Site, account_names
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.records import AdjustedMetric, Adjustment, AdjustmentLine
 
 #: Shown for an account that somebody has deleted by hand.
 NAMELESS = ("?", "?", "?", "?")

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from oar_accounting.attributes.memberships import LOWEST, Claim
+from oar_accounting.attributes.records import Attribute
 from oar_accounting.core import formats
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadFile, BadSpan
 from oar_accounting.metrics.metric import NAME
-from oar_accounting.records import Attribute
 
 KINDS = ("user", "project")
 BOUNDS = ("valid_from", "valid_to")

@@ -22,6 +22,7 @@ from oar_accounting.attributes.memberships import (
     merged,
     wrong_climbs,
 )
+from oar_accounting.attributes.records import Attribute, AttributesReport
 from oar_accounting.attributes.warnings import notes, when
 from oar_accounting.core.columns import OPEN
 from oar_accounting.database import bulk
@@ -29,7 +30,6 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, account_names
 from oar_accounting.ledger.pseudonyms import Forgotten
-from oar_accounting.records import Attribute, AttributesReport
 
 #: Stop and value by attribute, name and start.
 Rows = dict[tuple[str, str, int], tuple[int, str]]

@@ -6,6 +6,7 @@ import numpy as np
 
 from oar_accounting.core.columns import Ints, JobRows, ints
 from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.health.records import Backlog
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
@@ -13,7 +14,6 @@ from oar_accounting.ledger.reading import OVERLAP, known_jobs, unsettled_ids
 from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.catch_up import oar_pages, unrecorded
-from oar_accounting.records import Backlog
 
 
 def find_backlog(ledger: Ledger, oar: OarJobs, site: Site | None) -> Backlog:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from oar_accounting.records import Finding
+from oar_accounting.health.records import Finding
 from oar_accounting.stubs.oar3 import BadConfig, Config, read_config, read_metrics
 from oar_accounting.stubs.oar_user import USER, User
 from oar_accounting.stubs.plan import INSTALL, PREFIX

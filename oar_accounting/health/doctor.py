@@ -17,21 +17,21 @@ from sqlalchemy import Connection, Engine
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
-from oar_accounting.health import drivers, site_setup, state_directory
+from oar_accounting.health import drivers, queue_findings, site_setup, state_directory
 from oar_accounting.health.backlog import find_backlog
 from oar_accounting.health.mending import make_roles, parted, settings_way, way_out
+from oar_accounting.health.records import Backlog, Finding, Level, SiteStatus, Status
 from oar_accounting.health.site_setup import LATE
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import count_jobs, open_jobs
+from oar_accounting.ledger.records import PassRecord
 from oar_accounting.ledger.verify import first_differences
-from oar_accounting.oar import queues as oar_queues
-from oar_accounting.oar.queues import Queues
+from oar_accounting.oar.queues import Queues, read_queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.recording.identity import check_identity
-from oar_accounting.records import Backlog, Finding, Level, PassRecord, SiteStatus, Status
 from oar_accounting.settings.load import Settings, oar_login
 
 if TYPE_CHECKING:
@@ -308,15 +308,15 @@ class _Examination:
         if not self._readable:
             return None
         engine = self._oar.engine
-        with self._trying(oar_queues.SUBJECT, engine):
+        with self._trying(queue_findings.SUBJECT, engine):
             try:
-                found = oar_queues.read_queues(engine, self._now)
+                found = read_queues(engine, self._now)
             except OarSchemaError as error:
                 role, mend = engine.url.username, make_roles(engine)
-                self.findings.append(oar_queues.unread_finding(error, role, mend))
+                self.findings.append(queue_findings.unread_finding(error, role, mend))
                 return None
             log = site_setup.oar_log(Path(self._given.oar_conf))
-            self.findings.append(oar_queues.finding(found, self._now, log))
+            self.findings.append(queue_findings.finding(found, self._now, log))
             return found
         return None
 

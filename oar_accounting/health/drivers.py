@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-from oar_accounting.records import Finding
+from oar_accounting.health.records import Finding
 from oar_accounting.stubs.oar_user import quoted
 
 SUBJECT = "drivers"

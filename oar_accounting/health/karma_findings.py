@@ -14,6 +14,7 @@ from oar_accounting.core import formats
 from oar_accounting.errors import SettingsError
 from oar_accounting.health.deciding import SUBJECT, Deciding, look
 from oar_accounting.health.mending import parted
+from oar_accounting.health.records import Finding, Rounds
 from oar_accounting.health.rounds import DAY
 from oar_accounting.health.site_setup import LATE, oar_log
 from oar_accounting.health.state_directory import read_rounds, state_directory
@@ -23,7 +24,6 @@ from oar_accounting.karma.policies.policy import MONTH
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.queues import Queues
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.records import Finding, Rounds
 from oar_accounting.settings.load import Settings, load_settings
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.settings.scheduler import with_its_login

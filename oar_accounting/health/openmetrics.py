@@ -7,7 +7,7 @@ and of the end are comments, and the rest is the same.
 from collections import Counter
 from collections.abc import Iterator
 
-from oar_accounting.records import Status
+from oar_accounting.health.records import Status
 
 LEVELS = ("good", "warning", "bad")
 

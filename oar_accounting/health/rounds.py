@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from oar_accounting.records import Rounds
+from oar_accounting.health.records import Rounds
 
 #: The file, and what it is renamed to.
 NAME, OLDER = "rounds", "rounds.1"

@@ -15,9 +15,10 @@ from pathlib import Path
 from oar_accounting.core import formats
 from oar_accounting.core.shared_files import shared
 from oar_accounting.errors import SettingsError
+from oar_accounting.health.records import Finding
 from oar_accounting.health.state_directory import state_directory
 from oar_accounting.ledger.journal import is_at_work
-from oar_accounting.records import Finding, PassRecord
+from oar_accounting.ledger.records import PassRecord
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.stubs.oar_user import (
     AS_OAR,

@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TextIO
 
 from oar_accounting.health import rounds
-from oar_accounting.records import Finding, Rounds
+from oar_accounting.health.records import Finding, Rounds
 
 SUBJECT = "state directory"
 #: Where it is, unless the environment says otherwise.

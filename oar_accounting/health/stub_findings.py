@@ -9,7 +9,7 @@ from shlex import quote
 from stat import S_IMODE, S_IWGRP, S_IWOTH, S_IXOTH
 
 from oar_accounting.errors import SettingsError, StubError
-from oar_accounting.records import Finding
+from oar_accounting.health.records import Finding
 from oar_accounting.settings.load import Settings
 from oar_accounting.settings.oar_conf import read_oar_conf
 from oar_accounting.settings.scheduler import SchedulerSettings, read_scheduler

@@ -7,6 +7,7 @@ from statistics import fmean, median
 import numpy as np
 
 from oar_accounting.core.columns import Ints, Texts, ints
+from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan
 from oar_accounting.karma.fair_share import FairShare
@@ -19,7 +20,6 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.started_jobs import Started, read_starts
 from oar_accounting.oar.waiting_jobs import named_value
-from oar_accounting.records import Progress
 from oar_accounting.settings.load import Settings
 
 DAY = 86_400

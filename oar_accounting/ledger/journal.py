@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, func, insert, select
 
 from oar_accounting.ledger import schema
-from oar_accounting.records import PassRecord, PassReport
+from oar_accounting.ledger.records import PassRecord, PassReport
 
 #: Rows that are kept of a site.
 MOST_PASSES = 10_000

@@ -23,7 +23,7 @@ from oar_accounting.ledger.reading import (
     read_spans,
     recorded_above,
 )
-from oar_accounting.records import Difference
+from oar_accounting.ledger.records import Difference
 
 #: Rows of totals compared at once.
 TOTALS_AT_ONCE = 300_000

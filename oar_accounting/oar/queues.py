@@ -8,20 +8,16 @@ is the first such event after a job of theirs last started.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from shlex import quote
 
 from sqlalchemy import Connection, Engine, func, or_, select
 
-from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.job_rules import ENDED, RUNNING
 from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import waiting_since
-from oar_accounting.records import Finding
 
-SUBJECT = "queues"
 ACTIVE = "Active"
 #: Upon these events OAR stops all queues.
 STOPPING = (
@@ -114,56 +110,3 @@ def _last_start(connection: Connection, names: Sequence[str], now: int) -> int:
         jobs.queue_name.in_(names), jobs.start_time <= now, ran
     )
     return int(connection.execute(query).scalar() or 0)
-
-
-# -- what is told -----------------------------------------------------------------------------
-
-
-def finding(found: Queues, now: int, log: str) -> Finding:
-    """What the doctor says of the queues; *log*: the file that OAR logs to."""
-    if not found.stopped:
-        said = "all of OAR's are active" if found.policies else "OAR has none"
-        return Finding("good", SUBJECT, said)
-    names = ", ".join(found.stopped)
-    said = f"notActive, so that none of their jobs starts: {names}; {_since(found, now, log)}"
-    waits = any(name in found.waiting for name in found.stopped)
-    is_bad = waits or found.event is not None
-    return Finding("bad" if is_bad else "warning", SUBJECT, said, _enable(found))
-
-
-def _since(found: Queues, now: int, log: str) -> str:
-    if found.unread:
-        return "since when is not known, as the role may not read OAR's table event_logs"
-    event = found.event
-    if event is None:
-        return f"no event says since when; look for 'Disabling queue' in {log}"
-    ago = formats.lasting(now - event.at)
-    return (
-        f"since {formats.date(event.at)}, {ago} ago, by {event.kind} of job {event.job}: "
-        f"{' '.join(event.said.split())}"
-    )
-
-
-def _enable(found: Queues) -> str:
-    """OAR's command that makes them active again."""
-    everything = len(found.stopped) == len(found.policies)
-    if found.is_oar3:
-        if everything:
-            return "oarqueue --enable-all"
-        return " && ".join(f"oarqueue --enable {quote(name)}" for name in found.stopped)
-    if everything:
-        return "oarnotify -E"
-    return "oarnotify" + "".join(f" --enable-queue {quote(name)}" for name in found.stopped)
-
-
-def unread_finding(error: OarSchemaError, role: str | None, mend: str) -> Finding:
-    """The same where OAR's queues cannot be read; all else goes on."""
-    if role is None or not is_denied(error):
-        return Finding("good", SUBJECT, f"not looked at: {error}")
-    said = f"not looked at: the role {role} may not read OAR's table queues; roles.sql lets it"
-    return Finding("good", SUBJECT, said, mend)
-
-
-def is_denied(error: Exception) -> bool:
-    """True where it is a right that is missing."""
-    return "permission denied" in str(error) or "command denied" in str(error)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from oar_accounting.core.columns import Ints
+from oar_accounting.core.progress import Progress
 from oar_accounting.database import id_blocks as blocks
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.catalog import Site
@@ -17,7 +18,6 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import OVERLAP, recorded_above, recorded_ids, unsettled_ids
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.passes import Pass, Shown, Tally
-from oar_accounting.records import Progress
 
 
 class CatchUp:

@@ -21,9 +21,9 @@ from oar_accounting.ledger.catalog import Names
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.openings import Openings, read_openings
 from oar_accounting.ledger.pseudonyms import Forgotten
+from oar_accounting.ledger.records import OpeningReport
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.records import OpeningReport
 
 JOBS_AT_ONCE = 100_000
 

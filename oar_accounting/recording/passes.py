@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.core.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
+from oar_accounting.core.progress import Progress
 from oar_accounting.core.windows import too_large
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.ledger import schema
@@ -22,7 +23,6 @@ from oar_accounting.ledger.reading import JobRecords, known_jobs
 from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
-from oar_accounting.records import Progress
 
 #: Late jobs that are named.
 MOST_NAMED = 5

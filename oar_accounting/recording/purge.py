@@ -6,6 +6,7 @@ in another metric, under other terms, or within a part of a window.
 """
 
 from oar_accounting.core import formats
+from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan
 from oar_accounting.ledger.catalog import Site, change_site
@@ -14,7 +15,6 @@ from oar_accounting.ledger.purged import carry
 from oar_accounting.ledger.reading import LOWEST
 from oar_accounting.recording.catch_up import ledger_pages
 from oar_accounting.recording.passes import Shown
-from oar_accounting.records import Progress
 
 
 def purge(

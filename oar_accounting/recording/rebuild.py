@@ -6,6 +6,7 @@ The law holds at every commit.
 from dataclasses import replace
 
 from oar_accounting.adjustments.stored import check_unit
+from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import Purged
 from oar_accounting.ledger import catalog, schema, totals, verify
@@ -18,7 +19,6 @@ from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.catch_up import ledger_pages, oar_pages
 from oar_accounting.recording.passes import Pass, Shown
-from oar_accounting.records import Progress
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
 

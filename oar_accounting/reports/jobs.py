@@ -27,7 +27,7 @@ from oar_accounting.ledger.reading import (
     read_spans,
 )
 from oar_accounting.oar.job_rules import RUNNING
-from oar_accounting.records import HeldMetric, JobPage, RecordedJob
+from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.usage.account_groups import AccountGroups
 from oar_accounting.usage.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.usage.keys import JOB_KEYS

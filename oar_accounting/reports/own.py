@@ -6,17 +6,17 @@ from typing import Any
 
 from oar_accounting.errors import UnknownName
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.records import (
+from oar_accounting.reports.records import (
     Efficiency,
     JobPage,
     ProjectMember,
     ProjectReport,
-    UsageReport,
     Waiting,
 )
 from oar_accounting.reports.reports import Reporting
 from oar_accounting.usage.keys import SITE, Visible
 from oar_accounting.usage.own_projects import own_projects
+from oar_accounting.usage.records import UsageReport
 
 #: Who the other members of a project are to one of them.
 OTHERS = "(others)"

@@ -9,17 +9,17 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import catalog
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import GivenLedger, Ledger
-from oar_accounting.records import (
+from oar_accounting.reports.records import (
     Efficiency,
     JobPage,
     ProjectReport,
     Ranking,
     RecordedJob,
     SizeUse,
-    UsageReport,
     Waiting,
 )
 from oar_accounting.settings.load import Settings
+from oar_accounting.usage.records import UsageReport
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:

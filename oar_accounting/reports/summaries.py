@@ -11,20 +11,18 @@ from oar_accounting.core import periods
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadSpan
 from oar_accounting.ledger.catalog import Site
-from oar_accounting.records import (
+from oar_accounting.reports.records import (
     Efficiency,
     ProjectMember,
     ProjectMonth,
     ProjectReport,
     Ranking,
-    ShownMetric,
     SizeUse,
-    Usage,
-    check_units,
 )
 from oar_accounting.usage.job_counts import Counts, count_jobs
 from oar_accounting.usage.keys import Group
 from oar_accounting.usage.query import Wanted, count_open_jobs, usage
+from oar_accounting.usage.records import ShownMetric, Usage, check_units
 from oar_accounting.usage.result import UsageColumns
 
 

@@ -39,7 +39,7 @@ from oar_accounting.oar import machine
 from oar_accounting.oar.machine import Filled, History, Measure, Stretches, Use, measured
 from oar_accounting.oar.resource_logs import MachineLog, assigned_among, read_machine
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.records import UtilisationReport, UtilisationRow
+from oar_accounting.reports.records import UtilisationReport, UtilisationRow
 
 #: Jobs of so many seconds are held in memory at once.
 PAGE = 31 * DAY

@@ -14,7 +14,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.oar.job_rules import RUNNING
-from oar_accounting.records import Waiting
+from oar_accounting.reports.records import Waiting
 from oar_accounting.usage.account_groups import AccountGroups
 from oar_accounting.usage.job_keys import KeysOfJobs, conditions
 from oar_accounting.usage.keys import JOB_KEYS, Group, names_of

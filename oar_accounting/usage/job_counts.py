@@ -9,10 +9,10 @@ from sqlalchemy import Connection
 from oar_accounting.core.columns import Ints, Rates, Spans
 from oar_accounting.core.windows import repeated, spread_between
 from oar_accounting.ledger.catalog import Site
-from oar_accounting.records import ShownMetric
 from oar_accounting.usage.from_jobs import closed_jobs, open_ids, read_held, until
 from oar_accounting.usage.keys import Group
 from oar_accounting.usage.query import SiteQuestion, Wanted, shown_metric, sites_of
+from oar_accounting.usage.records import ShownMetric
 
 #: How many jobs used something of a metric in a bucket, by its start, as members of a group.
 Counts = Counter[tuple[int, Group, ShownMetric]]

@@ -19,7 +19,6 @@ from oar_accounting.ledger import catalog, schema
 from oar_accounting.ledger.catalog import Site, StoredMetric, stored_metrics
 from oar_accounting.ledger.reading import open_jobs
 from oar_accounting.oar.job_rules import FARTHEST
-from oar_accounting.records import ShownMetric
 from oar_accounting.usage.account_groups import AccountGroups, visible_names
 from oar_accounting.usage.amounts import amounts_of
 from oar_accounting.usage.from_jobs import open_ids, read_held
@@ -33,6 +32,7 @@ from oar_accounting.usage.job_keys import (
 )
 from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, Visible, find_place
 from oar_accounting.usage.prorated import adjustments, in_windows, openings
+from oar_accounting.usage.records import ShownMetric
 from oar_accounting.usage.request import ACCOUNT_BITS, Answer, Question, Sums
 from oar_accounting.usage.result import AMOUNTS, UsageColumns, added_up, amounts_by_share
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, TextClause, create_engine, text
 
 from oar_accounting.accounting import Accounting
 from oar_accounting.ledger import schema
-from oar_accounting.records import RecordedJob
+from oar_accounting.reports.records import RecordedJob
 from tests.bench import oar_data, queries_data
 from tests.bench.engine import MEMORY, progress
 from tests.bench.processes import python

@@ -15,18 +15,18 @@ from rich.table import Table
 
 from oar_accounting.accounting import Accounting
 from oar_accounting.adjustments.by_job import JobFilter
+from oar_accounting.adjustments.records import (
+    AdjustedMetric,
+    Adjustment,
+    AdjustmentLine,
+    AdjustmentReport,
+)
 from oar_accounting.cli.commands.report_options import names_of
 from oar_accounting.cli.terminal.display import add_row, new_table, show
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.errors import BadAdjustment
-from oar_accounting.records import (
-    AdjustedMetric,
-    Adjustment,
-    AdjustmentLine,
-    AdjustmentReport,
-)
 
 #: What goes with an account, beside an amount.
 NEEDED = ("--user", "--project", "--queue", "--metric", "--from", "--to")

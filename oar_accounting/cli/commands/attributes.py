@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from oar_accounting.attributes import csv_files
+from oar_accounting.attributes.records import Attribute
 from oar_accounting.cli.terminal.display import add_row, new_table, show
 from oar_accounting.cli.terminal.exits import EXIT_CODES, command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.errors import BadFile
-from oar_accounting.records import Attribute
 
 
 @click.group("attributes", epilog=EXIT_CODES)

@@ -20,7 +20,7 @@ from oar_accounting.cli.terminal.display import add_row, is_wide, new_table, sho
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.records import JobPage, RecordedJob
+from oar_accounting.reports.records import JobPage, RecordedJob
 
 #: Gives a page of jobs: *limit* of them *after* a number.
 Pages = Callable[..., JobPage]

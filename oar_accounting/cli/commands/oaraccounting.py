@@ -9,8 +9,8 @@ from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.dropin.oaraccounting import count
+from oar_accounting.dropin.records import StockReport
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.records import StockReport
 
 
 @command("oaraccounting")

@@ -14,7 +14,7 @@ from oar_accounting.cli.terminal.display import add_row, bar, new_table, show, t
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.records import ProjectReport
+from oar_accounting.reports.records import ProjectReport
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting

@@ -13,9 +13,9 @@ from oar_accounting.cli.terminal.options import Options
 from oar_accounting.cli.terminal.status_screen import show_findings
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, StubError
+from oar_accounting.health.records import Finding
 from oar_accounting.health.stub_findings import service_findings, stub_findings, values_of
 from oar_accounting.library import digest_before_imports
-from oar_accounting.records import Finding
 from oar_accounting.settings.scheduler import read_scheduler
 from oar_accounting.stubs.files import Installed, install, make_state, read_list, remove
 from oar_accounting.stubs.plan import DIRECTORY, STATE, find_oar3, find_schedulers, plan

@@ -29,7 +29,7 @@ from oar_accounting.cli.terminal.display import (
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.records import Efficiency, Ranking, SizeUse, Waiting
+from oar_accounting.reports.records import Efficiency, Ranking, SizeUse, Waiting
 
 # -- top ---------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from oar_accounting.cli.terminal.display import (
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.records import UsageReport
+from oar_accounting.usage.records import UsageReport
 
 BY_HELP = (
     "site, user, project, queue, cluster (or the site's dimension), an attribute such as "

@@ -18,7 +18,7 @@ from oar_accounting.cli.terminal.display import add_row, new_table, show, tell_r
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.records import UtilisationRow
+from oar_accounting.reports.records import UtilisationRow
 
 PARTS = ("used", "free", "standby", "down")
 #: How each part is drawn.

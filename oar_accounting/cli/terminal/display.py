@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from oar_accounting.core import formats, periods
-from oar_accounting.records import Amounts, PassReport, ShownMetric, UsageReport
+from oar_accounting.ledger.records import PassReport
+from oar_accounting.usage.records import Amounts, ShownMetric, UsageReport
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))
 TITLES = {

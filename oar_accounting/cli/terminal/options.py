@@ -12,7 +12,7 @@ import click
 from oar_accounting import errors
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
-from oar_accounting.records import Status
+from oar_accounting.health.records import Status
 from oar_accounting.settings import passwords
 from oar_accounting.settings.load import Settings, load_settings, oar_conf_file
 

@@ -7,7 +7,7 @@ from textwrap import wrap
 import click
 
 from oar_accounting.core import formats
-from oar_accounting.records import Finding, SiteStatus, Status
+from oar_accounting.health.records import Finding, SiteStatus, Status
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 #: Subjects of findings that tell what is behind.

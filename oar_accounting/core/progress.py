@@ -1,0 +1,6 @@
+"""How far long work is."""
+
+from collections.abc import Callable
+
+#: Called now and then with how much is done, and of how much.
+Progress = Callable[[int, int], None]

@@ -1,0 +1,69 @@
+"""What is told of passes over OAR's jobs, and of totals that are wrong."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A job that could not be recorded as OAR has it, and why. It never stops a pass."""
+
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassReport:
+    """What a pass over OAR's jobs did."""
+
+    done: int = 0  #: jobs that ended and now stand in the totals
+    changed: int = 0  #: jobs recorded earlier that OAR has corrected since
+    open: int = 0  #: jobs that hold resources now
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()  #: what an administrator should know, one line each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassRecord:
+    """A pass as the journal has it. Times are epoch seconds UTC."""
+
+    verb: str  #: catch-up, record, rebuild ...
+    began: int
+    ended: int | None  #: None: it is at work, or it was killed
+    outcome: str  #: running, done or failed
+    done: int
+    changed: int
+    problems: int
+    message: str  #: why it failed, or the first of its problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
+
+    window_start: int  #: epoch seconds UTC
+    seconds: int  #: of the window, or of the day where it is the total of that
+    user: str
+    project: str
+    queue: str
+    property: str  #: value of the site's dimension property; empty where there is none
+    metric: str
+    asked: int  #: as stored
+    used: int
+    expected_asked: int  #: as spans, rates and entries give
+    expected_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningReport:
+    """What was taken over of OAR's own accounting. Amounts are in resource·s."""
+
+    rows: int  #: for a window, user, project and queue each; also those that stood already
+    new: int
+    changed: int  #: those that OAR counts otherwise than when they were taken over
+    start: int | None  #: epoch seconds UTC: when the first window begins; None without any
+    stop: int | None  #: exclusive: when the last one ends
+    asked: int
+    used: int
+    left_out: int  #: rows of windows in which there still are jobs
+    left_out_asked: int
+    left_out_used: int

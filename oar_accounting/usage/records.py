@@ -1,0 +1,112 @@
+"""What an answer about usage says: amounts, metrics, groups."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from oar_accounting.errors import DifferentUnits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """What was asked for and used, in a metric's unit divided by its scale.
+
+    Within *asked* and *used* are the parts that no recorded job accounts for: opening amounts,
+    taken over from OAR's own accounting, and adjustments, which may be negative.
+    """
+
+    asked: int = 0
+    used: int = 0
+    opening_asked: int = 0
+    opening_used: int = 0
+    adjusted_asked: int = 0
+    adjusted_used: int = 0
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            asked=self.asked + other.asked,
+            used=self.used + other.used,
+            opening_asked=self.opening_asked + other.opening_asked,
+            opening_used=self.opening_used + other.opening_used,
+            adjusted_asked=self.adjusted_asked + other.adjusted_asked,
+            adjusted_used=self.adjusted_used + other.adjusted_used,
+        )
+
+
+#: How an amount was found. ``exact``: to the second. ``proportional``: a bound cuts a window in
+#: which something was only measured, or taken over: it has its share by time. ``windows``: a bound
+#: cuts a window of purged jobs: it counts whole where it begins.
+ACCURACIES = ("exact", "proportional", "windows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownMetric:
+    """A metric of an answer."""
+
+    name: str
+    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
+    scale: int
+
+
+def check_units(metrics: Iterable[ShownMetric]) -> None:
+    """Raise :class:`DifferentUnits` where one metric is there in two units or scales."""
+    units: dict[str, ShownMetric] = {}
+    for metric in metrics:
+        if units.setdefault(metric.name, metric) != metric:
+            raise DifferentUnits(
+                f"metric {metric.name!r} is declared in different units by two sites, and cannot "
+                "be added up; ask one site at a time: where site is ..."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Amounts):
+    """What one group asked for and used of one metric within a span of time, a bucket."""
+
+    group: tuple[str, ...]  #: a value per grouping key, in the order asked for; "" for none
+    metric: str
+    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
+    scale: int
+    start: int | None = None  #: of the bucket, epoch seconds UTC; None: from the beginning
+    stop: int | None = None  #: exclusive; None: without end
+    accuracy: str = "exact"  #: one of `ACCURACIES`
+
+    @property
+    def shown_metric(self) -> ShownMetric:
+        """The metric with its unit: of two sites each may declare it in a unit of its own."""
+        return ShownMetric(name=self.metric, unit=self.unit, scale=self.scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """The answer of `Accounting.usage`: rows sorted by group, then by metric."""
+
+    by: tuple[str, ...]
+    start: int | None  #: epoch seconds UTC, inclusive; None: from the beginning on
+    stop: int | None  #: exclusive; None: without end
+    rows: tuple[Usage, ...]
+    open_jobs: int  #: jobs that run now and are in no row
+    bucket: str | int | None = None  #: what time is cut into; None: it is not
+    timezone: str = "UTC"  #: in which a day is a day
+    as_of: int | None = None  #: open jobs count as used by then; None: they do not count
+
+    def by_group(self) -> dict[tuple[str, ...], dict[str, Amounts]]:
+        """The amounts per group and metric, all buckets together. Raises as `total`."""
+        groups: dict[tuple[str, ...], list[Usage]] = {}
+        for row in self.rows:
+            groups.setdefault(row.group, []).append(row)
+        return {group: _by_metric(rows) for group, rows in groups.items()}
+
+    def total(self) -> dict[str, Amounts]:
+        """The amounts of all groups together, per metric.
+
+        Raises :class:`oar_accounting.DifferentUnits` where two sites declare a metric in two units.
+        """
+        return _by_metric(self.rows)
+
+
+def _by_metric(rows: Sequence[Usage]) -> dict[str, Amounts]:
+    check_units(row.shown_metric for row in rows)
+    total: dict[str, Amounts] = {}
+    for row in rows:
+        total[row.metric] = total.get(row.metric, Amounts()) + row
+    return total

@@ -19,6 +19,7 @@ from oar_accounting.attributes import csv_files, stored
 from oar_accounting.attributes.records import Attribute, AttributesReport
 from oar_accounting.core import formats
 from oar_accounting.core.columns import ints
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
 from oar_accounting.database.id_blocks import id_blocks
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
     from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
 
-DAY = 86_400
 
 #: How often tables are tried to be created while another process may be creating them.
 CREATE_ATTEMPTS = 8

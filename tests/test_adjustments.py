@@ -631,9 +631,9 @@ def test_many_jobs_are_adjusted_in_portions_as_one(
     site.catch_up()
     whole = site.accounting.adjust_jobs(JobFilter(start=T0), **WORDS, dry_run=True)
     of_node = site.accounting.adjust_jobs(JobFilter(nodes=["alpha-1"]), **WORDS, dry_run=True)
-    monkeypatch.setattr(jobs_adjusted, "PAGE", 3)
+    monkeypatch.setattr(jobs_adjusted, "JOBS_A_PAGE", 3)
     monkeypatch.setattr(id_blocks, "BLOCK", 2)
-    monkeypatch.setattr(snapshot, "JOBS_AT_ONCE", 4)
+    monkeypatch.setattr(snapshot, "LOOKED_THROUGH_AT_ONCE", 4)
     for wanted, expected in ((JobFilter(nodes=["alpha-1"]), of_node), (JobFilter(start=T0), whole)):
         found = site.accounting.adjust_jobs(wanted, **WORDS, dry_run=True)
         assert found == expected

@@ -19,7 +19,7 @@ from oar_accounting import Accounting, Attribute, BadFile, SchemaError, UnknownN
 from oar_accounting.attributes import stored as stored_attributes
 from oar_accounting.attributes.csv_files import BEYOND, MOST_BYTES, read, time_text, written
 from oar_accounting.attributes.memberships import (
-    DEEPEST,
+    DEEPEST_TREE,
     LOWEST,
     Claim,
     Memberships,
@@ -250,12 +250,12 @@ def chain(length: int) -> str:
 @on_sqlite
 def test_a_tree_has_a_height_that_can_be_climbed(engine: Engine) -> None:
     accounting = some_site(engine)
-    accounting.import_attributes(chain(DEEPEST))
+    accounting.import_attributes(chain(DEEPEST_TREE))
     with engine.connect() as connection:
         roots = stored_attributes.load(connection, 1, "root")
-    assert roots.of("p0") == [(LOWEST, OPEN, f"p{DEEPEST}")]
+    assert roots.of("p0") == [(LOWEST, OPEN, f"p{DEEPEST_TREE}")]
     with pytest.raises(BadFile, match="more than 100 projects are above 'p0' at all times; 100"):
-        accounting.import_attributes(chain(DEEPEST + 1))
+        accounting.import_attributes(chain(DEEPEST_TREE + 1))
 
 
 # -- reading a file ---------------------------------------------------------------------------

@@ -1232,7 +1232,7 @@ def check_blocks(
     small_blocks(monkeypatch, block)
     monkeypatch.setattr(snapshot, "PAIRS_AT_ONCE", pairs)
     monkeypatch.setattr(catch_up, "OVERLAP", overlap)
-    monkeypatch.setattr(verify, "JOBS_AT_ONCE", block)
+    monkeypatch.setattr(verify, "VERIFIED_AT_ONCE", block)
     monkeypatch.setattr(verify, "TOTALS_AT_ONCE", pairs)
     settled: list[int] = []
     settle = passes.Pass.settle

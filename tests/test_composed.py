@@ -16,9 +16,9 @@ from sqlalchemy import Engine, create_engine
 from oar_accounting import Purged, SettingsError
 from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.errors import AmountOverflow
-from oar_accounting.metrics.composed import MOST_TERMS, Amounts, compose, facts_of
+from oar_accounting.metrics.composed import MOST_TERMS, HeldAmounts, compose, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
-from oar_accounting.metrics.formulas.parser import LONGEST
+from oar_accounting.metrics.formulas.parser import LONGEST_FORMULA
 from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, parse_metric
 from oar_accounting.oar.snapshot import Snapshot
 from oar_accounting.settings.load import load_settings
@@ -65,7 +65,7 @@ def wrong(**tables: dict[str, Any]) -> str:
 
 def holding(
     *, cores: int = 0, gib: int = 0, gpus: int = 0, licences: int = 0, **facts: tuple[str, ...]
-) -> Amounts:
+) -> HeldAmounts:
     """What one part of a job holds: so many rows of a node, and licences."""
     rows = [{"mem": gib * 1024}, *({"core": n} for n in range(cores))]
     rows += [{"gpu": n} for n in range(gpus)]
@@ -80,7 +80,7 @@ def holding(
         },
     )
     known = {"queue": ("default",), "cluster": ("",), "type": ()} | facts
-    return Amounts(
+    return HeldAmounts(
         Held(np.zeros(count, np.int64), np.arange(count)),
         resources,
         1,
@@ -311,7 +311,7 @@ def test_a_definition_bears_all_that_it_comes_from() -> None:
 def test_what_is_stored_is_read_again_however_long_it_has_become() -> None:
     longest = "core" + "+core" * 600 + "-1[core]" * 124
     metric = declared(m=formula(longest, "core.s"))["m"]
-    assert len(longest) < LONGEST < len(metric.formula)
+    assert len(longest) < LONGEST_FORMULA < len(metric.formula)
     assert rate(Metric.from_definition("m", metric.definition), cores=2) == 2 * 601 - 124
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, select, text
 
 from oar_accounting.accounting import Accounting
 from oar_accounting.demo import demo
-from oar_accounting.settings.load import KEYS, Settings, load_settings
+from oar_accounting.settings.load import SETTINGS_KEYS, Settings, load_settings
 from tests.servers import Database
 
 NOW = 1_795_000_000
@@ -281,6 +281,6 @@ def test_the_example_shows_the_defaults_and_metrics_to_switch_on(tmp_path: Path)
     ]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", SETTINGS_KEYS)
 def test_the_example_has_every_key(key: str) -> None:
     assert re.search(rf"^#(\[{key}[.\]]|{key} = )", EXAMPLE, flags=re.MULTILINE)

@@ -19,7 +19,13 @@ from oar_accounting.core.exact import Exact
 from oar_accounting.metrics.formulas import units
 from oar_accounting.metrics.formulas.check import Scope
 from oar_accounting.metrics.formulas.evaluate import Fact, Facts, constant_value, evaluate
-from oar_accounting.metrics.formulas.parser import DEEPEST, LONGEST, WORDS, Source, read
+from oar_accounting.metrics.formulas.parser import (
+    DEEPEST_FORMULA,
+    LONGEST_FORMULA,
+    WORDS,
+    FormulaText,
+    read,
+)
 from oar_accounting.metrics.formulas.printer import written
 from oar_accounting.metrics.formulas.tree import (
     COMPARISONS,
@@ -31,13 +37,13 @@ from oar_accounting.metrics.formulas.tree import (
     Condition,
     Expression,
     If,
+    MetricUse,
     Negative,
     Not,
     Number,
     Or,
     Product,
     Sum,
-    Use,
 )
 from oar_accounting.metrics.formulas.units import Unit, unit_of
 
@@ -47,8 +53,8 @@ SCOPE = Scope(
 )
 
 
-def source(text: str) -> Source:
-    return Source(text, "site.toml: [metrics.m]")
+def source(text: str) -> FormulaText:
+    return FormulaText(text, "site.toml: [metrics.m]")
 
 
 def tree(text: str) -> Expression:
@@ -134,7 +140,7 @@ def numbers(draw: DrawFn) -> Number:
     return Number(value, tuple(sorted(powers.items())))
 
 
-USES = st.sampled_from(("a", "b", "c")).map(Use)
+USES = st.sampled_from(("a", "b", "c")).map(MetricUse)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=5)
 SOME_TEXTS = st.lists(st.sampled_from(("x", "y", "z")) | TEXTS, min_size=1, max_size=3).map(tuple)
 
@@ -179,7 +185,7 @@ def conditions(depth: int, divisors: Any = None) -> SearchStrategy[Condition]:
 
 
 def fits(formula: Expression) -> bool:
-    return len(written(formula)) <= LONGEST
+    return len(written(formula)) <= LONGEST_FORMULA
 
 
 @given(expressions().filter(fits))
@@ -190,7 +196,7 @@ def test_what_is_written_is_read_as_the_same(formula: Expression) -> None:
 @given(expressions().filter(fits))
 def test_blanks_and_comments_change_nothing(formula: Expression) -> None:
     spread = written(formula).replace(" + ", "\n\t+ # more\n ").replace("(", "( ")
-    if '"' not in spread and len(spread) <= LONGEST:
+    if '"' not in spread and len(spread) <= LONGEST_FORMULA:
         assert tree(spread) == formula
 
 
@@ -342,7 +348,7 @@ def test_no_text_is_too_deep_or_too_long_for_a_plain_answer(formula: str) -> Non
 
 
 def test_the_deepest_formula_is_read_and_one_more_level_is_not() -> None:
-    inner = DEEPEST - 1
+    inner = DEEPEST_FORMULA - 1
     for before, after in (("(", ")"), ("max(", ")"), ("-", "")):
         check(f"{before * inner}core{after * inner}", "core")
         assert "nested deeper than 32 levels" in wrong(f"{before * (inner + 1)}core")
@@ -351,7 +357,7 @@ def test_the_deepest_formula_is_read_and_one_more_level_is_not() -> None:
 
 def test_what_is_written_is_no_deeper_than_what_was_read() -> None:
     for text in (
-        "if 1 < 2 then " * (DEEPEST - 1) + "1" + " else 2" * (DEEPEST - 1),
+        "if 1 < 2 then " * (DEEPEST_FORMULA - 1) + "1" + " else 2" * (DEEPEST_FORMULA - 1),
         f'{"(" * 29}if queue != "x" or type not in ("y", "z") then 1 else 2{")" * 29}',
         "(" * 29 + "if 1 < 2 and not 3 < 4 then 1 else 2" + ")" * 29,
         "(1 + -" * 15 + "1" + ")" * 15,
@@ -362,8 +368,8 @@ def test_what_is_written_is_no_deeper_than_what_was_read() -> None:
 
 def test_the_longest_formula_is_read_and_one_more_character_is_not() -> None:
     formula = "core" + "+core" * 799
-    check(f"{formula}{' ' * (LONGEST - len(formula))}", "core")
-    said = wrong(formula + " " * (LONGEST + 1 - len(formula)), "core")
+    check(f"{formula}{' ' * (LONGEST_FORMULA - len(formula))}", "core")
+    said = wrong(formula + " " * (LONGEST_FORMULA + 1 - len(formula)), "core")
     assert said == "line 1, column 4001: it has 4001 characters; at most 4000 are read"
     many = 'if queue = "x" then core else ' * 130 + "core"
     assert canonical(many) == many
@@ -391,7 +397,7 @@ OPERATORS: Mapping[str, Callable[[Fraction, Fraction], bool]] = {
 
 
 def bytes_in(unit: Unit) -> Fraction:
-    sizes = (Fraction(units.SIZES.get(name, 1)) ** power for name, power in unit)
+    sizes = (Fraction(units.BYTES.get(name, 1)) ** power for name, power in unit)
     return prod(sizes, start=Fraction(1))
 
 
@@ -400,7 +406,7 @@ def one(formula: Expression, used: Mapping[str, Fraction], job: Mapping[str, Set
     match formula:
         case Number(value, unit):
             return value * bytes_in(unit)
-        case Use(metric):
+        case MetricUse(metric):
             return used[metric]
         case Negative(of):
             return -one(of, used, job)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oar_accounting import SettingsError
 from oar_accounting.karma.policies.policy import Dominant, Linear, Shared, Stock
 from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps
-from oar_accounting.karma.settings import KEYS, read_karma
+from oar_accounting.karma.settings import POLICY_KEYS, read_karma
 
 KNOWN = ("resource", "node", "core", "gpu")
 TERM = {"by": "user", "metric": "core"}
@@ -149,7 +149,7 @@ def test_a_section_that_is_no_table_is_told() -> None:
         read_karma("linear", "site.toml", KNOWN)
 
 
-WORDS = st.sampled_from([*KEYS, "user", "core", "7d", "site", "terms", "parent", "*"])
+WORDS = st.sampled_from([*POLICY_KEYS, "user", "core", "7d", "site", "terms", "parent", "*"])
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
@@ -158,7 +158,7 @@ JUNK = st.recursive(
 NAMES = ("policy", "terms", "levels", "metrics", "shares", "by", "steps", "half_life", "window")
 
 
-@given(st.dictionaries(st.sampled_from(NAMES) | WORDS, JUNK), st.sampled_from([*KEYS, None]))
+@given(st.dictionaries(st.sampled_from(NAMES) | WORDS, JUNK), st.sampled_from([*POLICY_KEYS, None]))
 def test_whatever_stands_there_is_read_or_refused(table: dict[str, Any], policy: Any) -> None:
     if policy is not None:
         table["policy"] = policy

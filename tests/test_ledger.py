@@ -882,7 +882,7 @@ def test_ranges_of_accounts_of_any_size_restore_the_same(
     post_all(ledger, [[*some, *(Job(job_id=n, owner=(f"{n}", "", "")) for n in range(11, 15))]])
     before = contents(ledger)
     monkeypatch.setattr(verify, "TOTALS_AT_ONCE", at_once)
-    monkeypatch.setattr(verify, "JOBS_AT_ONCE", 4)
+    monkeypatch.setattr(verify, "VERIFIED_AT_ONCE", 4)
     with ledger.reading() as (connection, site):
         assert site is not None
         ranges = verify.account_ranges(connection, site.site_id)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from oar_accounting.stubs.plan import STATE
+from oar_accounting.stubs.plan import STATE_DIRECTORY
 from tests.changing_library import (
     BEFORE,
     FOR_EVER,
@@ -180,10 +180,10 @@ class Stage:
 @pytest.fixture(scope="module", autouse=True)
 def no_state_left() -> Iterator[None]:
     """Remove the directory that the command makes where a machine has the user oar."""
-    was_there = STATE.exists()
+    was_there = STATE_DIRECTORY.exists()
     yield
-    if not was_there and STATE.exists():
-        shutil.rmtree(STATE)
+    if not was_there and STATE_DIRECTORY.exists():
+        shutil.rmtree(STATE_DIRECTORY)
 
 
 @pytest.fixture(scope="module")

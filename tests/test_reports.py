@@ -27,7 +27,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage import prorated
-from oar_accounting.usage.result import AMOUNTS
+from oar_accounting.usage.result import AMOUNT_COLUMNS
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Entry, Job, enter
@@ -51,8 +51,8 @@ def clock() -> Iterator[Clock]:
 
 
 def six(row: Usage) -> Six:
-    """The amounts of a row, in the order of `AMOUNTS`."""
-    return tuple(getattr(row, name) for name in AMOUNTS)
+    """The amounts of a row, in the order of `AMOUNT_COLUMNS`."""
+    return tuple(getattr(row, name) for name in AMOUNT_COLUMNS)
 
 
 def plus(one: Six, other: Six) -> Six:
@@ -716,14 +716,14 @@ def test_no_statement_names_more_windows_than_so_many(
     whole = weeks()
     assert whole
     named: list[int] = []
-    starts = prorated.Steps.starts
+    starts = prorated.EqualParts.starts
 
-    def counted(steps: prorated.Steps, length: int) -> list[int]:
+    def counted(steps: prorated.EqualParts, length: int) -> list[int]:
         found = starts(steps, length)
         named.append(len(found))
         return found
 
-    monkeypatch.setattr(prorated.Steps, "starts", counted)
+    monkeypatch.setattr(prorated.EqualParts, "starts", counted)
     for at_once, expected in ((1, 0), (59, 0), (60, 60), (121, 120)):
         named.clear()
         monkeypatch.setattr(prorated, "WINDOWS_AT_ONCE", at_once)

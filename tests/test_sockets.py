@@ -64,7 +64,7 @@ def socket_of(url: str) -> str | None:
     ],
 )
 def test_localhost_and_no_host_mean_the_socket(url: str) -> None:
-    assert socket_of(url) == sockets.PLACES[0]
+    assert socket_of(url) == sockets.SOCKET_PLACES[0]
 
 
 @pytest.mark.parametrize(

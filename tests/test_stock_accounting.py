@@ -333,7 +333,7 @@ def test_any_jobs_in_any_turns_and_blocks_give_the_same(
 ) -> None:
     plain = [{k: v for k, v in job.items() if k != "turn"} for job in jobs]
     with fresh_database(server) as database, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stock_accounting, "JOBS_AT_ONCE", at_once)
+        patch.setattr(stock_accounting, "COUNTED_AT_ONCE", at_once)
         patch.setattr(stock_accounting, "ROWS_AT_ONCE", at_once)
         patch.setattr(windows, "PIECES_AT_ONCE", at_once)
         engine = create_engine(database.url)
@@ -678,12 +678,12 @@ def locked(site: Site) -> Iterator[None]:
 def test_ours_waits_as_long_as_oars_command_does(
     new_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stock_accounting.LOCK_WAIT == 3600
+    assert stock_accounting.TABLE_LOCK_WAIT == 3600
     site = new_site(perl=False)
     add_jobs(site, CASES)
     # Later, a test of another process may hold the lock, which is one of the whole server.
     with monkeypatch.context() as patch:
-        patch.setattr(stock_accounting, "LOCK_WAIT", 1)
+        patch.setattr(stock_accounting, "TABLE_LOCK_WAIT", 1)
         with locked(site), pytest.raises(WriterBusy, match="has been writing for 1 s"):
             site.verb()
         with locked(site):

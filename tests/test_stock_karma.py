@@ -25,7 +25,7 @@ from oar_accounting.database import dialects
 from oar_accounting.karma.oar_sums import read_pools, read_sums, site_rule, stock_rule
 from oar_accounting.karma.policies.oar import (
     DEFAULTS,
-    TERMS,
+    OAR_TERM_NAMES,
     QueueSums,
     StockParts,
     StockRows,
@@ -79,7 +79,7 @@ def test_every_part_of_it_is_told() -> None:
     assert np.array_equal(parts.share, parts.usage / parts.total)
     assert np.array_equal(parts.value, parts.coefficient * (parts.share - parts.target))
     assert np.allclose(parts.karma, parts.value.sum(axis=0))
-    assert len(TERMS) == len(parts.value)
+    assert len(OAR_TERM_NAMES) == len(parts.value)
 
 
 def test_default_is_the_project_of_that_name_and_no_default() -> None:
@@ -111,7 +111,7 @@ def test_queues_know_nothing_of_each_other() -> None:
 def test_no_job_has_no_karma() -> None:
     parts = evaluate(StockRule(), {}, [], [], [])
     assert parts.karma.shape == (0,)
-    assert parts.value.shape == (len(TERMS), 0)
+    assert parts.value.shape == (len(OAR_TERM_NAMES), 0)
 
 
 def test_nothing_is_never_less_than_nothing() -> None:

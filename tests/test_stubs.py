@@ -26,7 +26,7 @@ from oar_accounting.errors import StubError
 from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs import files, plan, use
 from oar_accounting.stubs.files import LIST, install, read_list, remove
-from oar_accounting.stubs.plan import DEFAULT, INSTALL, MODULE, VERSION, filled, python_of
+from oar_accounting.stubs.plan import DEFAULT, INSTALL, MODULE, STUB_VERSION, filled, python_of
 from tests.asked import service, until, whole
 from tests.servers import Database
 from tests.small_oar import SmallOar
@@ -254,7 +254,7 @@ def test_oar_3_finds_exactly_one_of_each(installed: Machine) -> None:
     assert values["PYTHON"] == str(installed.python)
     assert values["SOCKET"] == str(installed.root / "karma.sock")
     assert values["STATE"] == str(installed.state)
-    assert values["VERSION"] == str(VERSION)
+    assert values["STUB_VERSION"] == str(STUB_VERSION)
     assert (values["LIMIT"], values["LAST_ANSWER"]) == (5, 3600)
 
 
@@ -423,7 +423,7 @@ def spoilt(machine: Machine) -> dict[str, tuple[Path, str]]:
         "empty": (machine.packages / plan.INFO / "entry_points.txt", "is not what this library"),
         "unreadable": (module, "cannot read"),
         "link": (machine.schedulers / LINK, "does not lead to"),
-        "old": (module, f"is of version 0, older than this library's {VERSION}"),
+        "old": (module, f"is of version 0, older than this library's {STUB_VERSION}"),
         "directory": (machine.stubs, "because of"),
         "copy": (hook, "is not what this library"),
     }
@@ -448,7 +448,7 @@ def test_what_is_wrong_is_told_with_the_command_that_mends_it(
         path.chmod({"mode": 0o600, "writable": 0o777, "unreadable": 0o600}.get(fault, 0o700))
     elif fault == "old":
         content = path.read_text(encoding="utf-8")
-        path.write_text(content.replace(f'VERSION = "{VERSION}"', 'VERSION = "0"'))
+        path.write_text(content.replace(f'STUB_VERSION = "{STUB_VERSION}"', 'STUB_VERSION = "0"'))
     elif fault == "copy":
         content = path.read_text(encoding="utf-8")
         path.unlink()
@@ -474,10 +474,12 @@ def test_a_newer_one_is_good(installed: Machine) -> None:
     """Another library has written it, and this one is about to go."""
     hook = installed.stubs / "server_epilogue"
     content = hook.read_text(encoding="utf-8")
-    hook.write_text(content.replace(f"version='{VERSION}'", "version='99'"), encoding="utf-8")
+    hook.write_text(content.replace(f"version='{STUB_VERSION}'", "version='99'"), encoding="utf-8")
     done = installed.check()
     assert done.returncode == 0
-    assert f"is of version 99, newer than this library's {VERSION}" in " ".join(done.stdout.split())
+    assert f"is of version 99, newer than this library's {STUB_VERSION}" in " ".join(
+        done.stdout.split()
+    )
     assert f"wrote {hook}" in installed.update().stdout
     assert hook.read_text(encoding="utf-8") == content
 

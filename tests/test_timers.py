@@ -11,7 +11,7 @@ import pytest
 
 from oar_accounting.cli import app
 from oar_accounting.settings.scheduler import SOCKET
-from oar_accounting.stubs.plan import STATE
+from oar_accounting.stubs.plan import STATE_DIRECTORY
 
 HOOKS = Path(__file__).parents[1] / "hooks"
 PROGRAM = "/opt/oar-accounting/bin/oar-accounting"
@@ -104,7 +104,7 @@ def test_cron_starts_one_karma_service_where_there_is_none() -> None:
     assert starts[:2] == (["*"] * 5, "oar")
     words = shlex.split(starts[2])
     assert words[:2] == ["flock", "--nonblock"]
-    assert Path(words[2]).parent == STATE
+    assert Path(words[2]).parent == STATE_DIRECTORY
     # What it says would be sent by mail, every minute in which one is at work.
     assert words[-2:] == [">/dev/null", "2>&1"]
     assert_runs("karma-service", words[3:-2])

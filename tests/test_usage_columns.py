@@ -22,7 +22,7 @@ from oar_accounting import (
 from oar_accounting.core.columns import OPEN
 from oar_accounting.ledger import schema
 from oar_accounting.usage.job_keys import Sizes
-from oar_accounting.usage.result import AMOUNTS, UsageColumns
+from oar_accounting.usage.result import AMOUNT_COLUMNS, UsageColumns
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_reports import adjust, one_job, six
 
@@ -176,7 +176,7 @@ def test_columns_are_the_rows(
 
 
 def _as_row(by: Sequence[str], row: Mapping[str, Any]) -> tuple[object, ...]:
-    names = ("metric", "unit", "accuracy", "start", "stop", "scale", *AMOUNTS)
+    names = ("metric", "unit", "accuracy", "start", "stop", "scale", *AMOUNT_COLUMNS)
     return (tuple(row[name] for name in by), *(row[name] for name in names))
 
 
@@ -190,7 +190,7 @@ def _as_told(row: Usage) -> tuple[object, ...]:
 def a_million_rows() -> UsageColumns:
     """A thousand groups, in a thousand hours."""
     number = np.arange(1_000_000)
-    amounts = {name: number * nth for nth, name in enumerate(AMOUNTS)}
+    amounts = {name: number * nth for nth, name in enumerate(AMOUNT_COLUMNS)}
     return UsageColumns(
         by=("user", "project"),
         groups=tuple((f"user {n}", f"project {n % 7}") for n in range(1_000)),

@@ -40,11 +40,11 @@ from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.snapshot import OarJobs
 
 #: Jobs looked at at once.
-PAGE = 50_000
+JOBS_A_PAGE = 50_000
 #: Jobs that are named where some are left out.
-MOST_NAMED = 5
+MOST_TOLD = 5
 
-ALWAYS = (-(2**62), 2**62)
+ALL_TIME = (-(2**62), 2**62)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,8 @@ class JobFilter:
     def within(self) -> tuple[int, int]:
         """The span that is adjusted."""
         return (
-            ALWAYS[0] if self.start is None else self.start,
-            ALWAYS[1] if self.stop is None else self.stop,
+            ALL_TIME[0] if self.start is None else self.start,
+            ALL_TIME[1] if self.stop is None else self.stop,
         )
 
 
@@ -92,7 +92,7 @@ class _LeftOut:
     def add(self, ids: Ints) -> None:
         """These, too."""
         self.count += len(ids)
-        self._first += ids[: MOST_NAMED - len(self._first)].tolist()
+        self._first += ids[: MOST_TOLD - len(self._first)].tolist()
 
     def told(self, one: str, many: str) -> list[str]:
         """A line about them; none where there are none."""
@@ -235,7 +235,7 @@ def _pages(book: Book, wanted: JobFilter, ids: _Ids | None) -> Iterator[_Found]:
     )
     last = LOWEST
     while ids is None:
-        page = query.where(job.job_id > last).limit(PAGE)
+        page = query.where(job.job_id > last).limit(JOBS_A_PAGE)
         found = _Found.of(bulk.read_ints(book.connection, page))
         if not len(found):
             return

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, literal, select
 from oar_accounting.adjustments.input import check_known, check_span, whole_amount
 from oar_accounting.adjustments.records import AdjustedAccount, AdjustmentReport
 from oar_accounting.adjustments.stored import (
-    NAMELESS,
+    NAMELESS_ACCOUNT,
     check_of_site,
     countered,
     lines_of,
@@ -117,7 +117,7 @@ class Posting:
         columns = self._sums.as_dict()
         columns.pop("window_start")
         sums = {
-            (names.get(account_id, NAMELESS), self._metrics[metric_id]): (asked, used)
+            (names.get(account_id, NAMELESS_ACCOUNT), self._metrics[metric_id]): (asked, used)
             for account_id, metric_id, asked, used in zip(
                 *(column.tolist() for column in columns.values()), strict=True
             )
@@ -258,7 +258,7 @@ def _opposite(book: Book, number: int) -> Sums:
     names = book.accounts.names()
     metrics = metrics_by_name(book.connection, book.site.site_id)
     return {
-        (names.get(account_id, NAMELESS), metrics[name]): (
+        (names.get(account_id, NAMELESS_ACCOUNT), metrics[name]): (
             -bulk.whole_sum(parts[: len(asked)]),
             -bulk.whole_sum(parts[len(asked) :]),
         )

@@ -23,7 +23,7 @@ from oar_accounting.ledger.catalog import Site, account_names
 from oar_accounting.metrics.metric import Metric
 
 #: Shown for an account that somebody has deleted by hand.
-NAMELESS = ("?", "?", "?", "?")
+NAMELESS_ACCOUNT = ("?", "?", "?", "?")
 
 
 def read_all(connection: Connection, site_id: int) -> list[Adjustment]:
@@ -61,7 +61,7 @@ def read_lines(connection: Connection, site: Site, number: int) -> list[Adjustme
     query = select(schema.adjusted).where(lines_of(number)).order_by(schema.adjusted.c.line)
     lines = []
     for row in connection.execute(query):
-        user, project, queue, value = names.get(row.account_id, NAMELESS)
+        user, project, queue, value = names.get(row.account_id, NAMELESS_ACCOUNT)
         lines.append(
             AdjustmentLine(
                 line=row.line,

@@ -23,14 +23,25 @@ from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadFile, BadSpan
 from oar_accounting.metrics.metric import NAME
 
-KINDS = ("user", "project")
+ATTRIBUTE_KINDS = ("user", "project")
 BOUNDS = ("valid_from", "valid_to")
 #: The attribute that makes projects a tree, and what is asked for its topmost ones.
 PARENT, ROOT = "parent", "root"
 
 #: Words with a meaning of their own where usage is asked for or shown.
 RESERVED = {
-    *(*KINDS, *BOUNDS, ROOT, "queue", "cluster", "property", "site", "job", "type", "state"),
+    *(
+        *ATTRIBUTE_KINDS,
+        *BOUNDS,
+        ROOT,
+        "queue",
+        "cluster",
+        "property",
+        "site",
+        "job",
+        "type",
+        "state",
+    ),
     *("metric", "unit", "scale", "asked", "used", "name", "value", "kind"),
     *("total", "window", "hour", "day", "week", "month", "quarter", "year"),
 }
@@ -40,7 +51,7 @@ LONGEST_NAME = 255
 #: No file of persons is larger; a wrong one would fill the memory.
 MOST_BYTES = 32 * 1024**2
 #: Mistakes that are told in words, and those after which nothing more is looked at.
-MOST_TOLD, MOST_MISTAKES = 20, 1000
+MOST_MISTAKES_TOLD, MOST_MISTAKES = 20, 1000
 #: From so many seconds on, either way, no calendar has a date.
 BEYOND = 2**55
 #: What people mean as a date, and what would be read as seconds of the year 1970.
@@ -59,7 +70,7 @@ class Mistakes:
     def add(self, said: str) -> None:
         """Count one more. Raises :class:`BadFile` where there are too many to go on."""
         self._count += 1
-        if len(self._first) < MOST_TOLD:
+        if len(self._first) < MOST_MISTAKES_TOLD:
             self._first.append(said)
         if self._count == MOST_MISTAKES:
             self.tell()
@@ -170,7 +181,7 @@ def _check_header(header: _Header, mistakes: Mistakes) -> None:
     if not header.names:
         mistakes.add("is empty; a first line like user,laboratory,valid_from,valid_to was expected")
         return
-    if header.kind not in KINDS:
+    if header.kind not in ATTRIBUTE_KINDS:
         mistakes.add(f"the first column must be user or project, not {shown(header.kind)}")
         return
     for name in sorted({name for name in header.names if header.names.count(name) > 1}):

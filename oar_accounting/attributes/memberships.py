@@ -18,7 +18,7 @@ Span = tuple[int, int, str]  # start, stop, value
 LOWEST = -(2**63)
 
 #: So many projects at most may stand above one.
-DEEPEST = 100
+DEEPEST_TREE = 100
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -153,7 +153,7 @@ def _wrong(parents: Memberships, climb: Climb) -> Iterator[Climb]:
             if parent == min(path):
                 yield longer
         elif parent and parent not in path:
-            if len(path) > DEEPEST:
+            if len(path) > DEEPEST_TREE:
                 yield longer
             else:
                 yield from _wrong(parents, longer)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from oar_accounting.attributes.csv_files import PARENT, ROOT, AttributeFile, Mistakes, shown
 from oar_accounting.attributes.memberships import (
-    DEEPEST,
+    DEEPEST_TREE,
     LOWEST,
     Claim,
     Memberships,
@@ -230,7 +230,9 @@ def _check_tree(parents: Spans, mistakes: Mistakes) -> None:
             way = " in ".join(map(shown, each.path))
             mistakes.add(f"project {name} is above itself {span}: {way}")
         else:
-            mistakes.add(f"more than {DEEPEST} projects are above {name} {span}; {DEEPEST} at most")
+            mistakes.add(
+                f"more than {DEEPEST_TREE} projects are above {name} {span}; {DEEPEST_TREE} at most"
+            )
 
 
 def _delete(connection: Connection, site_id: int, attribute: str) -> int:

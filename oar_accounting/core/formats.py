@@ -1,15 +1,12 @@
 """How amounts, times and names are written for people, and read from them. Pure."""
 
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
 from oar_accounting.core import periods
+from oar_accounting.core.lengths import HOUR
 from oar_accounting.errors import BadSpan
-
-HOUR = 3600
-
 
 #: Units that people read in larger ones.
 LARGER = {"KiB": ("GiB", 1024**2), "MiB": ("GiB", 1024)}
@@ -103,14 +100,3 @@ def meant(name: str, known: Iterable[str]) -> str:
 def printable(name: str) -> str:
     """A name that cannot move the cursor or start another line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
-LENGTHS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-_LENGTH = re.compile(r"([0-9]{1,12})([smhdw])")
-
-
-def length_of(value: object) -> int | None:
-    """The seconds of a text like "7d" or of a whole number; None where it is neither."""
-    if isinstance(value, str) and (parts := _LENGTH.fullmatch(value)):
-        return int(parts[1]) * LENGTHS[parts[2]]
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

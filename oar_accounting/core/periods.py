@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from itertools import pairwise
 
+from oar_accounting.core.lengths import DAY, HOUR
 from oar_accounting.errors import BadSpan
-
-HOUR, DAY = 3_600, 86_400
 
 #: What a span can be cut into, beside numbers of seconds. Weeks are those of ISO 8601.
 BUCKETS = ("hour", "day", "week", "month", "quarter", "year")

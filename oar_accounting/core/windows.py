@@ -22,8 +22,7 @@ from oar_accounting.core.columns import (
     add_up,
     exact_product,
 )
-
-DAY = 86_400
+from oar_accounting.core.lengths import DAY
 
 #: Pieces (window × rate) worked on at once; bounds the memory, not the size of a job.
 PIECES_AT_ONCE = 500_000

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf", "~/.my.cnf")
 GROUPS = ("client", "client-server", "client-mariadb")
 #: Where nothing is set: with Debian, with Red Hat, and as it comes.
-PLACES = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")
+SOCKET_PLACES = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")
 
 #: How deep files may include each other.
 _DEEPEST = 10
@@ -33,8 +33,8 @@ def socket_of(url: URL) -> str | None:
     named = [each for file in FILES for each in _sockets(Path(os.path.expanduser(file)))]
     if named and named[-1]:
         return named[-1]
-    there = filter(os.path.exists, PLACES)
-    return os.environ.get("MYSQL_UNIX_PORT") or next(there, PLACES[0])
+    there = filter(os.path.exists, SOCKET_PLACES)
+    return os.environ.get("MYSQL_UNIX_PORT") or next(there, SOCKET_PLACES[0])
 
 
 def _sockets(file: Path, depth: int = 0) -> Iterator[str]:

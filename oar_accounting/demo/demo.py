@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
 
+from oar_accounting.core.lengths import DAY
 from oar_accounting.database import bulk, dialects
 from oar_accounting.demo import site
-from oar_accounting.demo.jobs import History, Job, as_of
+from oar_accounting.demo.jobs import InventedHistory, Job, as_of
 from oar_accounting.demo.past import LABORATORIES, accounting_rows
 from oar_accounting.errors import SettingsError
 from oar_accounting.oar import oar_tables
@@ -133,14 +134,14 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
             f"not {jobs} in {days} days"
         )
     rng = np.random.default_rng(seed)
-    happened = History(rng, now, days).live(jobs)
+    happened = InventedHistory(rng, now, days).live(jobs)
     with dialects.writing(engine) as connection:
         _insert(connection, "queues", site.queue_rows())
         _insert(connection, "resources", site.resource_rows())
         held = [(job.start, job.stop or now, job.resources) for job in happened if job.start]
-        log = site.resource_log_rows(now - days * site.DAY, now, held)
+        log = site.resource_log_rows(now - days * DAY, now, held)
         _insert(connection, "resource_logs", log)
-        _insert(connection, "accounting", accounting_rows(seed, now - days * site.DAY))
+        _insert(connection, "accounting", accounting_rows(seed, now - days * DAY))
         _write(connection, rng, happened, now)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from oar_accounting.demo import site
 from oar_accounting.demo.site import IDEMPOTENT, Asked, Kind
 
-#: How many jobs `History` adds for each of the `demo_site.FEWEST` in a state that lasts.
+#: How many jobs `InventedHistory` adds for each of the `demo_site.FEWEST` in a state that lasts.
 LASTING_JOBS = 8
 
 
@@ -31,7 +31,7 @@ class Job:
     pauses: tuple[tuple[int, int, int], ...] = ()
 
 
-class History:
+class InventedHistory:
     """Draws what people ask for, and plays it through on the machine."""
 
     def __init__(self, rng: np.random.Generator, now: int, days: int) -> None:
@@ -40,7 +40,7 @@ class History:
         self._days = days
         self._machine = site.Machine()
         self._projects: list[list[str]] = [
-            rng.permutation(site.PROJECTS)[: rng.integers(1, 4)].tolist() for _ in site.USERS
+            rng.permutation(site.PROJECT_NAMES)[: rng.integers(1, 4)].tolist() for _ in site.USERS
         ]
 
     def live(self, jobs: int) -> list[Job]:

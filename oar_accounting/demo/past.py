@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from oar_accounting.demo.site import DAY, PROJECTS, USERS, WEEKDAYS
+from oar_accounting.core.lengths import DAY
+from oar_accounting.demo.site import PROJECT_NAMES, USERS, WEEKDAYS
 
 #: Days of which only OAR's accounting is left, before those that have jobs.
 PAST_DAYS = 275
@@ -34,7 +35,7 @@ def accounting_rows(seed: int, first_job: int) -> list[tuple[Any, ...]]:
             if rng.random() < WEEKDAYS[(day // DAY + 3) % 7] * 0.6:
                 used = int(MOST_A_DAY / place * rng.random()) + 60
                 asked = int(used * (1 + rng.random()))
-                project = PROJECTS[int(rng.integers(len(PROJECTS)))]
+                project = PROJECT_NAMES[int(rng.integers(len(PROJECT_NAMES)))]
                 for kind, amount in (("ASKED", asked), ("USED", used)):
                     rows.append((day, day + DAY - 1, user, project, "default", kind, amount))
     return rows

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from oar_accounting.core.columns import Ints
-
-DAY = 86_400
+from oar_accounting.core.lengths import DAY
 
 # -- the machine ------------------------------------------------------------------------------
 
@@ -34,7 +33,7 @@ CLUSTERS = (
 )
 LICENCES = 4
 #: State and ``available_upto`` of every resource: what sleeps can always be woken.
-ALIVE = ("Alive", 2_147_483_647)
+ALIVE_STATE = ("Alive", 2_147_483_647)
 
 # Places to run at, by number: the clusters; the last node of the first one, which is kept for
 # short interactive jobs; the licences.
@@ -63,10 +62,10 @@ def resource_rows() -> list[tuple[Any, ...]]:
                 number = len(rows) + 1
                 gpu = gpus + core * cluster.gpus // cluster.cores + 1 if cluster.gpus else None
                 own = (number, "default", host, cluster.name, number, gpu, cluster.mem_mib)
-                rows.append((*own, *ALIVE))
+                rows.append((*own, *ALIVE_STATE))
             gpus += cluster.gpus
     for _ in range(LICENCES):
-        rows.append((len(rows) + 1, "licence", "", None, None, None, None, *ALIVE))
+        rows.append((len(rows) + 1, "licence", "", None, None, None, None, *ALIVE_STATE))
     return rows
 
 
@@ -196,7 +195,16 @@ USERS = (
     *("jonas", "kenza", "lucas", "mei", "nadia", "oscar", "paula", "quentin", "rosa", "samir"),
     *("tomas", "ulla", "victor", "wanda", "yann"),
 )
-PROJECTS = ("l'eau", "genome", "turbulence", "vision", "seismic", "plasma", "climate", "teaching")
+PROJECT_NAMES = (
+    "l'eau",
+    "genome",
+    "turbulence",
+    "vision",
+    "seismic",
+    "plasma",
+    "climate",
+    "teaching",
+)
 
 #: Where each user likes to run, in the order of `USERS`, and again from the first.
 FAVOURITES = (BIRCH, BIRCH, CEDAR, BIRCH, SEQUOIA)
@@ -206,7 +214,7 @@ WALLTIMES = (600, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 172_800)
 WALLTIME_SHARES = (0.04, 0.04, 0.14, 0.15, 0.14, 0.17, 0.19, 0.13)
 
 #: Nodes, and how much of each (at least a unit); and how often.
-SIZES = ((1, 0.0), (1, 0.25), (1, 0.5), (1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0))
+JOB_SIZES = ((1, 0.0), (1, 0.25), (1, 0.5), (1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0))
 SIZE_SHARES = (0.3, 0.12, 0.1, 0.2, 0.13, 0.1, 0.05)
 
 #: How much is submitted in each hour of the day, UTC, and on each day from Monday on.
@@ -239,7 +247,7 @@ def asked(
     anywhere = rng.integers(0, len(CLUSTERS), count)
     place = np.where(rng.random(count) < 0.7, favourite, anywhere)
     there, of_each, cores = np.array([place.resources.shape for place in places])[place].T
-    size = np.array(SIZES)[rng.choice(len(SIZES), count, p=SIZE_SHARES)]
+    size = np.array(JOB_SIZES)[rng.choice(len(JOB_SIZES), count, p=SIZE_SHARES)]
     # Half of a cluster at most: nobody waits for ever.
     nodes = np.minimum(size[:, 0], there // 2).astype(np.int64)
     units = np.maximum(size[:, 1] * of_each, 1).astype(np.int64)
@@ -295,7 +303,7 @@ PLAIN = Kind(share=0.0)  # all jobs that are of no other kind
 #: At least so many there are of each kind, and of each state that lasts at the end.
 FEWEST = 3
 
-KINDS = (
+JOB_KINDS = (
     Kind(share=0.06, wants="interactive"),
     Kind(share=0.06, ending="walltime"),
     Kind(share=0.05, ending="killed"),
@@ -330,7 +338,7 @@ KINDS = (
 def kinds_among(jobs: int) -> list[Kind]:
     """What *jobs* jobs are made of, the plain ones last; each makes `Kind.jobs` of them."""
     special = [
-        kind for kind in KINDS for _ in range(max(round(jobs * kind.share / kind.jobs), FEWEST))
+        kind for kind in JOB_KINDS for _ in range(max(round(jobs * kind.share / kind.jobs), FEWEST))
     ]
     return special + [PLAIN] * (jobs - sum(kind.jobs for kind in special))
 

@@ -54,14 +54,14 @@ from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.settings.load import Settings, oar_window
 
 #: What OAR's command calls its lock on MySQL, and how many seconds it waits for it.
-MUTEX, LOCK_WAIT = "ACCOUNTING", 3_600
+MUTEX, TABLE_LOCK_WAIT = "ACCOUNTING", 3_600
 
 #: Jobs read at once.
-JOBS_AT_ONCE = 10_000
+COUNTED_AT_ONCE = 10_000
 #: Rows written at once.
 ROWS_AT_ONCE = 20_000
 
-KINDS = ("USED", "ASKED")
+CONSUMPTION_TYPES = ("USED", "ASKED")
 
 #: What stood in OAR's accounting; made of it, so that names are one where they are one there.
 _old = accounting.to_metadata(MetaData(), name="oar_accounting_old")
@@ -81,8 +81,11 @@ class Due(Columns):
 
 
 @dataclass(frozen=True, slots=True)
-class Counted(Columns):
-    """What jobs add to rows of OAR's accounting, in the order of the jobs; *kind* is of `KINDS`."""
+class CountedJobs(Columns):
+    """What jobs add to rows of OAR's accounting, in the order of the jobs.
+
+    *kind* is of `CONSUMPTION_TYPES`.
+    """
 
     window_start: Ints
     account: Ints
@@ -150,7 +153,7 @@ def delete_before(engine: Engine, instant: int, *, dry_run: bool = False) -> Sto
 @contextmanager
 def _alone(engine: Engine, dry_run: bool) -> Iterator[Connection]:
     """The transaction in which no other of this kind runs; a *dry_run* is undone."""
-    with dialects.writing_alone(engine, MUTEX, LOCK_WAIT) as connection:
+    with dialects.writing_alone(engine, MUTEX, TABLE_LOCK_WAIT) as connection:
         for table in (accounting, jobs, moldables, assigned, resources):
             check_columns(connection, table)
         names = (accounting.name, jobs.name)
@@ -160,7 +163,7 @@ def _alone(engine: Engine, dry_run: bool) -> Iterator[Connection]:
                 "has no transactions: jobs would be counted twice or never after an interruption; "
                 f"mend it with ALTER TABLE {name} ENGINE=InnoDB"
             )
-        dialects.lock_table(connection, accounting.name, LOCK_WAIT)
+        dialects.lock_table(connection, accounting.name, TABLE_LOCK_WAIT)
         yield connection
         if dry_run:
             connection.rollback()
@@ -172,7 +175,7 @@ def _count_due(connection: Connection, window: int, progress: Progress | None) -
     numbers: dict[Names, int] = {}
     written = [ints([])]
     done = 0
-    for at in range(0, total, JOBS_AT_ONCE):
+    for at in range(0, total, COUNTED_AT_ONCE):
         block = _block(connection, at, numbers)
         names = np.array(list(numbers), dtype=object).reshape(-1, 3)
         for rows in _counted(block, window):
@@ -243,17 +246,19 @@ def _block(connection: Connection, after: int, numbers: dict[Names, int]) -> Due
         due.c.job_user,
         due.c.project,
         due.c.queue_name,
-    ).where(due.c.turn > after, due.c.turn <= after + JOBS_AT_ONCE)
+    ).where(due.c.turn > after, due.c.turn <= after + COUNTED_AT_ONCE)
     found = connection.execute(query.order_by(due.c.turn)).fetchall()
     accounts = [numbers.setdefault((row[4], row[5], row[6]), len(numbers)) for row in found]
     times = ints([row[:4] for row in found]).reshape(-1, 4).T
     return Due.of([*times, ints(accounts)])
 
 
-def _counted(block: Due, window: int) -> Iterator[Counted]:
+def _counted(block: Due, window: int) -> Iterator[CountedJobs]:
     """What the jobs used and asked for in each window, in portions that fit in memory."""
     job = np.tile(np.arange(len(block)), 2)
-    kind = np.repeat([KINDS.index("USED"), KINDS.index("ASKED")], len(block))
+    kind = np.repeat(
+        [CONSUMPTION_TYPES.index("USED"), CONSUMPTION_TYPES.index("ASKED")], len(block)
+    )
     start = block.start_time[job]
     stop = np.concatenate([block.stop_time, block.start_time + block.walltime])
     spans = Spans(job, kind, start, stop)
@@ -262,7 +267,7 @@ def _counted(block: Due, window: int) -> Iterator[Counted]:
             yield _summed_up(block, part, window)
 
 
-def _summed_up(block: Due, spans: Spans, window: int) -> Counted:
+def _summed_up(block: Due, spans: Spans, window: int) -> CountedJobs:
     pieces = spread(spans.start_time, spans.stop_time, window)
     job = spans.job_id[pieces.row]
     account, kind = block.account[job], spans.asked[pieces.row]
@@ -275,17 +280,17 @@ def _summed_up(block: Due, spans: Spans, window: int) -> Counted:
     turns = np.argsort(first)
     rows = first[turns]
     sums = exact_sums(amounts[order], starts)
-    return Counted(pieces.window_start[rows], account[rows], kind[rows], sums[turns])
+    return CountedJobs(pieces.window_start[rows], account[rows], kind[rows], sums[turns])
 
 
-def _packed(rows: Counted, window: int) -> Ints:
+def _packed(rows: CountedJobs, window: int) -> Ints:
     """A number for every row of OAR's accounting."""
     return (rows.window_start // window << 32) + (rows.account << 1) + rows.kind
 
 
-def _add(connection: Connection, rows: Counted, names: Texts, window: int) -> None:
+def _add(connection: Connection, rows: CountedJobs, names: Texts, window: int) -> None:
     """Add to OAR's accounting; *names* has user, project and queue of every account."""
-    kinds = np.array(KINDS, dtype=object)
+    kinds = np.array(CONSUMPTION_TYPES, dtype=object)
     try:
         for at in range(0, len(rows), ROWS_AT_ONCE):
             some = rows.take(slice(at, at + ROWS_AT_ONCE))

@@ -17,14 +17,14 @@ from oar_accounting.stubs.oar3 import BadConfig, Config, read_config, read_metri
 from oar_accounting.stubs.oar_user import USER, User
 from oar_accounting.stubs.plan import INSTALL, PREFIX
 
-SUBJECT = "order of jobs"
+ORDER_OF_JOBS = "order of jobs"
 #: What the settings of OAR 3 call our entry points.
-OURS = "accounting"
+OUR_ENTRY_POINT = "accounting"
 #: Its policies whose karma asks how much was used, and those that it knows.
-SUMS = ("FAIRSHARE", "MULTIFACTOR")
-KNOWN = ("FIFO", *SUMS, "CUSTOM")
+PRIORITIES_BY_SUMS = ("FAIRSHARE", "MULTIFACTOR")
+KNOWN = ("FIFO", *PRIORITIES_BY_SUMS, "CUSTOM")
 #: Where OAR 2 has its schedulers.
-SCHEDULERS = "usr/lib/oar/schedulers"
+SCHEDULERS_OF_OAR2 = "usr/lib/oar/schedulers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +47,9 @@ def look(
     *policies*: None where they are not known.
     """
     conf = _Conf(values, oar_conf)
-    found = [*_sorting(conf), *_sums(conf), *_schedulers(policies, root / SCHEDULERS)]
+    found = [*_sorting(conf), *_sums(conf), *_schedulers(policies, root / SCHEDULERS_OF_OAR2)]
     if not found:
-        found = [(Finding("good", SUBJECT, "OAR's own order decides"), None)]
+        found = [(Finding("good", ORDER_OF_JOBS, "OAR's own order decides"), None)]
     deciding = next((each for _, each in found if each is not None), None)
     return [finding for finding, _ in found], deciding
 
@@ -81,7 +81,7 @@ class _Conf:
     def wrong(self, error: BadConfig, instead: str) -> Finding:
         """A finding on a value that our entry point refuses."""
         said = f"{self.file}: {error}; {instead} in every round"
-        return Finding("bad", SUBJECT, said, f"editor {quote(str(self.file))}")
+        return Finding("bad", ORDER_OF_JOBS, said, f"editor {quote(str(self.file))}")
 
     def priority_said(self) -> str:
         """What JOB_PRIORITY is, and what OAR 3 makes of it."""
@@ -96,15 +96,18 @@ class _Conf:
 def _sorting(conf: _Conf) -> Iterator[Found]:
     """CUSTOM_JOB_SORTING: our karma orders the jobs."""
     if conf.priority != "CUSTOM":
-        if conf.sorting == OURS:
-            said = f"CUSTOM_JOB_SORTING is {OURS}, but not asked: {conf.priority_said()}"
+        if conf.sorting == OUR_ENTRY_POINT:
+            said = f"CUSTOM_JOB_SORTING is {OUR_ENTRY_POINT}, but not asked: {conf.priority_said()}"
             yield _half(said, conf.set("JOB_PRIORITY", "CUSTOM"))
     elif not conf.sorting:
         said = f"{conf.priority_said()} without a CUSTOM_JOB_SORTING: OAR 3 starts no job at all"
-        yield Finding("bad", SUBJECT, said, conf.set("CUSTOM_JOB_SORTING", OURS)), None
-    elif conf.sorting != OURS:
+        yield (
+            Finding("bad", ORDER_OF_JOBS, said, conf.set("CUSTOM_JOB_SORTING", OUR_ENTRY_POINT)),
+            None,
+        )
+    elif conf.sorting != OUR_ENTRY_POINT:
         said = f"not ours: CUSTOM_JOB_SORTING of {conf.file} is {conf.sorting}"
-        yield Finding("good", SUBJECT, said), None
+        yield Finding("good", ORDER_OF_JOBS, said), None
     else:
         key = "CUSTOM_JOB_SORTING_CONFIG"
         try:
@@ -113,20 +116,21 @@ def _sorting(conf: _Conf) -> Iterator[Found]:
             yield conf.wrong(error, "OAR's own order decides"), Deciding(given=Config())
             return
         said = "that of our karma: OAR 3's CUSTOM_JOB_SORTING is ours"
-        yield Finding("good", SUBJECT, said), Deciding(given=given)
+        yield Finding("good", ORDER_OF_JOBS, said), Deciding(given=given)
 
 
 def _sums(conf: _Conf) -> Iterator[Found]:
     """EXTRA_METASCHED: OAR's own karma is that of our sums."""
-    if conf.value("EXTRA_METASCHED") != OURS or conf.priority == "CUSTOM":
+    if conf.value("EXTRA_METASCHED") != OUR_ENTRY_POINT or conf.priority == "CUSTOM":
         return
-    if conf.priority not in SUMS:
-        said = f"EXTRA_METASCHED is {OURS}, but nobody asks for its sums: {conf.priority_said()}"
-        yield _half(said, conf.set("JOB_PRIORITY", SUMS[0]))
+    if conf.priority not in PRIORITIES_BY_SUMS:
+        nobody = f"but nobody asks for its sums: {conf.priority_said()}"
+        said = f"EXTRA_METASCHED is {OUR_ENTRY_POINT}, {nobody}"
+        yield _half(said, conf.set("JOB_PRIORITY", PRIORITIES_BY_SUMS[0]))
         return
     if conf.mode != "internal":
         said = (
-            f"EXTRA_METASCHED is {OURS}, and OAR's own sums count nevertheless, because "
+            f"EXTRA_METASCHED is {OUR_ENTRY_POINT}, and OAR's own sums count nevertheless, because "
             f"METASCHEDULER_MODE is {conf.mode}"
         )
         yield _half(said, conf.set("METASCHEDULER_MODE", "internal"))
@@ -138,11 +142,11 @@ def _sums(conf: _Conf) -> Iterator[Found]:
         yield conf.wrong(error, "OAR's own sums count"), Deciding(given=Config())
         return
     said = f"that of {conf.priority} of OAR 3, whose karma is made of our sums"
-    yield Finding("good", SUBJECT, said), Deciding(given=given)
+    yield Finding("good", ORDER_OF_JOBS, said), Deciding(given=given)
 
 
 def _half(said: str, mend: str) -> Found:
-    return Finding("warning", SUBJECT, said, mend), None
+    return Finding("warning", ORDER_OF_JOBS, said, mend), None
 
 
 # -- OAR 2 ------------------------------------------------------------------------------------
@@ -154,16 +158,18 @@ def _schedulers(policies: Mapping[str, str] | None, place: Path) -> Iterator[Fou
     if policies is None:
         if there:
             said = f"{there[0]} is there, but which queues have that policy is not known"
-            yield Finding("good", SUBJECT, said), Deciding(is_sure=False)
+            yield Finding("good", ORDER_OF_JOBS, said), Deciding(is_sure=False)
         return
     ours = {name: policy for name, policy in policies.items() if policy.startswith(PREFIX)}
     for policy in dict.fromkeys(ours.values()):
         named = ", ".join(name for name in ours if ours[name] == policy)
-        well = Finding("good", SUBJECT, f"that of our karma in these queues of OAR 2: {named}")
+        well = Finding(
+            "good", ORDER_OF_JOBS, f"that of our karma in these queues of OAR 2: {named}"
+        )
         yield _fault(place / policy, named) or well, Deciding(queues=tuple(ours))
     if there and not ours:
         said = f"OAR's own order decides: {there[0]} is there, but no queue has that policy"
-        yield Finding("good", SUBJECT, said), None
+        yield Finding("good", ORDER_OF_JOBS, said), None
 
 
 def _fault(file: Path, queues: str) -> Finding | None:
@@ -173,13 +179,13 @@ def _fault(file: Path, queues: str) -> Finding | None:
         said = (
             f"{file} is to schedule {queues}, and is not there: OAR disables what it is to schedule"
         )
-        return Finding("bad", SUBJECT, said, INSTALL)
+        return Finding("bad", ORDER_OF_JOBS, said, INSTALL)
     if not os.path.exists(own):
         said = f"{file} runs {own.name}, which is not there: no job of {queues} starts"
-        return Finding("bad", SUBJECT, said, f"ls {quote(str(file.parent))}")
+        return Finding("bad", ORDER_OF_JOBS, said, f"ls {quote(str(file.parent))}")
     with suppress(KeyError):
         at = User.named(USER).denied(file, os.R_OK | os.X_OK)
         if at is not None:
             said = f"the user {USER} may not run {file}, because of {at}: OAR disables {queues}"
-            return Finding("bad", SUBJECT, said, f"chmod a+rx {quote(str(at))}")
+            return Finding("bad", ORDER_OF_JOBS, said, f"chmod a+rx {quote(str(at))}")
     return None

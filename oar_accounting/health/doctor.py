@@ -308,7 +308,7 @@ class _Examination:
         if not self._readable:
             return None
         engine = self._oar.engine
-        with self._trying(queue_findings.SUBJECT, engine):
+        with self._trying(queue_findings.QUEUES, engine):
             try:
                 found = read_queues(engine, self._now)
             except OarSchemaError as error:
@@ -381,7 +381,7 @@ def _site_status(
         last_success=site.last_pass,
         problems=done[0].problems if done else 0,
         failed=sum(_is(each, journal.FAILED) for each in ended),
-        unended=sum(_is(each, journal.RUNNING) for each in ended),
+        unended=sum(_is(each, journal.AT_WORK) for each in ended),
     )
 
 

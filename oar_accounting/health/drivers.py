@@ -14,7 +14,7 @@ from pathlib import Path
 from oar_accounting.health.records import Finding
 from oar_accounting.stubs.oar_user import quoted
 
-SUBJECT = "drivers"
+_SUBJECT = "drivers"
 #: The distributions that hold the files of each module, the one that we ask for first.
 DRIVERS = {"psycopg2": ("psycopg2-binary", "psycopg2"), "pymysql": ("PyMySQL",)}
 
@@ -29,7 +29,7 @@ def findings() -> Iterator[Finding]:
             yield _twice(module, names)
         elif names and not _is_there(module):
             said = f"pip has {names[0]} on record, but its files are gone"
-            yield Finding("bad", SUBJECT, said, f"{_pip()} install --force-reinstall {names[0]}")
+            yield Finding("bad", _SUBJECT, said, f"{_pip()} install --force-reinstall {names[0]}")
 
 
 def _place(name: str) -> str | None:
@@ -52,7 +52,7 @@ def _twice(module: str, names: Sequence[str]) -> Finding:
         f"of {module}: to remove one of the two leaves no driver"
     )
     mend = f"{_pip()} uninstall --yes {' '.join(names)} && {_pip()} install {names[0]}"
-    return Finding("warning", SUBJECT, said, mend)
+    return Finding("warning", _SUBJECT, said, mend)
 
 
 def _pip() -> str:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_accounting.core import formats
+from oar_accounting.core.lengths import DAY
 from oar_accounting.errors import SettingsError
-from oar_accounting.health.deciding import SUBJECT, Deciding, look
+from oar_accounting.health.deciding import ORDER_OF_JOBS, Deciding, look
 from oar_accounting.health.mending import parted
 from oar_accounting.health.records import Finding, Rounds
-from oar_accounting.health.rounds import DAY
 from oar_accounting.health.site_setup import LATE, oar_log
 from oar_accounting.health.state_directory import read_rounds, state_directory
 from oar_accounting.karma.checking import checked, waiting
@@ -53,11 +53,11 @@ def decided(
     """
     if not os.path.exists(oar_conf):
         said = f"not looked for: there is no {oar_conf} on this machine"
-        return Decided(findings=(Finding("good", SUBJECT, said),))
+        return Decided(findings=(Finding("good", ORDER_OF_JOBS, said),))
     try:
         values = read_oar_conf(oar_conf)
     except SettingsError as error:
-        return Decided(findings=(Finding("warning", SUBJECT, f"not known: {error}", AS_OAR),))
+        return Decided(findings=(Finding("warning", ORDER_OF_JOBS, f"not known: {error}", AS_OAR),))
     policies = None if queues is None else queues.policies
     findings, deciding = look(values, oar_conf, policies, root)
     if deciding is None:

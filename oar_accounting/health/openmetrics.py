@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from oar_accounting.health.records import Status
 
-LEVELS = ("good", "warning", "bad")
+FINDING_LEVELS = ("good", "warning", "bad")
 
 
 def openmetrics(status: Status) -> str:
@@ -21,7 +21,7 @@ def openmetrics(status: Status) -> str:
             lines += [*_head(name, told), _sample(name, site, value)]
     counts = Counter(str(each.level) for each in status.findings)
     lines += _head("findings", "What the doctor found, by level.")
-    lines += [_sample("findings", {**site, "level": each}, counts[each]) for each in LEVELS]
+    lines += [_sample("findings", {**site, "level": each}, counts[each]) for each in FINDING_LEVELS]
     return "\n".join([*lines, "# EOF\n"])
 
 

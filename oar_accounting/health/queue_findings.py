@@ -7,19 +7,19 @@ from oar_accounting.errors import OarSchemaError
 from oar_accounting.health.records import Finding
 from oar_accounting.oar.queues import Queues
 
-SUBJECT = "queues"
+QUEUES = "queues"
 
 
 def finding(found: Queues, now: int, log: str) -> Finding:
     """What the doctor says of the queues; *log*: the file that OAR logs to."""
     if not found.stopped:
         said = "all of OAR's are active" if found.policies else "OAR has none"
-        return Finding("good", SUBJECT, said)
+        return Finding("good", QUEUES, said)
     names = ", ".join(found.stopped)
     said = f"notActive, so that none of their jobs starts: {names}; {_since(found, now, log)}"
     waits = any(name in found.waiting for name in found.stopped)
     is_bad = waits or found.event is not None
-    return Finding("bad" if is_bad else "warning", SUBJECT, said, _enable(found))
+    return Finding("bad" if is_bad else "warning", QUEUES, said, _enable(found))
 
 
 def _since(found: Queues, now: int, log: str) -> str:
@@ -50,9 +50,9 @@ def _enable(found: Queues) -> str:
 def unread_finding(error: OarSchemaError, role: str | None, mend: str) -> Finding:
     """The same where OAR's queues cannot be read; all else goes on."""
     if role is None or not is_denied(error):
-        return Finding("good", SUBJECT, f"not looked at: {error}")
+        return Finding("good", QUEUES, f"not looked at: {error}")
     said = f"not looked at: the role {role} may not read OAR's table queues; roles.sql lets it"
-    return Finding("good", SUBJECT, said, mend)
+    return Finding("good", QUEUES, said, mend)
 
 
 def is_denied(error: Exception) -> bool:

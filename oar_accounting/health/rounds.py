@@ -9,25 +9,25 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from oar_accounting.core.lengths import DAY
 from oar_accounting.health.records import Rounds
 
 #: The file, and what it is renamed to.
-NAME, OLDER = "rounds", "rounds.1"
+ROUNDS_FILE, OLDER_FILE = "rounds", "rounds.1"
 
 #: Our karma decided: a service that answered, or the library itself.
 OURS = ("service", "library")
 #: It did not: the last answer that it had given, or OAR's own order.
-LAST_ANSWER, OWN = "last", "own"
+BY_LAST_ANSWER, BY_OWN = "last", "own"
 
-DAY = 86_400
 
 _LINE = re.compile(
-    rf"(\d{{1,11}}) ({'|'.join((*OURS, LAST_ANSWER, OWN))}) \d{{1,9}}(?:\.\d{{1,6}})?(?: (.*))?"
+    rf"(\d{{1,11}}) ({'|'.join((*OURS, BY_LAST_ANSWER, BY_OWN))}) \d{{1,9}}(?:\.\d{{1,6}})?(?: (.*))?"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class DecidedRound:
     """A round of OAR's scheduler."""
 
     at: int  #: epoch seconds UTC
@@ -40,14 +40,14 @@ class Round:
         return self.who in OURS
 
 
-def read(lines: Iterable[str]) -> Iterator[Round]:
+def read(lines: Iterable[str]) -> Iterator[DecidedRound]:
     """The rounds of a file."""
     for line in lines:
         if (found := _LINE.fullmatch(line.rstrip("\n"))) is not None:
-            yield Round(at=int(found[1]), who=found[2], reason=(found[3] or "").strip())
+            yield DecidedRound(at=int(found[1]), who=found[2], reason=(found[3] or "").strip())
 
 
-def summary(older: Sequence[Round], newer: Sequence[Round], now: int) -> Rounds:
+def summary(older: Sequence[DecidedRound], newer: Sequence[DecidedRound], now: int) -> Rounds:
     """What became of the rounds of the day before *now*, of both files.
 
     Where the older file does not reach so far back, it is less than a day.
@@ -65,8 +65,8 @@ def summary(older: Sequence[Round], newer: Sequence[Round], now: int) -> Rounds:
         since=since,
         total=len(counted),
         ours=len(counted) - len(missed),
-        last_answer=sum(each.who == LAST_ANSWER for each in missed),
-        own=sum(each.who == OWN for each in missed),
+        last_answer=sum(each.who == BY_LAST_ANSWER for each in missed),
+        own=sum(each.who == BY_OWN for each in missed),
         missed_in_a_row=in_a_row,
         newest=max((each.at for each in known), default=None),
         decided=max((each.at for each in counted if each.is_ours), default=None),

@@ -14,7 +14,7 @@ from typing import TextIO
 from oar_accounting.health import rounds
 from oar_accounting.health.records import Finding, Rounds
 
-SUBJECT = "state directory"
+_SUBJECT = "state directory"
 #: Where it is, unless the environment says otherwise.
 USUAL = "var/lib/oar-accounting"
 #: What must be left of the file system, bytes: the two files of rounds are half of it.
@@ -46,13 +46,15 @@ def findings(state: Path) -> Iterator[Finding]:
 
 def _bad(said: str, mend: str) -> Finding:
     harm = "no job is recorded when it ends, and nobody will know what became of OAR's rounds"
-    return Finding("bad", SUBJECT, f"{said}; {harm}", mend)
+    return Finding("bad", _SUBJECT, f"{said}; {harm}", mend)
 
 
 def read_rounds(state: Path, now: int) -> Rounds:
     """What became of OAR's rounds in the day before *now*. Raises OSError."""
     with ExitStack() as files:
-        newer, older = (_opened(files, state / name) for name in (rounds.NAME, rounds.OLDER))
+        newer, older = (
+            _opened(files, state / name) for name in (rounds.ROUNDS_FILE, rounds.OLDER_FILE)
+        )
         # It was renamed in the meantime: the one is the other.
         if newer is not None and older is not None and _is_same(newer, older):
             older = None

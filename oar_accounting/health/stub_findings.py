@@ -16,10 +16,10 @@ from oar_accounting.settings.scheduler import SchedulerSettings, read_scheduler
 from oar_accounting.stubs import oar3
 from oar_accounting.stubs.files import Installed, is_as_planned, read_list
 from oar_accounting.stubs.oar_user import USER, User, way_to_run
-from oar_accounting.stubs.plan import DIRECTORY, INSTALL, VERSION, Plan, Stub, plan, read_text
+from oar_accounting.stubs.plan import DIRECTORY, INSTALL, STUB_VERSION, Plan, Stub, plan, read_text
 from oar_accounting.stubs.use import old_names
 
-SUBJECT = "stubs"
+_SUBJECT = "stubs"
 _VERSION = re.compile(r"ersion\s*=\s*['\"]?(\d+)", re.I)
 
 
@@ -51,7 +51,7 @@ def stub_findings(
             return [_none_installed(oar_conf)]
         return compared(plan_again(installed, scheduler), installed, values_of(oar_conf), oar_conf)
     except (StubError, SettingsError) as error:
-        return [Finding("bad", SUBJECT, str(error), INSTALL)]
+        return [Finding("bad", _SUBJECT, str(error), INSTALL)]
 
 
 def values_of(oar_conf: Path) -> dict[str, str]:
@@ -74,7 +74,7 @@ def plan_again(installed: Installed, scheduler: SchedulerSettings) -> Plan:
 def _none_installed(oar_conf: Path) -> Finding:
     use = old_names(values_of(oar_conf), str(oar_conf), DIRECTORY / "server_epilogue")
     said = "none are installed: what OAR calls is missing while pip replaces this library"
-    return Finding("warning" if use is None else "bad", SUBJECT, said, INSTALL)
+    return Finding("warning" if use is None else "bad", _SUBJECT, said, INSTALL)
 
 
 def compared(
@@ -92,7 +92,7 @@ def compared(
     where = f"in version {installed.version} in {installed.directory}"
     if installed.oar3_python is not None:
         where += f" and beside OAR 3 ({installed.oar3_python})"
-    return [*found, Finding("good", SUBJECT, f"{where}; they run {installed.python}")]
+    return [*found, Finding("good", _SUBJECT, f"{where}; they run {installed.python}")]
 
 
 def _file(stub: Stub) -> Iterator[Finding]:
@@ -100,41 +100,41 @@ def _file(stub: Stub) -> Iterator[Finding]:
     try:
         found = stub.path.stat()
     except OSError:
-        yield Finding("bad", SUBJECT, f"{stub.path} is missing", INSTALL)
+        yield Finding("bad", _SUBJECT, f"{stub.path} is missing", INSTALL)
         return
     mode = S_IMODE(found.st_mode)
     needed = "run" if stub.mode & S_IXOTH else "read"
     if found.st_uid not in (0, os.geteuid()) or mode & (S_IWGRP | S_IWOTH):
         said = f"{stub.path} can be changed by others than root (mode {mode:o})"
-        yield Finding("bad", SUBJECT, said, f"chown root: {quote(str(stub.path))} && {INSTALL}")
+        yield Finding("bad", _SUBJECT, said, f"chown root: {quote(str(stub.path))} && {INSTALL}")
     elif mode != stub.mode:
         said = f"the user {USER} cannot {needed} {stub.path}: its mode is {mode:o}"
         said += f", not {stub.mode:o}"
-        yield Finding("bad", SUBJECT, said, f"chmod {stub.mode:o} {quote(str(stub.path))}")
+        yield Finding("bad", _SUBJECT, said, f"chmod {stub.mode:o} {quote(str(stub.path))}")
     elif (denied := _denied(stub.path, os.R_OK)) is not None:
         said = f"the user {USER} cannot {needed} {stub.path}, because of {denied}"
-        yield Finding("bad", SUBJECT, said, f"chmod a+x {quote(str(denied))}")
+        yield Finding("bad", _SUBJECT, said, f"chmod a+x {quote(str(denied))}")
     elif not is_as_planned(stub):
         yield _other_version(stub)
 
 
 def _other_version(stub: Stub) -> Finding:
     version = _VERSION.search(read_text(stub.path))
-    if version is not None and int(version[1]) > VERSION:
-        said = f"{stub.path} is of version {version[1]}, newer than this library's {VERSION}"
-        return Finding("good", SUBJECT, said)
-    if version is not None and int(version[1]) < VERSION:
-        said = f"{stub.path} is of version {version[1]}, older than this library's {VERSION}"
+    if version is not None and int(version[1]) > STUB_VERSION:
+        said = f"{stub.path} is of version {version[1]}, newer than this library's {STUB_VERSION}"
+        return Finding("good", _SUBJECT, said)
+    if version is not None and int(version[1]) < STUB_VERSION:
+        said = f"{stub.path} is of version {version[1]}, older than this library's {STUB_VERSION}"
     else:
         said = f"{stub.path} is not what this library and its settings would write"
-    return Finding("warning", SUBJECT, said, INSTALL)
+    return Finding("warning", _SUBJECT, said, INSTALL)
 
 
 def _links(planned: Plan) -> Iterator[Finding]:
     for link in planned.links:
         if not link.path.is_symlink() or link.path.readlink() != link.target:
             said = f"{link.path} does not lead to {link.target}"
-            yield Finding("warning", SUBJECT, said, INSTALL)
+            yield Finding("warning", _SUBJECT, said, INSTALL)
 
 
 def _target(planned: Plan, installed: Installed) -> Iterator[Finding]:
@@ -144,16 +144,16 @@ def _target(planned: Plan, installed: Installed) -> Iterator[Finding]:
             f"they run {installed.python}, which is not there: no job is recorded when it ends, "
             "and OAR's own order decides"
         )
-        yield Finding("bad", SUBJECT, said, INSTALL)
+        yield Finding("bad", _SUBJECT, said, INSTALL)
     elif (denied := _denied(installed.python, os.X_OK)) is not None:
         said = f"the user {USER} may not run {installed.python}, because of {denied}"
-        yield Finding("bad", SUBJECT, said, way_to_run(denied))
+        yield Finding("bad", _SUBJECT, said, way_to_run(denied))
     for other in planned.oar3.others if planned.oar3 is not None else ():
         said = (
             f"{other} names entry points of the library in OAR 3's own environment, which are "
             "missing while pip replaces it: OAR 3 then starts no job"
         )
-        yield Finding("warning", SUBJECT, said, INSTALL)
+        yield Finding("warning", _SUBJECT, said, INSTALL)
 
 
 def _denied(file: Path, wanted: int) -> Path | None:
@@ -166,7 +166,7 @@ def _denied(file: Path, wanted: int) -> Path | None:
 def _old_names(planned: Plan, conf: Mapping[str, str], oar_conf: Path) -> Iterator[Finding]:
     use = old_names(conf, str(oar_conf), planned.directory / "server_epilogue")
     if use is not None:
-        yield Finding("bad", SUBJECT, use.what, use.first)
+        yield Finding("bad", _SUBJECT, use.what, use.first)
 
 
 def service_findings(socket: Path) -> list[Finding]:

@@ -19,7 +19,7 @@ from oar_accounting.usage.keys import Group, Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class JudgedMetrics:
     """What everybody used of every metric; arrays of metrics and entities."""
 
     keys: Sequence[Key]
@@ -30,7 +30,7 @@ class Judged:
     karma: Floats  #: by entity
 
 
-def judge(policy: Dominant, sources: Sources) -> Judged:
+def judge(policy: Dominant, sources: Sources) -> JudgedMetrics:
     """What everybody used of every metric."""
     names = (QUEUE, policy.by) if policy.counted.scope == QUEUE else (policy.by,)
     keys, entities = sources.entities(names)
@@ -41,7 +41,9 @@ def judge(policy: Dominant, sources: Sources) -> Judged:
     for some in _together(entities, scoped=len(keys) > 1):
         parts = dominant(usage[:, some], capacity)
         share[:, some], of[:, some], karma[some] = parts.share, parts.of[:, None], parts.karma
-    return Judged(keys=keys, entities=entities, weighed=weighed, of=of, share=share, karma=karma)
+    return JudgedMetrics(
+        keys=keys, entities=entities, weighed=weighed, of=of, share=share, karma=karma
+    )
 
 
 def _together(entities: Entities[Group], *, scoped: bool) -> Iterator[Ints]:

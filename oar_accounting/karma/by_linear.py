@@ -19,7 +19,7 @@ from oar_accounting.usage.keys import Group, Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class JudgedTerm:
     """A term with what everybody used."""
 
     term: Term
@@ -30,17 +30,17 @@ class Judged:
     share: Floats
 
 
-def judge(policy: Linear, sources: Sources) -> list[Judged]:
+def judge(policy: Linear, sources: Sources) -> list[JudgedTerm]:
     """The terms with what everybody used."""
     return [_judged(term, sources) for term in policy.terms]
 
 
-def _judged(term: Term, sources: Sources) -> Judged:
+def _judged(term: Term, sources: Sources) -> JudgedTerm:
     names = (QUEUE, term.by) if term.counted.scope == QUEUE else (term.by,)
     keys, entities = sources.entities(names)
     weighed = sources.usage(term.metric, term.counted, entities)
     total = totals(entities, weighed.usage, scoped=len(keys) > 1)
-    return Judged(
+    return JudgedTerm(
         term=term,
         keys=keys,
         entities=entities,
@@ -65,14 +65,14 @@ def totals_by(queues: Sequence[str], usage: Floats) -> Floats:
 
 
 def karma_of(
-    judged: Sequence[Judged], jobs: Waiters, sources: Sources
+    judged: Sequence[JudgedTerm], jobs: Waiters, sources: Sources
 ) -> tuple[Floats, list[Part]]:
     """The karma of every job, and the terms it is the sum of."""
     parts = [_part(each, jobs, sources) for each in judged]
     return linear((part.value for part in parts), len(jobs.number)), parts
 
 
-def _part(judged: Judged, jobs: Waiters, sources: Sources) -> Part:
+def _part(judged: JudgedTerm, jobs: Waiters, sources: Sources) -> Part:
     term = judged.term
     values = [jobs.different_values(key, sources.now) for key in judged.keys]
     number = judged.entities.find(list(zip(*values, strict=True)))[jobs.number]
@@ -115,7 +115,7 @@ def of_all(
     return np.array([by_queue.get(queue, 0.0) for queue in queues], np.float64)
 
 
-def rows(judged: Sequence[Judged], sources: Sources) -> list[FairShareRow]:
+def rows(judged: Sequence[JudgedTerm], sources: Sources) -> list[FairShareRow]:
     """Everybody who used something or has a target, the largest shares first, term by term."""
     found: list[FairShareRow] = []
     for each in judged:
@@ -123,7 +123,7 @@ def rows(judged: Sequence[Judged], sources: Sources) -> list[FairShareRow]:
     return found
 
 
-def _rows(judged: Judged, sources: Sources) -> list[FairShareRow]:
+def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
     term, groups = judged.term, judged.entities.groups
     metric = sources.metric(term.metric)
     lines = [

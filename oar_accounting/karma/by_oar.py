@@ -25,7 +25,7 @@ from oar_accounting.oar.waiting_jobs import Queued
 from oar_accounting.settings.load import Settings
 
 #: Of each of OAR's terms, whose usage it is and which.
-TERMS = (("project", "used"), ("user", "used"), ("user", "asked"))
+OAR_TERMS = (("project", "used"), ("user", "used"), ("user", "asked"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ def karma_of(sources: StockSources, jobs: Queued) -> tuple[Floats, list[Part]]:
             target=found.target[row],
             value=found.value[row],
         )
-        for row, ((by, amount), coefficient) in enumerate(zip(TERMS, coefficients, strict=True))
+        for row, ((by, amount), coefficient) in enumerate(zip(OAR_TERMS, coefficients, strict=True))
     ]
     return found.karma, parts
 
@@ -137,9 +137,9 @@ def rows(sources: StockSources) -> tuple[list[FairShareRow], str]:
     found: list[FairShareRow] = []
     for queue, sums in sorted(sources.sums(rule, queues).items()):
         for (by, amount), used, of, targets, weight in (
-            (TERMS[0], sums.projects_used, sums.used, rule.project_targets, rule.project),
-            (TERMS[1], sums.users_used, sums.used, rule.user_targets, rule.user),
-            (TERMS[2], sums.users_asked, sums.asked, rule.user_targets, rule.user_ask),
+            (OAR_TERMS[0], sums.projects_used, sums.used, rule.project_targets, rule.project),
+            (OAR_TERMS[1], sums.users_used, sums.used, rule.user_targets, rule.user),
+            (OAR_TERMS[2], sums.users_asked, sums.asked, rule.user_targets, rule.user_ask),
         ):
             if weight:
                 found += _rows(queue, by, amount, used, of, targets)

@@ -60,7 +60,7 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class JudgedTree:
     """A tree with what its names used, and what comes of it; arrays by node."""
 
     nodes: dict[Path, int]  #: the node of each path; the root has the empty one
@@ -81,7 +81,7 @@ class Judged:
 class Forest:
     """The tree of each queue, or one under the empty name."""
 
-    trees: dict[str, Judged]
+    trees: dict[str, JudgedTree]
     entities: Entities[tuple[str, Path]]  #: the leaves
     weighed: Sequence[Weighed]  #: by metric, what the leaves used
 
@@ -115,7 +115,7 @@ def _mixed(
     return mixed
 
 
-def _judged(policy: Shared, leaves: dict[Path, float]) -> Judged:
+def _judged(policy: Shared, leaves: dict[Path, float]) -> JudgedTree:
     nodes: dict[Path, int] = {(): 0}
     named = policy.shares.get(policy.levels[0], {})
     # A project that is named may stand below another, so it is not put at the top.
@@ -151,9 +151,11 @@ def _share(policy: Shared, path: Path) -> float:
     return math.nan if share is None else share
 
 
-def _classic(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> Judged:
+def _classic(
+    nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats
+) -> JudgedTree:
     parts = classic(tree, own)
-    return Judged(
+    return JudgedTree(
         nodes=nodes,
         leaves=leaves,
         shares=parts.norm_shares,
@@ -165,9 +167,9 @@ def _classic(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: 
     )
 
 
-def _fair(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> Judged:
+def _fair(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> JudgedTree:
     parts = fair_tree(tree, own)
-    return Judged(
+    return JudgedTree(
         nodes=nodes,
         leaves=leaves,
         shares=parts.norm_shares,
@@ -193,7 +195,7 @@ def karma_of(policy: Shared, jobs: Waiters, sources: Sources) -> tuple[Floats, l
 def _part(
     policy: Shared,
     leaves: Sequence[tuple[str, Path]],
-    trees: dict[str, Judged],
+    trees: dict[str, JudgedTree],
     depth: int,
     sources: Sources,
 ) -> Part:
@@ -261,7 +263,7 @@ def rows(policy: Shared, jobs: Waiters, sources: Sources) -> list[FairShareRow]:
 
 
 def _row(
-    queue: str, path: Path, tree: Judged, amount: str, usage: Sequence[MetricUsage]
+    queue: str, path: Path, tree: JudgedTree, amount: str, usage: Sequence[MetricUsage]
 ) -> FairShareRow:
     node = tree.nodes[path]
     figure = float(tree.figure[node])

@@ -7,7 +7,7 @@ from oar_accounting.core import formats
 from oar_accounting.karma.report import Explanation, JobKarma, KarmaPart
 
 #: Policies whose karma is the sum of the values of its parts.
-SUMS = ("linear", "oar")
+SUMMED_POLICIES = ("linear", "oar")
 TREES = ("tree", "fair_tree")
 
 
@@ -34,7 +34,7 @@ def figure(karma: float) -> str:
 
 
 def _what_it_is(policy: str, job: JobKarma) -> str:
-    if policy in SUMS:
+    if policy in SUMMED_POLICIES:
         return f"{figure(job.karma)} is the sum of weight x (share - target):"
     if policy == "dominant":
         return f"{figure(job.karma)} is the largest of these shares:"
@@ -44,7 +44,7 @@ def _what_it_is(policy: str, job: JobKarma) -> str:
 
 
 def _in_short(policy: str, part: KarmaPart) -> str:
-    if policy in SUMS:
+    if policy in SUMMED_POLICIES:
         target = part.target or 0.0
         return (
             f"{part.value:+.3f} = {part.weight:g} x ({part.share:.3f} - {target:.3f})   "
@@ -95,7 +95,7 @@ def _differences(policy: str, job: JobKarma, ahead: JobKarma) -> Iterator[str]:
     ahead_of = {_kind(part): part for part in ahead.parts}
     for ours in job.parts:
         theirs = ahead_of.get(_kind(ours))
-        if theirs is None or (policy in SUMS and theirs.value >= ours.value):
+        if theirs is None or (policy in SUMMED_POLICIES and theirs.value >= ours.value):
             continue
         what = f"  {theirs.by} {theirs.name or '(none)'}, {theirs.metric} {theirs.amount}"
         if theirs.share < ours.share:

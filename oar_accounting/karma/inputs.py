@@ -8,12 +8,13 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.core.columns import OPEN
+from oar_accounting.core.lengths import DAY
 from oar_accounting.errors import UnknownName
 from oar_accounting.karma.entities import Entities
 from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.policies.policy import Counted
 from oar_accounting.karma.policies.weights import Weighting, earliest, weights
-from oar_accounting.karma.usage import DAY, Usage, Weighed, read_usage
+from oar_accounting.karma.usage import Weighed, WindowUsage, read_usage
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
@@ -35,7 +36,7 @@ class Sources:
     known: KnownAccounts
     recent: Recent
     now: int  #: epoch seconds UTC
-    _usage: dict[tuple[Weighting, bool], Usage] = field(default_factory=dict)
+    _usage: dict[tuple[Weighting, bool], WindowUsage] = field(default_factory=dict)
     _entities: dict[tuple[Key, ...], Entities[Group]] = field(default_factory=dict)
     _names: dict[int, Names] = field(default_factory=dict)
 

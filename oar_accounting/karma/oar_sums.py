@@ -26,7 +26,7 @@ from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.settings import perl_hashes
 from oar_accounting.settings.load import Settings, oar_values
 
-PREFIX = "SCHEDULER_FAIRSHARING_"
+SETTINGS_PREFIX = "SCHEDULER_FAIRSHARING_"
 #: The longest window, as that of ACCOUNTING_WINDOW.
 LONGEST = 10**10
 
@@ -97,14 +97,16 @@ class _Given:
         return int(value)
 
     def _said(self, key: str) -> str | None:
-        said = self._values.get(PREFIX + key)
+        said = self._values.get(SETTINGS_PREFIX + key)
         if said is not None and not said.isascii() and not _is_utf8(said):
-            raise SettingsError(f"{self._file}: {PREFIX}{key} is not UTF-8 text")
+            raise SettingsError(f"{self._file}: {SETTINGS_PREFIX}{key} is not UTF-8 text")
         return said
 
     def _wrong(self, key: str, expected: str, where: str = "") -> SettingsError:
-        said = self._values[PREFIX + key]
-        return SettingsError(f"{self._file}: {PREFIX}{key} must be {expected}, not {said!r}{where}")
+        said = self._values[SETTINGS_PREFIX + key]
+        return SettingsError(
+            f"{self._file}: {SETTINGS_PREFIX}{key} must be {expected}, not {said!r}{where}"
+        )
 
 
 def _is_utf8(said: str) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oar_accounting.core.formats import length_of
+from oar_accounting.core.lengths import length_of
 from oar_accounting.errors import SettingsError
 from oar_accounting.karma.policies.policy import (
     AMOUNTS,
@@ -26,7 +26,7 @@ from oar_accounting.karma.policies.policy import (
 from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps, Weighting
 
 #: What a policy is made of, beside what all of them have.
-KEYS = {
+POLICY_KEYS = {
     "oar": ("source", "window_rule"),
     "linear": ("terms",),
     "tree": ("levels", "metrics", "shares"),
@@ -49,9 +49,9 @@ def read_karma(table: Any, file: str, known: Sequence[str]) -> Karma:
     *known*: the names of the metrics. Raises :class:`SettingsError`.
     """
     given = _Table(table, f"{file}: [karma]")
-    name = given.one_of("policy", tuple(KEYS))
+    name = given.one_of("policy", tuple(POLICY_KEYS))
     common = () if name == "oar" else ("open_jobs", *COUNTED)
-    given.check_keys(("policy", *common, *KEYS[name]))
+    given.check_keys(("policy", *common, *POLICY_KEYS[name]))
     if name == "oar":
         source = given.one_of("source", SOURCES, SOURCES[0])
         rule = given.one_of("window_rule", WINDOW_RULES, WINDOW_RULES[0])

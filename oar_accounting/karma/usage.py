@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.windows import kept_by_day
 from oar_accounting.database import bulk
 from oar_accounting.errors import AmountOverflow
@@ -30,8 +31,6 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.recording.unposted import Recent
 from oar_accounting.usage.prorated import beside_totals
-
-DAY = 86_400
 
 #: Before everything, with room for a window.
 BEGINNING = -(2**62)
@@ -66,7 +65,7 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class WindowUsage:
     """Amounts of accounts, with the weight of every window, which is above 0."""
 
     start: Ints  #: of each window, ascending
@@ -127,7 +126,7 @@ def read_usage(  # noqa: PLR0913 - one reading
     now: int,
     *,
     by_day: bool,
-) -> Usage:
+) -> WindowUsage:
     """What counts of these metrics under the weighting at *now*; *by_day* where that will do."""
     since = earliest(weighting, now)
     begin = BEGINNING if since is None else since
@@ -242,7 +241,7 @@ def _loose(  # noqa: PLR0913 - one reading
 
 def _laid_out(
     parts: Sequence[tuple[Totals, int]], loose: Loose, weighting: Weighting, now: int
-) -> Usage:
+) -> WindowUsage:
     """The windows of all parts in the order of time; each part has its length of window."""
     starts, factors, rows, first = [], [], [], 0
     for totals, length in parts:
@@ -258,7 +257,7 @@ def _laid_out(
         first += len(start)
     if not starts:
         nothing = ints([])
-        return Usage(
+        return WindowUsage(
             start=nothing, weight=np.zeros(0), window=nothing, rows=Totals.concat([]), loose=loose
         )
     start, weight = np.concatenate(starts), np.concatenate(factors)
@@ -269,7 +268,7 @@ def _laid_out(
     place[counts] = np.arange(len(counts))
     window = place[np.concatenate(rows)]
     order = np.argsort(window, kind="stable")[np.count_nonzero(window < 0) :]
-    return Usage(
+    return WindowUsage(
         start=start[counts],
         weight=weight[counts],
         window=window[order],

@@ -7,6 +7,7 @@ from statistics import fmean, median
 import numpy as np
 
 from oar_accounting.core.columns import Ints, Texts, ints
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
 from oar_accounting.errors import BadSpan
@@ -22,7 +23,6 @@ from oar_accounting.oar.started_jobs import Started, read_starts
 from oar_accounting.oar.waiting_jobs import named_value
 from oar_accounting.settings.load import Settings
 
-DAY = 86_400
 #: The most instants as of which karma is taken; where windows are short, not of every one.
 MOST_BOUNDS = 200
 #: The most days that are replayed.

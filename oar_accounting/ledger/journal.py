@@ -16,9 +16,9 @@ MOST_PASSES = 10_000
 MOST_PROBLEMS = 5
 
 #: Seconds after which a pass that has not ended is no longer at work: the timers end it.
-LONGEST = 1_800
+LONGEST_PASS = 1_800
 
-RUNNING, DONE, FAILED = "running", "done", "failed"
+AT_WORK, DONE, FAILED = "running", "done", "failed"
 
 
 #: What tells a pass from any other, also where the tables were made anew: number and begin.
@@ -41,7 +41,7 @@ def begin(connection: Connection, site_id: int, verb: str, now: int) -> int:
             site_id=site_id,
             verb=verb,
             began=now,
-            outcome=RUNNING,
+            outcome=AT_WORK,
             done=0,
             changed=0,
             problems=0,
@@ -129,4 +129,4 @@ def forget_messages(connection: Connection, site_id: int, name: str) -> None:
 
 def is_at_work(record: PassRecord, now: int) -> bool:
     """True for a pass that has not ended, and may yet do so."""
-    return record.outcome == RUNNING and now - record.began <= LONGEST
+    return record.outcome == AT_WORK and now - record.began <= LONGEST_PASS

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection, func, select
 
 from oar_accounting.core.columns import Ints, Totals, add_up, difference
-from oar_accounting.core.windows import DAY
+from oar_accounting.core.lengths import DAY
 from oar_accounting.database import bulk
 from oar_accounting.ledger import schema
 from oar_accounting.ledger import totals as summed
@@ -28,7 +28,7 @@ from oar_accounting.ledger.records import Difference
 #: Rows of totals compared at once.
 TOTALS_AT_ONCE = 300_000
 #: Jobs streamed at once.
-JOBS_AT_ONCE = 10_000
+VERIFIED_AT_ONCE = 10_000
 
 Range = tuple[int, int]
 
@@ -78,7 +78,7 @@ def _within(account_id: Ints, accounts: Range) -> Ints:
 
 def _pages(connection: Connection, site_id: int) -> Iterator[Ints]:
     last = LOWEST
-    while len(ids := recorded_above(connection, site_id, last, JOBS_AT_ONCE)):
+    while len(ids := recorded_above(connection, site_id, last, VERIFIED_AT_ONCE)):
         yield ids
         last = int(ids[-1])
 

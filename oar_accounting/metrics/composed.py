@@ -17,9 +17,14 @@ from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.core.exact import Exact
 from oar_accounting.metrics.formulas.check import Scope
 from oar_accounting.metrics.formulas.evaluate import Facts, evaluate
-from oar_accounting.metrics.formulas.parser import LONGEST, LONGEST_WRITTEN, Source, read
+from oar_accounting.metrics.formulas.parser import (
+    LONGEST_FORMULA,
+    LONGEST_WRITTEN,
+    FormulaText,
+    read,
+)
 from oar_accounting.metrics.formulas.printer import written
-from oar_accounting.metrics.formulas.tree import Among, Expression, Number, Use, parts_of
+from oar_accounting.metrics.formulas.tree import Among, Expression, MetricUse, Number, parts_of
 from oar_accounting.metrics.formulas.units import Unit, factor, unit_of
 from oar_accounting.metrics.metric import BUILT_IN, Held, Metric, Resources, held_amounts, rates_of
 
@@ -31,7 +36,7 @@ MOST_TERMS = 2_000
 class _Read:
     """A formula as it was read, and where it came from."""
 
-    source: Source
+    source: FormulaText
     tree: Expression
 
     @property
@@ -39,13 +44,13 @@ class _Read:
         """The metrics that it names, and where it does so first."""
         places: dict[str, int] = {}
         for each in parts_of(self.tree):
-            if isinstance(each, Use):
+            if isinstance(each, MetricUse):
                 places.setdefault(each.metric, each.at)
         return places
 
 
-def _read(metric: Metric, where: str, longest: int = LONGEST) -> _Read:
-    source = Source(metric.formula, where)
+def _read(metric: Metric, where: str, longest: int = LONGEST_FORMULA) -> _Read:
+    source = FormulaText(metric.formula, where)
     return _Read(source, read(source, longest))
 
 
@@ -109,8 +114,8 @@ def _terms(formula: _Read, terms: Mapping[str, int]) -> int:
     """How many terms it has with the formulas that it uses written out."""
     count = 0
     for each in parts_of(formula.tree):
-        count += isinstance(each, (Number, Use, Among))
-        count += terms.get(each.metric, 0) if isinstance(each, Use) else 0
+        count += isinstance(each, (Number, MetricUse, Among))
+        count += terms.get(each.metric, 0) if isinstance(each, MetricUse) else 0
         if count > MOST_TERMS:
             raise formula.source.wrong(
                 each.at,
@@ -158,7 +163,7 @@ def facts_of(metrics: Iterable[Metric]) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Amounts:
+class HeldAmounts:
     """What parts of jobs hold each second, in any metric; what is held is counted once."""
 
     held: Held

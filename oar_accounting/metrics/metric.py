@@ -40,7 +40,7 @@ from oar_accounting.errors import AmountOverflow, SettingsError
 
 ANY_TYPE = "*"
 FORMS = ("count", "distinct", "sum", "formula")
-KEYS = ("count", "distinct", "formula", "per", "scale", "sum", "type", "unit")
+METRIC_KEYS = ("count", "distinct", "formula", "per", "scale", "sum", "type", "unit")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 UNIT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,29})[·.*]s")
 
@@ -117,8 +117,10 @@ def parse_metric(name: str, table: Mapping[str, Any], file: str) -> Metric:
     if name in {metric.name for metric in BUILT_IN}:
         raise SettingsError(f"{where}: {name!r} is built in and cannot be declared again")
     for key in table:
-        if key not in KEYS:
-            raise SettingsError(f"{where}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
+        if key not in METRIC_KEYS:
+            raise SettingsError(
+                f"{where}: unknown key {key!r}; known keys are {', '.join(METRIC_KEYS)}"
+            )
     forms = [key for key in FORMS if key in table]
     if len(forms) != 1:
         raise SettingsError(

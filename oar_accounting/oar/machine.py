@@ -75,7 +75,7 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps(Columns):
+class Levels(Columns):
     """Amounts per second from *since* on, until the next row; nothing before the first."""
 
     since: Ints
@@ -85,7 +85,7 @@ class Steps(Columns):
 
 
 @dataclass(frozen=True, slots=True)
-class Use(Columns):
+class UseSteps(Columns):
     """What jobs use per second from *since* on, until the next row; nothing before the first."""
 
     since: Ints
@@ -262,7 +262,7 @@ def measured(metric: Metric, kinds: Resources, dimension: str) -> Measure:
     return Measure(metric=metric, amounts=amounts, counts=counts & (code >= 0), shared=key)
 
 
-def steps_of(measure: Measure, found: Stretches) -> Steps:
+def steps_of(measure: Measure, found: Stretches) -> Levels:
     """What of a metric was up, awake and there, per second in unit / scale.
 
     What is shared is there while one of its resources is, on the best of their levels, and is as
@@ -276,7 +276,7 @@ def steps_of(measure: Measure, found: Stretches) -> Steps:
     exact = _stacked(found, amount)
     step = measure.amounts.step
     parts = (rates_of(measure.metric, Exact(p, step)) for p in (exact.up, exact.awake, exact.there))
-    return Steps(exact.since, *parts)
+    return Levels(exact.since, *parts)
 
 
 def _keys(value: Ints, code: Ints) -> Ints:
@@ -343,15 +343,15 @@ def _ranked(key: Ints, amount: Ints) -> tuple[Ints, Ints]:
     return rank, values
 
 
-def _stacked(found: Stretches, amount: Ints) -> Steps:
+def _stacked(found: Stretches, amount: Ints) -> Levels:
     """What is on each level and on those above it, all owners together."""
     columns = [np.where(found.level <= level, amount, 0) for level in LEVELS]
-    return Steps(*_stepped(found.start, found.stop, columns))
+    return Levels(*_stepped(found.start, found.stop, columns))
 
 
-def use_of(start: Ints, stop: Ints, rate: Ints) -> Use:
+def use_of(start: Ints, stop: Ints, rate: Ints) -> UseSteps:
     """What spans with a rate each use together. Raises :class:`AmountOverflow`."""
-    return Use(*_stepped(start, stop, [rate]))
+    return UseSteps(*_stepped(start, stop, [rate]))
 
 
 def _stepped(start: Ints, stop: Ints, columns: Sequence[Ints]) -> list[Ints]:
@@ -372,7 +372,7 @@ def _stepped(start: Ints, stop: Ints, columns: Sequence[Ints]) -> list[Ints]:
     return sums
 
 
-def filled(machine: Steps, use: Use, bounds: Ints) -> Filled:
+def filled(machine: Levels, use: UseSteps, bounds: Ints) -> Filled:
     """The amounts of each bucket between two of the ascending *bounds*.
 
     At every second used is the lower of what jobs use and what is up; what they use more is over.

@@ -18,7 +18,7 @@ from oar_accounting.oar.job_rules import ENDED, RUNNING
 from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import waiting_since
 
-ACTIVE = "Active"
+ACTIVE_QUEUE = "Active"
 #: Upon these events OAR stops all queues.
 STOPPING = (
     *("SERVER_PROLOGUE_TIMEOUT", "SERVER_PROLOGUE_EXIT_CODE_ERROR"),
@@ -68,7 +68,7 @@ def read_queues(engine: Engine, now: int) -> Queues:
         check_columns(connection, table)
         query = select(table.c.queue_name, table.c.scheduler_policy, table.c.state)
         rows = connection.execute(query.order_by(table.c.queue_name)).fetchall()
-        stopped = tuple(name for name, _, state in rows if state != ACTIVE)
+        stopped = tuple(name for name, _, state in rows if state != ACTIVE_QUEUE)
         event, unread = None, ""
         if stopped:
             try:

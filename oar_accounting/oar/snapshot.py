@@ -39,7 +39,7 @@ from oar_accounting.oar.job_rules import ENDED, PAUSED, RUNNING
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000
 #: Jobs looked through at once.
-JOBS_AT_ONCE = 100_000
+LOOKED_THROUGH_AT_ONCE = 100_000
 #: Assigned resources held in memory at once.
 PAIRS_AT_ONCE = 1_000_000
 
@@ -316,7 +316,7 @@ class Snapshot:
         )
         while True:
             query = select(*columns).where(jobs.job_id > last).order_by(jobs.job_id)
-            page = bulk.read_ints(self._connection, query.limit(JOBS_AT_ONCE))
+            page = bulk.read_ints(self._connection, query.limit(LOOKED_THROUGH_AT_ONCE))
             if not len(page[0]):
                 break
             last = int(page[0][-1])

@@ -8,7 +8,7 @@ import numpy as np
 from oar_accounting.core.columns import Ints, JobRows, Rates, distinct, ints, located, numbered
 from oar_accounting.ledger.catalog import Names, StoredMetric
 from oar_accounting.ledger.ledger import Book
-from oar_accounting.metrics.composed import Amounts, facts_of
+from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources
 from oar_accounting.oar.job_rules import Terms
@@ -110,7 +110,7 @@ class Holder:
             "cluster": Fact(value, [(each,) for each in values]),
             "type": Fact(kind[job], kinds),
         }
-        amounts = Amounts(Held(part, held.row), self._table, len(keys), facts)
+        amounts = HeldAmounts(Held(part, held.row), self._table, len(keys), facts)
         parts = [
             _above_zero(rows.job_id[job], accounts, each.metric_id, amounts.rates(each.metric))
             for each in metrics

@@ -25,11 +25,11 @@ from oar_accounting.ledger.records import OpeningReport
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 
-JOBS_AT_ONCE = 100_000
+COVERED_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Counted(Columns):
+class OarAmounts(Columns):
     """What OAR has counted; windows are half-open, *name* is a number for user, project, queue."""
 
     window_start: Ints
@@ -108,7 +108,7 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
     )
 
 
-def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[Counted, list[Names]]:
+def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[OarAmounts, list[Names]]:
     """What OAR has counted, ASKED and USED side by side, and the names by their numbers."""
     number: dict[Names, int] = {}
     parts = [Totals.concat([])]
@@ -128,7 +128,7 @@ def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[Counted, list[Na
     found = parts[0]
     stop = found.window_start + found.metric_id
     columns = (found.window_start, stop, found.account_id, found.asked, found.used)
-    return Counted.of(columns), list(number)
+    return OarAmounts.of(columns), list(number)
 
 
 def _check(start: int, last: int, names: Names, kind: str, consumption: int) -> None:
@@ -146,10 +146,10 @@ def _check(start: int, last: int, names: Names, kind: str, consumption: int) -> 
 def _busy(book: Book, snapshot: Snapshot) -> Busy:
     """When OAR or the ledger knows of a job."""
     busy = Busy()
-    last, start, stop = snapshot.times_held(0, JOBS_AT_ONCE)
+    last, start, stop = snapshot.times_held(0, COVERED_AT_ONCE)
     while last:
         busy.add(start, stop)
-        last, start, stop = snapshot.times_held(last, JOBS_AT_ONCE)
+        last, start, stop = snapshot.times_held(last, COVERED_AT_ONCE)
     job = schema.jobs.c
     # Of a job that OAR has deleted, it is not known yet when it ended.
     runs = case(((job.closed == schema.OPEN_JOB) & job.state.in_(RUNNING), 1), else_=0)

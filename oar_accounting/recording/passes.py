@@ -25,7 +25,7 @@ from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
 
 #: Late jobs that are named.
-MOST_NAMED = 5
+MOST_TOLD = 5
 
 
 @dataclass(slots=True)
@@ -49,8 +49,8 @@ class Tally:
 
 
 def _named(ids: Sequence[int]) -> str:
-    more = len(ids) - MOST_NAMED
-    named = ", ".join(map(str, ids[:MOST_NAMED]))
+    more = len(ids) - MOST_TOLD
+    named = ", ".join(map(str, ids[:MOST_TOLD]))
     return f"{named} and {more} more" if more > 0 else named
 
 

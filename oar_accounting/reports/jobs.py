@@ -72,7 +72,7 @@ def page(
     if wanted.moment not in MOMENTS:
         raise BadSpan(f"{wanted.moment!r} is no moment of a job; expected {', '.join(MOMENTS)}")
     found: list[RecordedJob] = []
-    reader = _Reader(connection, site, wanted)
+    reader = _JobReader(connection, site, wanted)
     for block in _blocks(connection, site, wanted, reader.accounts, after):
         # One more than fits tells whether there is a page after this one.
         for at in range(0, len(block), limit + 1):
@@ -127,7 +127,7 @@ def _of_moment(wanted: JobsWanted) -> list[ColumnElement[bool]]:
     return [job.start_time < stop, and_(ended, job.stop_time > start) | running]
 
 
-class _Reader:
+class _JobReader:
     """Reads jobs whole; keeps what is the same for all of them."""
 
     def __init__(self, connection: Connection, site: Site, wanted: JobsWanted) -> None:

@@ -25,8 +25,9 @@ import numpy as np
 from sqlalchemy import Connection, Select, func, select
 
 from oar_accounting.core.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.periods import cuts, zone
-from oar_accounting.core.windows import DAY, evenly, repeated
+from oar_accounting.core.windows import evenly, repeated
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan, UnknownName
@@ -36,15 +37,15 @@ from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.reading import read_rates, read_spans
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar import machine
-from oar_accounting.oar.machine import Filled, History, Measure, Stretches, Use, measured
+from oar_accounting.oar.machine import Filled, History, Measure, Stretches, UseSteps, measured
 from oar_accounting.oar.resource_logs import MachineLog, assigned_among, read_machine
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.reports.records import UtilisationReport, UtilisationRow
 
 #: Jobs of so many seconds are held in memory at once.
-PAGE = 31 * DAY
+PERIOD_AT_ONCE = 31 * DAY
 #: Times further from 1970 than this, two thousand years, are none that somebody means.
-FARTHEST = 2**36
+FARTHEST_MEANT = 2**36
 
 #: Half-open span and amount that lies evenly over it.
 Even = tuple[int, int, int]
@@ -93,7 +94,7 @@ def utilisation(  # noqa: PLR0913 - one question
         bounds = _bounds(begin, stop, bucket, timezone)
         accounts = chosen.accounts(connection)
         measures = [measured(each.metric, log.kinds, site.terms.dimension) for each in wanted]
-        sums = _Sums(len(wanted), bounds)
+        sums = _UsedSums(len(wanted), bounds)
         for page in _pages(begin, stop):
             inside = sums.within(page)
             found = _of_page(connection, snapshot, log, chosen, accounts, measures, inside)
@@ -146,7 +147,7 @@ def _wanted(
 def _bounds(start: int, stop: int, bucket: str | int | None, timezone: str) -> list[int]:
     """The bounds of the buckets. Raises :class:`BadSpan`."""
     for instant in (start, stop):
-        if abs(instant) > FARTHEST:
+        if abs(instant) > FARTHEST_MEANT:
             raise BadSpan(f"{instant} is beyond any calendar; epoch seconds were expected")
     if stop <= start:
         raise BadSpan(f"the span from {start} to {stop} is empty")
@@ -207,11 +208,11 @@ def _first(connection: Connection, site: Site, log: MachineLog) -> int:
 
 
 def _pages(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    for begin in range(start, stop, PAGE):
-        yield begin, min(begin + PAGE, stop)
+    for begin in range(start, stop, PERIOD_AT_ONCE):
+        yield begin, min(begin + PERIOD_AT_ONCE, stop)
 
 
-class _Sums:
+class _UsedSums:
     """The amounts of all metrics by bucket, as they are added page by page."""
 
     def __init__(self, metrics: int, bounds: Sequence[int]) -> None:
@@ -341,7 +342,7 @@ class _PageOfJobs:
         owner, start, stop = map(np.concatenate, zip(*self._busy, strict=True))
         return machine.with_busy(level, owner, start, stop)
 
-    def use(self, metric_id: int) -> Use:
+    def use(self, metric_id: int) -> UseSteps:
         """What all jobs use of a metric."""
         parts = self._parts.get(metric_id) or [(ints([]), ints([]), ints([]))]
         return machine.use_of(*map(np.concatenate, zip(*parts, strict=True)))

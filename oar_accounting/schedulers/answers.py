@@ -25,8 +25,8 @@ from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.report import KarmaReport
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.library import library_file
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.schedulers.library import library_file
 from oar_accounting.settings.load import Settings, load_settings
 from oar_accounting.settings.scheduler import with_its_login
 from oar_accounting.stubs.oar3 import GREETING, digest_of
@@ -34,7 +34,7 @@ from oar_accounting.stubs.oar3 import GREETING, digest_of
 #: Sites whose databases are kept open at the same time; more of them are for a mistake.
 MOST_SITES = 8
 #: Seconds that a step on a database may take where the question does not say so.
-STEP = 5.0
+STEP_LIMIT = 5.0
 
 #: So often settings may change while they are read.
 CHANGES = 5
@@ -45,7 +45,7 @@ WHERE = ("oar_conf", "config", "site")
 Question = Mapping[str, Any]
 
 #: What may be asked, and what must be said with it.
-NEEDED: Mapping[str, Mapping[str, type]] = {
+NEEDED_KEYS: Mapping[str, Mapping[str, type]] = {
     "order": {"now": int},
     "ping": {},
     "sums": {"now": int, "start": int, "queues": list, "metrics": dict},
@@ -90,7 +90,7 @@ class Answers:
     def _answer(self, question: Question, facts: list[str]) -> str:
         if question["ask"] == "ping":
             return "end 0\n"
-        limit = float(question.get("limit", STEP))
+        limit = float(question.get("limit", STEP_LIMIT))
         site = self._site(question, limit)
         facts += [f"file {digest} {file}" for file, digest in site.digests.items()]
         if not site.lock.acquire(timeout=limit):
@@ -194,11 +194,11 @@ class _Site:
 
 def _checked(question: object) -> Question:
     """A question of which all is there that is asked. Raises :class:`ValueError`."""
-    if not isinstance(question, dict) or question.get("ask") not in NEEDED:
+    if not isinstance(question, dict) or question.get("ask") not in NEEDED_KEYS:
         raise ValueError("a question was expected")
     if question["ask"] == "order" and "queue" not in question and "jobs" not in question:
         raise ValueError("a queue or jobs are missing in the question")
-    for key, kind in NEEDED[question["ask"]].items():
+    for key, kind in NEEDED_KEYS[question["ask"]].items():
         if not isinstance(question.get(key), kind):
             raise ValueError(f"{key} is missing in the question")
     return question

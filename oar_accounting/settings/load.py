@@ -24,7 +24,7 @@ from oar_accounting.settings.oar_conf import OarConf, read_oar_conf
 OAR_CONF = "/etc/oar/oar.conf"
 TOML = "/etc/oar/accounting.toml"
 
-KEYS = (
+SETTINGS_KEYS = (
     "containers",
     "dimension",
     "karma",
@@ -205,8 +205,10 @@ class _Toml:
         self.holding: list[str] = []  #: the files in which a password was found
         self.password_files: list[str] = []  #: those that hold nothing else
         for key in table:
-            if key not in KEYS:
-                raise SettingsError(f"{file}: unknown key {key!r}; known keys: {', '.join(KEYS)}")
+            if key not in SETTINGS_KEYS:
+                raise SettingsError(
+                    f"{file}: unknown key {key!r}; known keys: {', '.join(SETTINGS_KEYS)}"
+                )
 
     def _wrong(self, key: str, expected: str) -> SettingsError:
         secret = "url" in key or "password" in key

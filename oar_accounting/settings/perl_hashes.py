@@ -39,10 +39,10 @@ def parse(text: str) -> dict[str, float]:
 
     Raises :class:`PerlError`, which tells the column, from 1.
     """
-    return _Reader(text).read()
+    return _HashReader(text).read()
 
 
-class _Reader:
+class _HashReader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from oar_accounting.core import formats
-from oar_accounting.core.formats import length_of
+from oar_accounting.core.lengths import length_of
 from oar_accounting.core.text_files import read_password
 from oar_accounting.database.dialects import as_user
 from oar_accounting.errors import SettingsError
 from oar_accounting.settings.load import Settings
 
-KEYS = ("last_answer", "limit", "login", "password_file", "socket")
+SCHEDULER_KEYS = ("last_answer", "limit", "login", "password_file", "socket")
 SOCKET = "/run/oar-accounting/karma.sock"
 #: Seconds.
 LAST_ANSWER = 3_600
-SHORTEST, LONGEST = 1, 600
+SHORTEST, LONGEST_LIMIT = 1, 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,15 @@ def read_scheduler(given: Settings) -> SchedulerSettings:
     if not isinstance(table, dict):
         raise SettingsError(f"{where} must be a table, not {table!r}")
     for key in table:
-        if key not in KEYS:
-            raise SettingsError(f"{where}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
+        if key not in SCHEDULER_KEYS:
+            raise SettingsError(
+                f"{where}: unknown key {key!r}; known keys are {', '.join(SCHEDULER_KEYS)}"
+            )
     found = SchedulerSettings(
         socket=_text(table, where, "socket", SOCKET),
-        limit=_seconds(table, where, "limit", SHORTEST, LONGEST) if "limit" in table else None,
+        limit=_seconds(table, where, "limit", SHORTEST, LONGEST_LIMIT)
+        if "limit" in table
+        else None,
         last_answer=_seconds(table, where, "last_answer", 0, 10**9)
         if "last_answer" in table
         else LAST_ANSWER,

@@ -22,8 +22,8 @@ from oar_accounting.stubs.plan import (
     NEW_TARGET,
     OLD_TARGET,
     READABLE,
-    STATE,
-    VERSION,
+    STATE_DIRECTORY,
+    STUB_VERSION,
     Link,
     Oar3,
     Plan,
@@ -71,7 +71,7 @@ def install(planned: Plan) -> list[Path]:
     return written
 
 
-def make_state(state: Path = STATE, user: str = USER) -> list[Path]:
+def make_state(state: Path = STATE_DIRECTORY, user: str = USER) -> list[Path]:
     """Make the directory of what stubs remember, for OAR's user alone; what was made.
 
     Raises :class:`StubError`. A machine without that user has no OAR that would need it.
@@ -202,7 +202,7 @@ def _write_list(planned: Plan) -> None:
             others += _there(before.led_over)
     text = json.dumps(
         {
-            "version": VERSION,
+            "version": STUB_VERSION,
             "python": str(planned.python),
             "state": str(planned.state),
             "files": list(dict.fromkeys(files)),

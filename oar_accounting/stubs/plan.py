@@ -19,12 +19,12 @@ from oar_accounting.settings.scheduler import SchedulerSettings
 from oar_accounting.stubs import oar3
 
 #: Counted up whenever stubs that are in use have to be written anew.
-VERSION = 1
+STUB_VERSION = 1
 
 INSTALL = "oar-accounting stubs install"
 
 DIRECTORY = Path("/usr/local/lib/oar-accounting")
-STATE = Path("/var/lib/oar-accounting")
+STATE_DIRECTORY = Path("/var/lib/oar-accounting")
 #: Where OAR 2 has its schedulers, and OAR 3's scheduler may be found.
 SCHEDULERS = (Path("/usr/lib/oar/schedulers"), Path("/usr/local/lib/oar/schedulers"))
 KAO = ("/usr/lib/oar/kao", "/usr/local/lib/oar/kao", "/usr/local/bin/kao", "/usr/bin/kao")
@@ -99,7 +99,7 @@ def plan(  # noqa: PLR0913 - what may be told apart from what is found
     python: Path,
     scheduler: SchedulerSettings,
     directory: Path = DIRECTORY,
-    state: Path = STATE,
+    state: Path = STATE_DIRECTORY,
     schedulers: Path | None = None,
     oar3_python: Path | None = None,
 ) -> Plan:
@@ -110,7 +110,7 @@ def plan(  # noqa: PLR0913 - what may be told apart from what is found
     named cannot be used.
     """
     values: dict[str, object] = {
-        "version": str(VERSION),
+        "version": str(STUB_VERSION),
         "python": str(python),
         "socket": scheduler.socket,
         "state": str(state),

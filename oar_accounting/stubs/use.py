@@ -20,7 +20,7 @@ OLD_PLACE = re.compile(r"/[^\s\"'=]*/share/oar-accounting/hooks/(?:server_epilog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
+class StubUse:
     """A line of OAR's settings, or a queue, that leads to a stub."""
 
     what: str  #: one sentence without its end
@@ -33,7 +33,7 @@ def uses_of(
     oar_conf: str,
     policies: Mapping[str, str],
     run_sql: Callable[[str], str],
-) -> list[Use]:
+) -> list[StubUse]:
     """All that leads to these stubs.
 
     *conf*: the values of the file *oar_conf*; *policies*: the scheduler of each queue; *run_sql*:
@@ -46,17 +46,17 @@ def uses_of(
     ]
 
 
-def _epilogue(installed: Installed, conf: Mapping[str, str], oar_conf: str) -> Iterator[Use]:
+def _epilogue(installed: Installed, conf: Mapping[str, str], oar_conf: str) -> Iterator[StubUse]:
     words = _words(conf.get(EPILOGUE, ""))
     for stub in installed.files:
         if stub.name != "server_epilogue" or not words:
             continue
         if any(_is(Path("/", word), stub) for word in words):
-            yield Use(what=f"{oar_conf} names {stub}", first=_without(EPILOGUE, oar_conf))
+            yield StubUse(what=f"{oar_conf} names {stub}", first=_without(EPILOGUE, oar_conf))
         elif str(stub) in read_text(Path("/", words[0])):
             script = Path("/", words[0])
             first = f"sed -i '\\|{stub}|d' {quote(str(script))}"
-            yield Use(what=f"{script}, which {oar_conf} names, calls {stub}", first=first)
+            yield StubUse(what=f"{script}, which {oar_conf} names, calls {stub}", first=first)
 
 
 def _is(named: Path, stub: Path) -> bool:
@@ -64,7 +64,9 @@ def _is(named: Path, stub: Path) -> bool:
     return stub in (named, named.resolve()) or named.resolve() == stub.resolve()
 
 
-def _entry_points(installed: Installed, conf: Mapping[str, str], oar_conf: str) -> Iterator[Use]:
+def _entry_points(
+    installed: Installed, conf: Mapping[str, str], oar_conf: str
+) -> Iterator[StubUse]:
     if not any(file.name == f"{MODULE}.py" for file in installed.files):
         return
     # OAR 3 takes all quotes off both ends of a value.
@@ -76,12 +78,12 @@ def _entry_points(installed: Installed, conf: Mapping[str, str], oar_conf: str) 
                 # Alone, it would end OAR's scheduler.
                 keys += rf"\|{PRIORITY}"
             first = _without(rf"\({keys}\)", oar_conf)
-            yield Use(what=f'{oar_conf} has {key}="{ENTRY_POINT}"', first=first)
+            yield StubUse(what=f'{oar_conf} has {key}="{ENTRY_POINT}"', first=first)
 
 
 def _queues(
     installed: Installed, policies: Mapping[str, str], run_sql: Callable[[str], str]
-) -> Iterator[Use]:
+) -> Iterator[StubUse]:
     links = {link.name for link in installed.links_to_ours()}
     for policy in sorted(links.intersection(policies.values())):
         names = ", ".join(sorted(name for name, each in policies.items() if each == policy))
@@ -91,7 +93,7 @@ def _queues(
             f"UPDATE queues SET scheduler_policy = {_sql_text(own)} "  # noqa: S608 - it is shown
             f"WHERE scheduler_policy = {_sql_text(policy)}"
         )
-        yield Use(what=f"the scheduler of queue {names} is {policy}", first=run_sql(statement))
+        yield StubUse(what=f"the scheduler of queue {names} is {policy}", first=run_sql(statement))
 
 
 def _sql_text(text: str) -> str:
@@ -110,7 +112,7 @@ def _words(value: str) -> list[str]:
         return []
 
 
-def old_names(conf: Mapping[str, str], oar_conf: str, stub: Path) -> Use | None:
+def old_names(conf: Mapping[str, str], oar_conf: str, stub: Path) -> StubUse | None:
     """What still leads to where pip puts our files, in the place of the epilogue's *stub*."""
     value = conf.get(EPILOGUE, "")
     words = _words(value)
@@ -120,7 +122,7 @@ def old_names(conf: Mapping[str, str], oar_conf: str, stub: Path) -> Use | None:
         file = Path("/", words[0])
     else:
         return None
-    return Use(
+    return StubUse(
         what=f"{file} names {found[0]}, which is missing while pip replaces it: OAR then stops all "
         "queues",
         first=f"sed -i 's|{found[0]}|{stub}|' {quote(str(file))}",

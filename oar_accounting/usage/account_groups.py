@@ -22,10 +22,10 @@ from oar_accounting.usage.keys import (
     find_place,
     stays,
 )
-from oar_accounting.usage.request import MOST_NAMED
+from oar_accounting.usage.request import MOST_ACCOUNTS_NAMED
 
 #: Shown for an account that somebody has deleted by hand.
-NAMELESS = "?"
+NAMELESS_GROUP = "?"
 
 
 def visible_names(
@@ -125,7 +125,7 @@ class AccountGroups:
         wanted = {list(keys).index(name): values for name, values in filters.items()}
         number, groups = _numbered(every, cuts if moves else None, wanted, len(by))
         filtered = bool(filters) or visible_to is not None
-        unnamed = tuple(NAMELESS for _ in by)
+        unnamed = tuple(NAMELESS_GROUP for _ in by)
         if not filtered and unnamed not in groups:
             groups.append(unnamed)
         return cls(
@@ -151,7 +151,7 @@ class AccountGroups:
             return []
         owners = {self.names[account][:3] for account in chosen.tolist()}
         of_jobs = [account for account, names in self.names.items() if names[:3] in owners]
-        if len(of_jobs) > MOST_NAMED:
+        if len(of_jobs) > MOST_ACCOUNTS_NAMED:
             return []
         return [schema.jobs.c.account_id.in_(of_jobs)]
 

@@ -7,12 +7,13 @@ import numpy as np
 from sqlalchemy import Connection, Table, or_
 
 from oar_accounting.core.columns import OPEN, Ints
-from oar_accounting.core.windows import DAY, kept_by_day
+from oar_accounting.core.lengths import DAY
+from oar_accounting.core.windows import kept_by_day
 from oar_accounting.ledger import schema
 from oar_accounting.usage.from_jobs import FEW_LOOK_UPS, Intervals, of_closed_jobs, read_measured
 from oar_accounting.usage.prorated import (
     FEW_PARTS,
-    Steps,
+    EqualParts,
     in_windows,
     share_out,
     summed,
@@ -44,9 +45,9 @@ def _whole_windows(cuts: Ints, window: int) -> list[tuple[int, int, int]]:
     return list(zip(part.tolist(), begins[part].tolist(), ends[part].tolist(), strict=True))
 
 
-def _equal_runs(ranges: list[tuple[int, int, int]]) -> list[Steps]:
+def _equal_runs(ranges: list[tuple[int, int, int]]) -> list[EqualParts]:
     """The same parts in runs of equal ones: days of a month are one run, months are several."""
-    runs: list[Steps] = []
+    runs: list[EqualParts] = []
     for part, begin, end in ranges:
         if runs:
             last = runs[-1]
@@ -55,11 +56,11 @@ def _equal_runs(ranges: list[tuple[int, int, int]]) -> list[Steps]:
             if follows and begin == last.begin + last.count * stride and end != OPEN:
                 runs[-1] = replace(last, stride=stride, count=last.count + 1)
                 continue
-        runs.append(Steps(part=part, begin=begin, length=end - begin, stride=0, count=1))
+        runs.append(EqualParts(part=part, begin=begin, length=end - begin, stride=0, count=1))
     return runs
 
 
-def _summed(connection: Connection, asked: Question, steps: Steps) -> Iterator[Sums]:
+def _summed(connection: Connection, asked: Question, steps: EqualParts) -> Iterator[Sums]:
     """The sums of the windows in a run of parts."""
     window = asked.site.terms.window
     begin, end = steps.begin, steps.begin + steps.length

@@ -17,7 +17,7 @@ from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.job_rules import ENDED, RUNNING
 from oar_accounting.usage.keys import Group
-from oar_accounting.usage.request import MOST_NAMED
+from oar_accounting.usage.request import MOST_ACCOUNTS_NAMED
 
 #: The states of a job that OAR or the ledger knows.
 STATES = (
@@ -217,7 +217,7 @@ def known_types(connection: Connection, site: Site, accounts: Collection[int]) -
     """The types, and their names, that jobs of these accounts have."""
     job = schema.jobs.c
     query = select(job.account_id, job.types).where(job.site_id == site.site_id).distinct()
-    if len(accounts) <= MOST_NAMED:
+    if len(accounts) <= MOST_ACCOUNTS_NAMED:
         query = query.where(job.account_id.in_([*accounts]))
     every = {types for account, types in connection.execute(query) if account in accounts}
     return {name for types in every for name in (*type_names(types), *types_of(types))}

@@ -35,7 +35,7 @@ FEW_OF_MANY = 4
 #: So many windows are named at once.
 WINDOWS_AT_ONCE = 500
 #: Rows that are held in memory at once, about.
-ROWS_AT_ONCE = 200_000
+PRORATED_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Source:
         rows, first, last = connection.execute(query).one()
         if not rows:
             return
-        step = (int(last) - int(first)) // (int(rows) // ROWS_AT_ONCE + 1) + 1
+        step = (int(last) - int(first)) // (int(rows) // PRORATED_AT_ONCE + 1) + 1
         for start in range(int(first), int(last) + 1, step):
             yield start, start + step
 
@@ -260,7 +260,7 @@ def summed(  # noqa: PLR0913 - one reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class EqualParts:
     """Parts of a question that follow each other at equal distances, with what is read of each."""
 
     part: int  #: the number of the first
@@ -269,7 +269,7 @@ class Steps:
     stride: int  #: from the begin of one to that of the next
     count: int
 
-    def at_most(self, count: int) -> Iterator["Steps"]:
+    def at_most(self, count: int) -> Iterator["EqualParts"]:
         """The same in portions of so many parts."""
         for nth in range(0, self.count, count):
             begin = self.begin + nth * self.stride
@@ -291,7 +291,7 @@ class Steps:
 
 
 def summed_in_steps(
-    connection: Connection, asked: Question, source: Source, steps: Steps
+    connection: Connection, asked: Question, source: Source, steps: EqualParts
 ) -> Iterator[Sums]:
     """The sums, by part, account and metric, of the windows of one length that lie within."""
     sparse = steps.length * FEW_OF_MANY < steps.stride
@@ -313,7 +313,7 @@ def _in_steps(
     connection: Connection,
     asked: Question,
     source: Source,
-    steps: Steps,
+    steps: EqualParts,
     within: ColumnElement[bool],
 ) -> Sums:
     if source.length == steps.stride:

@@ -34,7 +34,7 @@ from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, Visible, find_place
 from oar_accounting.usage.prorated import adjustments, in_windows, openings
 from oar_accounting.usage.records import ShownMetric
 from oar_accounting.usage.request import ACCOUNT_BITS, Answer, Question, Sums
-from oar_accounting.usage.result import AMOUNTS, UsageColumns, added_up, amounts_by_share
+from oar_accounting.usage.result import AMOUNT_COLUMNS, UsageColumns, added_up, amounts_by_share
 
 #: How the number of a job is written.
 _NUMBER = re.compile("-?[1-9][0-9]{0,17}")
@@ -127,7 +127,7 @@ def _together(found: Sequence[UsageColumns]) -> UsageColumns:
         list(groups),
         ordered,
         (start, stop, group, metric),
-        [np.concatenate([getattr(each, name) for each in found]) for name in AMOUNTS],
+        [np.concatenate([getattr(each, name) for each in found]) for name in AMOUNT_COLUMNS],
         np.concatenate([each.accuracy for each in found]),
         [sort_key(by, each) for each in groups],
     )

@@ -16,7 +16,7 @@ from oar_accounting.ledger.catalog import Site
 EXACT, PROPORTIONAL, WHOLE = 0, 1, 2
 
 #: Accounts up to this many are named to the database; more of them are picked from all rows.
-MOST_NAMED = 500
+MOST_ACCOUNTS_NAMED = 500
 #: Bits of an account's id below the key in a holder.
 ACCOUNT_BITS = 32
 
@@ -110,7 +110,7 @@ class Question:
     ) -> ColumnElement[bool]:
         """True for rows that may count, as far as that is a matter for the database."""
         wanted: ColumnElement[bool] = metric_id.in_(self.metrics)
-        if self.accounts is not None and len(self.accounts) <= MOST_NAMED:
+        if self.accounts is not None and len(self.accounts) <= MOST_ACCOUNTS_NAMED:
             wanted = and_(wanted, account_id.in_(self.accounts.tolist()))
         return wanted
 

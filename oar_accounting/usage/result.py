@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: What of an answer stands in which columns: of jobs, of opening amounts, of adjustments.
 SHARES = ("", "opening_", "adjusted_")
-AMOUNTS = tuple(f"{share}{amount}" for share in SHARES for amount in ("asked", "used"))
+AMOUNT_COLUMNS = tuple(f"{share}{amount}" for share in SHARES for amount in ("asked", "used"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class UsageColumns:
     def rows(self) -> Iterator[Usage]:
         """The rows as records."""
         columns = (self.group, self.metric, self.start, self.stop, self.accuracy)
-        amounts = (getattr(self, name) for name in AMOUNTS)
+        amounts = (getattr(self, name) for name in AMOUNT_COLUMNS)
         rows = zip(*(column.tolist() for column in (*columns, *amounts)), strict=True)
         for group, metric, start, stop, accuracy, *values in rows:
             asked, used, opening_asked, opening_used, adjusted_asked, adjusted_used = values
@@ -94,7 +94,7 @@ class UsageColumns:
     def _numbers(self) -> dict[str, Ints]:
         scales = ints([each.scale for each in self.metrics])
         scale = scales[self.metric] if len(self) else ints([])
-        amounts = {name: getattr(self, name) for name in AMOUNTS}
+        amounts = {name: getattr(self, name) for name in AMOUNT_COLUMNS}
         return {"start": self.start, "stop": self.stop, "scale": scale, **amounts}
 
     def to_arrow(self) -> "pyarrow.Table":
@@ -160,7 +160,7 @@ def added_up(  # noqa: PLR0913 - the parts of an answer
         start=start,
         stop=stop,
         accuracy=worst[some],
-        **{name: each[some] for name, each in zip(AMOUNTS, sums, strict=True)},
+        **{name: each[some] for name, each in zip(AMOUNT_COLUMNS, sums, strict=True)},
     )
 
 
@@ -170,7 +170,7 @@ def _summed(amount: Ints, rows: Ints, firsts: Ints) -> Ints:
 
 
 def amounts_by_share(answer: Answer) -> tuple[Sums, list[Ints]]:
-    """The rows of all shares of an answer, and their columns of `AMOUNTS`."""
+    """The rows of all shares of an answer, and their columns of `AMOUNT_COLUMNS`."""
     parts = (answer.jobs, answer.openings, answer.adjustments)
     every = Sums.concat(parts)
     share = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from oar_accounting.stubs.plan import DIRECTORY, STATE
+from oar_accounting.stubs.plan import DIRECTORY, STATE_DIRECTORY
 from tests.changing_library import FOR_EVER, Library, Service
 from tests.live import machine
 from tests.live.installed import TOML
@@ -43,7 +43,7 @@ KNOWING = [
     f"oar_sched_gantt_with_timesharing_and_fairsharing{rest}"
     for rest in ("", "_and_placeholder", "_and_quotas")
 ]
-MADE = [str(DIRECTORY), str(STATE), str(SOCKETS)]
+MADE = [str(DIRECTORY), str(STATE_DIRECTORY), str(SOCKETS)]
 MADE += [str(SCHEDULERS / f"karma_then_{name}") for name in KNOWING]
 
 USERS = ("alice", "bob", "carol")
@@ -90,7 +90,7 @@ class Watch:
         self.rounds: list[Decision] = []
         self.faults: list[str] = []  #: what kept somebody from looking, or from submitting
         self._oar = oar
-        self._file = STATE / "rounds"
+        self._file = STATE_DIRECTORY / "rounds"
         self._read = (0, 0)  #: the number of a file, and its bytes that were read
 
     def look(self) -> None:
@@ -165,7 +165,7 @@ class Stage:
 
     def forget_answers(self) -> None:
         """Remove the last answers, so that nobody can repeat them."""
-        for file in STATE.glob("last-*"):
+        for file in STATE_DIRECTORY.glob("last-*"):
             file.unlink(missing_ok=True)
 
     # -- what must hold -----------------------------------------------------------------------

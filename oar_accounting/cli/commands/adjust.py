@@ -29,13 +29,13 @@ from oar_accounting.core import formats
 from oar_accounting.errors import BadAdjustment
 
 #: What goes with an account, beside an amount.
-NEEDED = ("--user", "--project", "--queue", "--metric", "--from", "--to")
+NEEDED_OPTIONS = ("--user", "--project", "--queue", "--metric", "--from", "--to")
 #: The options of each way to adjust; the first ones call for it.
 ACCOUNT = ("--used", "--asked")
 JOBS = ("--jobs-of-node", "--between", "--job")
 COUNTER = ("--counter",)
 WAYS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ACCOUNT: (*NEEDED, "--property"),
+    ACCOUNT: (*NEEDED_OPTIONS, "--property"),
     JOBS: ("--user", "--project", "--queue", "--metric", "--percent", "--only"),
     COUNTER: (),
 }
@@ -158,7 +158,7 @@ def _check_together(said: Sequence[str], calling: str, fitting: Sequence[str]) -
 def _check_complete(
     said: Sequence[str], calling: str, metrics: Sequence[str] | None, *, of_account: bool
 ) -> None:
-    missing = [option for option in NEEDED if of_account and option not in said]
+    missing = [option for option in NEEDED_OPTIONS if of_account and option not in said]
     if missing:
         raise click.UsageError(f"{calling} needs {', '.join(missing)} too")
     if metrics is not None and (len(metrics) != 1 if of_account else not metrics):
@@ -278,7 +278,7 @@ def adjustments(options: Options, number: int | None, form: str | None) -> None:
 
 #: What is told of an adjustment, and of a line, beside the amounts.
 TOLD = ("adjustment_id", "posted", "author", "reason", "counters", "countered_by", "jobs", "lines")
-PLACES = ("line", "job_id", "user", "project", "queue", "property", "metric")
+LINE_FIELDS = ("line", "job_id", "user", "project", "queue", "property", "metric")
 
 
 def _show_all(found: Sequence[Adjustment], form: str | None) -> None:
@@ -320,9 +320,9 @@ def _show_lines(found: Sequence[AdjustmentLine], form: str | None) -> None:
     if form == "json":
         _print_json(rows)
     elif form == "csv":
-        _print_csv((*PLACES, "start", "stop", "unit", "asked", "used"), rows)
+        _print_csv((*LINE_FIELDS, "start", "stop", "unit", "asked", "used"), rows)
     else:
-        table = new_table("line", "job", *PLACES[2:], "from", "to")
+        table = new_table("line", "job", *LINE_FIELDS[2:], "from", "to")
         _add_amounts(table)
         for line in found:
             job = "" if line.job_id is None else str(line.job_id)

@@ -26,11 +26,11 @@ from oar_accounting.reports.records import JobPage, RecordedJob
 Pages = Callable[..., JobPage]
 
 #: Jobs that a table shows at most, where nobody says how many.
-USUAL = 50
+USUAL_PAGE = 50
 #: Jobs that are read at once.
 AT_ONCE = 1000
 
-FIELDS = (
+JOB_FIELDS = (
     *("job_id", "user", "project", "queue", "state", "types", "submitted", "started", "ended"),
     *("walltime", "waited", "size", "purged", "metric", "unit", "asked", "used", "unused"),
 )
@@ -56,7 +56,7 @@ FIELDS = (
     "-n",
     type=click.IntRange(1),
     metavar="N",
-    help=f"How many jobs. Default: {USUAL} in a table, all with --json and --csv.",
+    help=f"How many jobs. Default: {USUAL_PAGE} in a table, all with --json and --csv.",
 )
 @form_options
 @click.pass_obj
@@ -84,9 +84,9 @@ def tell_listed(
     """The first jobs after a number: as a table, or as rows for machines, page by page."""
     if form is not None:
         found = _following(pages, after)
-        tell_rows(form, FIELDS, chain.from_iterable(map(job_objects, islice(found, first))))
+        tell_rows(form, JOB_FIELDS, chain.from_iterable(map(job_objects, islice(found, first))))
         return
-    page = pages(after=after, limit=first or USUAL)
+    page = pages(after=after, limit=first or USUAL_PAGE)
     show(_table(page.jobs, zone))
     if page.after is not None:
         click.echo(f"more follow: --after {page.after}, or -n for more at once", err=True)
@@ -104,7 +104,7 @@ def _following(pages: Pages, after: int | None) -> Iterator[RecordedJob]:
 
 def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
     """A job as machines read it, once for each metric; amounts are exact whole numbers."""
-    common = {name: getattr(job, name) for name in FIELDS[:13]} | {"types": ",".join(job.types)}
+    common = {name: getattr(job, name) for name in JOB_FIELDS[:13]} | {"types": ",".join(job.types)}
     for held in job.metrics:
         yield common | {
             "metric": held.metric,
@@ -114,7 +114,7 @@ def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
             "unused": held.unused,
         }
     if not job.metrics:
-        yield common | dict.fromkeys(FIELDS[13:])
+        yield common | dict.fromkeys(JOB_FIELDS[13:])
 
 
 def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:

@@ -14,7 +14,7 @@ from oar_accounting.cli.terminal.display import add_row, bar, new_table, show
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
-from oar_accounting.karma.explain import SUMS, explanation, figure
+from oar_accounting.karma.explain import SUMMED_POLICIES, explanation, figure
 from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
 
 
@@ -148,13 +148,13 @@ def karma_table(report: KarmaReport, jobs: list[JobKarma]) -> Table:
 
 
 def _title(policy: str, part: Part) -> str:
-    if policy in SUMS:
+    if policy in SUMMED_POLICIES:
         return f"{part.weight:g} x {part.by}\n{part.metric} {part.amount}"
     return f"{part.by}\n{part.metric} {part.amount}"
 
 
 def _cell(policy: str, part: Any) -> str:
-    if policy in SUMS:
+    if policy in SUMMED_POLICIES:
         return f"{part.value:+.3f}"
     return f"{part.share:.3f}" if part.target is None else f"{part.share:.3f}/{part.target:.3f}"
 

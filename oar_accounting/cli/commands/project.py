@@ -19,7 +19,7 @@ from oar_accounting.reports.records import ProjectReport
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
 
-FIELDS = ("part", "name", "unit", "jobs", "asked", "used", "a_year_before")
+PROJECT_FIELDS = ("part", "name", "unit", "jobs", "asked", "used", "a_year_before")
 
 
 @command("project")
@@ -56,7 +56,7 @@ def this_year(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]
 def tell_project(report: ProjectReport, form: str | None) -> None:
     """The page, or its rows for machines."""
     if form is not None:
-        tell_rows(form, FIELDS, _objects(report))
+        tell_rows(form, PROJECT_FIELDS, _objects(report))
         return
     unit = formats.hour_unit(report.unit)
     table = new_table("month")

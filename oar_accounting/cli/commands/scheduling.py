@@ -15,10 +15,10 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, StubError
 from oar_accounting.health.records import Finding
 from oar_accounting.health.stub_findings import service_findings, stub_findings, values_of
-from oar_accounting.library import digest_before_imports
+from oar_accounting.schedulers.library import digest_before_imports
 from oar_accounting.settings.scheduler import read_scheduler
 from oar_accounting.stubs.files import Installed, install, make_state, read_list, remove
-from oar_accounting.stubs.plan import DIRECTORY, STATE, find_oar3, find_schedulers, plan
+from oar_accounting.stubs.plan import DIRECTORY, STATE_DIRECTORY, find_oar3, find_schedulers, plan
 from oar_accounting.stubs.use import uses_of
 
 
@@ -76,7 +76,9 @@ _python = click.option(
     "--python", metavar="FILE", help="The Python of the library. Default: the one that runs this."
 )
 _state = click.option(
-    "--state", metavar="DIR", help=f"Where they remember the last answers. Default: {STATE}."
+    "--state",
+    metavar="DIR",
+    help=f"Where they remember the last answers. Default: {STATE_DIRECTORY}.",
 )
 
 
@@ -102,7 +104,7 @@ def stubs_install(options: Options, /, directory: str, **named: str | None) -> N
         if (before := read_list(place)) is not None:
             for key in ("schedulers", "oar3_python", "state"):
                 paths[key] = paths[key] or _there(getattr(before, key))
-    state = paths["state"] or STATE
+    state = paths["state"] or STATE_DIRECTORY
     planned = plan(
         python=paths["python"] or Path(sys.executable),
         scheduler=read_scheduler(options.settings()),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oar_accounting.health.settings_check import SettingsReport
 
 #: Columns before what is said.
-LABEL = 14
+KEY_CELLS = 14
 
 
 @click.group("settings", epilog=EXIT_CODES)
@@ -59,7 +59,7 @@ def check(options: Options, file: str | None, as_json: bool) -> None:
         click.echo(json.dumps(shown, ensure_ascii=False, indent=1))
         return
     for label, said in _rows(report):
-        for line in block(label, LABEL, formats.printable(said), screen_width()):
+        for line in block(label, KEY_CELLS, formats.printable(said), screen_width()):
             click.echo(line)
 
 

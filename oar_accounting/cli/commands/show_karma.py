@@ -10,7 +10,7 @@ from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 
 #: Seconds that one step on a database may take: the scheduler must not wait for us.
-LIMIT = 10.0
+SHOW_LIMIT = 10.0
 #: Milliseconds that a scheduler may take to end.
 LONGEST_ROUND = 600_000
 
@@ -41,7 +41,7 @@ def show_karma(options: Options, dry_run: bool, process: int | None) -> None:
     """
     if process is not None:
         await_end(process)
-    with options.accounting(limit=LIMIT, as_scheduler=True) as accounting:
+    with options.accounting(limit=SHOW_LIMIT, as_scheduler=True) as accounting:
         told = accounting.show_karma(dry_run=dry_run)
     would = "would show" if dry_run else "show"
     click.echo(f"{told.waiting} jobs wait, {told.changed} of them {would} another karma now")

@@ -22,9 +22,9 @@ from oar_accounting.reports.records import UtilisationRow
 
 PARTS = ("used", "free", "standby", "down")
 #: How each part is drawn.
-MARKS = dict(zip(PARTS, "█·░x", strict=True))
-WIDTH = 30
-FIELDS = ("metric", "unit", "start", "stop", "capacity", *PARTS, "over")
+PART_MARKS = dict(zip(PARTS, "█·░x", strict=True))
+PART_CELLS = 30
+UTILISATION_FIELDS = ("metric", "unit", "start", "stop", "capacity", *PARTS, "over")
 
 
 @command("utilisation")
@@ -55,7 +55,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
         report = accounting.utilisation(**told)
         zone = periods.zone(told["timezone"] or accounting.settings.timezone)
     if form is not None:
-        tell_rows(form, FIELDS, map(_object, report.rows))
+        tell_rows(form, UTILISATION_FIELDS, map(_object, report.rows))
         return
     table = new_table(bucket or "from", "metric")
     table.add_column("capacity", justify="right")
@@ -64,7 +64,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
         table.add_column(title, justify="right")
     if any(row.over for row in report.rows):
         table.add_column("over", justify="right")
-    table.add_column(Text("".join(f" {mark} {part}" for part, mark in MARKS.items()).strip()))
+    table.add_column(Text("".join(f" {mark} {part}" for part, mark in PART_MARKS.items()).strip()))
     for row in report.rows:
         begins = (
             periods.shown(row.start, zone)
@@ -88,7 +88,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
 
 
 def _object(row: UtilisationRow) -> dict[str, Any]:
-    told = {name: getattr(row, name) for name in FIELDS}
+    told = {name: getattr(row, name) for name in UTILISATION_FIELDS}
     return told | {"unit": formats.exact_unit(row.unit, row.scale)}
 
 
@@ -97,6 +97,6 @@ def _bar(row: UtilisationRow) -> str:
     drawn, before = "", 0
     for part in PARTS:
         before += getattr(row, part)
-        cells = round(WIDTH * before / row.capacity) if row.capacity else 0
-        drawn += MARKS[part] * (cells - len(drawn))
+        cells = round(PART_CELLS * before / row.capacity) if row.capacity else 0
+        drawn += PART_MARKS[part] * (cells - len(drawn))
     return drawn

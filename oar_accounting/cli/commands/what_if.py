@@ -10,10 +10,10 @@ from rich.table import Table
 from oar_accounting.cli.terminal.display import add_row, new_table, progress_bar, show
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
+from oar_accounting.core.lengths import HOUR
 from oar_accounting.karma.what_if_report import Replay, WhatIfReport
 
 DAYS = 7
-HOUR = 3_600
 
 
 def tell(options: Options, config: str, days: int | None, at: str | None, *, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from oar_accounting.core import formats, periods
 from oar_accounting.ledger.records import PassReport
 from oar_accounting.usage.records import Amounts, ShownMetric, UsageReport
 
-AMOUNTS = tuple(field.name for field in fields(Amounts))
+AMOUNT_FIELDS = tuple(field.name for field in fields(Amounts))
 TITLES = {
     "opening_asked": "asked, opening",
     "opening_used": "used, opening",
@@ -88,14 +88,14 @@ def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
             **dict(zip(report.by, row.group, strict=True)),
             "metric": row.metric,
             "unit": formats.exact_unit(row.unit, row.scale),
-            **{name: getattr(row, name) for name in AMOUNTS},
+            **{name: getattr(row, name) for name in AMOUNT_FIELDS},
             "start": row.start,
             "stop": row.stop,
             "accuracy": row.accuracy,
         }
 
 
-USAGE_FIELDS = ("metric", "unit", *AMOUNTS, "start", "stop", "accuracy")
+USAGE_FIELDS = ("metric", "unit", *AMOUNT_FIELDS, "start", "stop", "accuracy")
 
 
 def tell_rows(form: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -126,7 +126,7 @@ def usage_table(report: UsageReport) -> Table:
     columns = [
         (metric, name)
         for metric in total
-        for name in AMOUNTS
+        for name in AMOUNT_FIELDS
         if name in ("asked", "used")
         or any(row.shown_metric == metric and getattr(row, name) for row in report.rows)
     ]
@@ -183,15 +183,15 @@ def tell_accuracy(found: Collection[str]) -> None:
 
 
 #: Cells of a bar.
-WIDTH = 20
+BAR_CELLS = 20
 
 
 def bar(share: float, mark: float | None = None) -> str:
     """A share of the whole as a bar, with a mark at another share."""
-    filled = min(round(max(share, 0.0) * WIDTH), WIDTH)
-    cells = ["█"] * filled + ["·"] * (WIDTH - filled)
+    filled = min(round(max(share, 0.0) * BAR_CELLS), BAR_CELLS)
+    cells = ["█"] * filled + ["·"] * (BAR_CELLS - filled)
     if mark is not None:
-        cells.insert(min(round(max(mark, 0.0) * WIDTH), WIDTH), "|")
+        cells.insert(min(round(max(mark, 0.0) * BAR_CELLS), BAR_CELLS), "|")
     return "".join(cells)
 
 

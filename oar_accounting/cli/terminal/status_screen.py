@@ -13,7 +13,7 @@ MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "r
 #: Subjects of findings that tell what is behind.
 BEHIND = ("catch-up", "timer", "backlog", "problems")
 #: Columns before what is said: of facts, of findings.
-LABEL, FINDING = 18, 29
+LABEL_CELLS, FINDING = 18, 29
 #: The narrowest and the widest that it is filled.
 NARROWEST, WIDEST = 80, 100
 
@@ -42,7 +42,7 @@ def _lines(status: Status, width: int) -> Iterator[str]:
     yield f"oar-accounting {status.program}{of_site}, {formats.date(status.at)} UTC"
     yield "What is set up"
     for label, said in _facts(status):
-        yield from block(f"  {label}", LABEL, said, width)
+        yield from block(f"  {label}", LABEL_CELLS, said, width)
     behind = [each for each in status.findings if each.subject in BEHIND]
     yield "What is behind"
     for finding in behind:

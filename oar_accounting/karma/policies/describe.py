@@ -29,7 +29,7 @@ def in_words(weighting: Weighting) -> str:
 
 
 #: What jobs that have not ended count.
-OPEN = {
+OPEN_JOBS_IN_WORDS = {
     "used": "jobs that run count with what they have used so far",
     "held": "jobs that run count to the end of their walltime",
     "none": "jobs count when they have ended",
@@ -55,4 +55,4 @@ def described(karma: Karma) -> tuple[str, ...]:
         case Stock(source=source, window_rule=rule):
             over = "OAR's table accounting" if source == "oar" else "our totals of resource"
             return (f"OAR's own, over {over}, with the windows of OAR {rule[-1]}",)
-    return said, "; ".join(time), OPEN[karma.open_jobs]
+    return said, "; ".join(time), OPEN_JOBS_IN_WORDS[karma.open_jobs]

@@ -29,7 +29,7 @@ from oar_accounting.core.columns import Bools, Columns, Ints, Texts
 Floats = npt.NDArray[np.float64]
 
 #: The terms, in the order in which they are added.
-TERMS = ("project", "user", "user_ask")
+OAR_TERM_NAMES = ("project", "user", "user_ask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def _by_name(names: Texts, amounts: Ints) -> Mapping[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockParts:
-    """What the karma of jobs is made of: a row for each of `TERMS`, a column for each job."""
+    """What the karma of jobs is made of: a row per `OAR_TERM_NAMES`, a column per job."""
 
     usage: Floats  #: of the job's project or user, seconds times resources
     total: Floats  #: the sum that this is a part of

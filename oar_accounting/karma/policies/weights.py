@@ -19,7 +19,7 @@ from oar_accounting.core.columns import Ints
 
 Floats = npt.NDArray[np.float64]
 
-EXACT, OAR2, OAR3 = RULES = ("exact", "oar2", "oar3")
+EXACT_RULE, OAR2, OAR3 = RULES = ("exact", "oar2", "oar3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Flat:
     """
 
     length: int | None = None
-    rule: str = EXACT
+    rule: str = EXACT_RULE
 
     def __post_init__(self) -> None:
         _check_positive("length", self.length)
@@ -115,7 +115,7 @@ def _factors(weighting: Weighting, began: Floats, over: Floats, now: int) -> Flo
     match weighting:
         case Flat(length=length, rule=rule):
             oldest = math.inf if length is None else length
-            if rule == EXACT:
+            if rule == EXACT_RULE:
                 return _seconds(began, ended, 0, oldest) / (began - ended)
             counts = (began <= oldest) & ((rule == OAR2) | (over >= 0))
             return counts.astype(np.float64)

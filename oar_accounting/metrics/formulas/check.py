@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from oar_accounting.metrics.formulas import units
 from oar_accounting.metrics.formulas.evaluate import constant_value
-from oar_accounting.metrics.formulas.parser import Source
+from oar_accounting.metrics.formulas.parser import FormulaText
 from oar_accounting.metrics.formulas.tree import (
     Among,
     And,
@@ -20,16 +20,16 @@ from oar_accounting.metrics.formulas.tree import (
     Condition,
     Expression,
     If,
+    MetricUse,
     Negative,
     Not,
     Number,
     Or,
     Product,
     Sum,
-    Use,
     parts_of,
 )
-from oar_accounting.metrics.formulas.units import NUMBER, SIZES, Unit, dimension, shown
+from oar_accounting.metrics.formulas.units import BYTES, NUMBER, Unit, dimension, shown
 
 #: The unit of a literal zero, which is a zero of every unit.
 ANY = None
@@ -42,7 +42,7 @@ class Scope:
     metrics: Mapping[str, Unit]  #: the unit of each, per second
     units: Collection[str] | None = None  #: beside the sizes; None: every name
 
-    def check(self, source: Source, formula: Expression, unit: Unit) -> None:
+    def check(self, source: FormulaText, formula: Expression, unit: Unit) -> None:
         """Raise :class:`SettingsError` where the formula does not give the *unit*."""
         found = _Check(source, self).unit(formula)
         if found is not ANY and dimension(found) != dimension(unit):
@@ -53,7 +53,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    source: Source
+    source: FormulaText
     scope: Scope
 
     def unit(self, formula: Expression) -> Unit | None:
@@ -61,7 +61,7 @@ class _Check:
         match formula:
             case Number(value, unit):
                 return self._number(formula.at, unit) if value or unit else ANY
-            case Use(metric):
+            case MetricUse(metric):
                 return self._metric(formula.at, metric)
             case Negative(of):
                 return self.unit(of)
@@ -94,11 +94,11 @@ class _Check:
     def _number(self, at: int, unit: Unit) -> Unit:
         known = self.scope.units
         for name, _ in unit:
-            if known is not None and name not in SIZES and name not in known:
+            if known is not None and name not in BYTES and name not in known:
                 raise self.source.wrong(
                     at,
-                    f"unknown unit {name!r}{_meant(name, [*SIZES, *known])}; known are "
-                    f"{', '.join([*SIZES, *sorted(set(known).difference(SIZES))])}",
+                    f"unknown unit {name!r}{_meant(name, [*BYTES, *known])}; known are "
+                    f"{', '.join([*BYTES, *sorted(set(known).difference(BYTES))])}",
                 )
         return unit
 
@@ -133,7 +133,7 @@ class _Check:
 
     def _divisor(self, divisor: Expression) -> Unit:
         for each in parts_of(divisor):
-            if isinstance(each, Use):
+            if isinstance(each, MetricUse):
                 raise self.source.wrong(
                     each.at,
                     f"nothing can be divided by the metric {each.metric!r}: a job may hold none "

@@ -21,13 +21,13 @@ from oar_accounting.metrics.formulas.tree import (
     Condition,
     Expression,
     If,
+    MetricUse,
     Negative,
     Not,
     Number,
     Or,
     Product,
     Sum,
-    Use,
 )
 from oar_accounting.metrics.formulas.units import factor
 
@@ -77,7 +77,7 @@ def evaluate(formula: Expression, used: Mapping[str, Exact], facts: Facts) -> Ex
     match formula:
         case Number(value, unit):
             return exact.constant(value * factor(unit))
-        case Use(metric):
+        case MetricUse(metric):
             return used[metric]
         case Negative(of):
             return exact.negative(evaluate(of, used, facts))

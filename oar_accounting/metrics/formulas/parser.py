@@ -22,6 +22,7 @@ from oar_accounting.metrics.formulas.tree import (
     Condition,
     Expression,
     If,
+    MetricUse,
     Negative,
     Not,
     Number,
@@ -29,21 +30,20 @@ from oar_accounting.metrics.formulas.tree import (
     Part,
     Product,
     Sum,
-    Use,
 )
 from oar_accounting.metrics.formulas.units import NUMBER, Unit, product, unit_of
 
-LONGEST = 4_000  #: characters of a formula
+LONGEST_FORMULA = 4_000  #: characters of a formula
 #: Of one that was written here: with a blank on either side of every character it is no longer.
-LONGEST_WRITTEN = 3 * LONGEST
-DEEPEST = 32  #: parentheses, branches, arguments, ``not`` and ``-`` within each other
+LONGEST_WRITTEN = 3 * LONGEST_FORMULA
+DEEPEST_FORMULA = 32  #: parentheses, branches, arguments, ``not`` and ``-`` within each other
 MOST_DIGITS = 18  #: before the point of a number, and behind it
 
 WORDS = (*FUNCTIONS, *FACTS, "if", "then", "else", "and", "or", "not", "in")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FormulaText:
     """The text of a formula, and where it stands, for messages."""
 
     text: str
@@ -56,13 +56,13 @@ class Source:
         return SettingsError(f"{self.where}: formula, line {line}, column {column}: {reason}")
 
 
-def read(source: Source, longest: int = LONGEST) -> Expression:
+def read(source: FormulaText, longest: int = LONGEST_FORMULA) -> Expression:
     """The formula. Raises :class:`SettingsError` with line and column."""
     if len(source.text) > longest:
         raise source.wrong(
             longest, f"it has {len(source.text)} characters; at most {longest} are read"
         )
-    return _Reader(source).formula()
+    return _FormulaReader(source).formula()
 
 
 # -- words ------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class _Token:
         return repr(self.text if len(self.text) <= 40 else f"{self.text[:40]}...")
 
 
-def _tokens(source: Source) -> Iterator[_Token]:
+def _tokens(source: FormulaText) -> Iterator[_Token]:
     at = 0
     while at < len(source.text):
         found = _TOKEN.match(source.text, at)
@@ -110,10 +110,10 @@ def _tokens(source: Source) -> Iterator[_Token]:
 # -- grammar ----------------------------------------------------------------------------------
 
 
-class _Reader:
+class _FormulaReader:
     """Reads by recursive descent; each method reads what it is named after."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FormulaText) -> None:
         self._source = source
         self._tokens = list(_tokens(source))
         self._next = 0
@@ -150,10 +150,10 @@ class _Reader:
     @contextmanager
     def _deeper(self) -> Iterator[None]:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > DEEPEST_FORMULA:
             raise self._source.wrong(
                 self._token.at,
-                f"it is nested deeper than {DEEPEST} levels; declare a part as a metric",
+                f"it is nested deeper than {DEEPEST_FORMULA} levels; declare a part as a metric",
             )
         yield
         self._depth -= 1
@@ -304,7 +304,7 @@ class _Reader:
         if token.kind == "number":
             return self._number(self._take())
         if token.kind == "name" and token.text not in WORDS:
-            return Use(self._take().text, at=token.at)
+            return MetricUse(self._take().text, at=token.at)
         if token.text == "if":
             raise self._source.wrong(token.at, "'if' within an expression stands in parentheses")
         if token.kind == "text":

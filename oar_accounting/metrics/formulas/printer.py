@@ -9,6 +9,7 @@ from oar_accounting.metrics.formulas.tree import (
     Comparison,
     Expression,
     If,
+    MetricUse,
     Negative,
     Not,
     Number,
@@ -16,7 +17,6 @@ from oar_accounting.metrics.formulas.tree import (
     Part,
     Product,
     Sum,
-    Use,
 )
 from oar_accounting.metrics.formulas.units import shown
 
@@ -41,7 +41,7 @@ def _written(node: Part) -> tuple[str, int]:
     match node:
         case Number(value, unit):
             return _decimal(value) + (f" [{shown(unit)}]" if unit else ""), _ATOM
-        case Use(metric):
+        case MetricUse(metric):
             return metric, _ATOM
         case Call(function, arguments):
             inner = (_within(each, _LOOSE) for each in arguments)

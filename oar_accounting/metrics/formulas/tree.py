@@ -28,7 +28,7 @@ class Number(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Use(Node):
+class MetricUse(Node):
     """What a part of a job holds of a metric each second."""
 
     metric: str
@@ -110,7 +110,7 @@ class Or(Node):
     terms: tuple["Condition", ...]
 
 
-Expression = Number | Use | Negative | Sum | Product | Call | If
+Expression = Number | MetricUse | Negative | Sum | Product | Call | If
 Condition = Comparison | Among | Not | And | Or
 Part = Expression | Condition
 

@@ -13,7 +13,7 @@ Unit = tuple[tuple[str, int], ...]
 NUMBER: Unit = ()
 
 #: Bytes in each unit of size.
-SIZES: Mapping[str, int] = {
+BYTES: Mapping[str, int] = {
     "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGTP", 1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGTP", 1)},
@@ -37,7 +37,7 @@ def dimension(unit: Unit) -> Unit:
     """What makes units convertible: equal dimensions."""
     powers: Counter[str] = Counter()
     for name, power in unit:
-        powers["B" if name in SIZES else name] += power
+        powers["B" if name in BYTES else name] += power
     return _unit(powers)
 
 
@@ -45,7 +45,7 @@ def factor(unit: Unit) -> Fraction:
     """How many of its dimension's units one of this is."""
     result = Fraction(1)
     for name, power in unit:
-        result *= Fraction(SIZES.get(name, 1)) ** power
+        result *= Fraction(BYTES.get(name, 1)) ** power
     return result
 
 

@@ -20,10 +20,8 @@ OURS = ("service", "library")
 #: It did not: the last answer that it had given, or OAR's own order.
 BY_LAST_ANSWER, BY_OWN = "last", "own"
 
-
-_LINE = re.compile(
-    rf"(\d{{1,11}}) ({'|'.join((*OURS, BY_LAST_ANSWER, BY_OWN))}) \d{{1,9}}(?:\.\d{{1,6}})?(?: (.*))?"
-)
+_WHO = "|".join((*OURS, BY_LAST_ANSWER, BY_OWN))
+_LINE = re.compile(rf"(\d{{1,11}}) ({_WHO}) \d{{1,9}}(?:\.\d{{1,6}})?(?: (.*))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -380,7 +380,7 @@ class Reporting:
             return summaries.project(connection, self._known(connection, site), wanted, name)
 
     def _wanted(self, **given: Any) -> "Wanted":
-        """What a caller wants to know, as `queries` takes it."""
+        """What a caller wants to know, as `usage.query` takes it."""
         from oar_accounting.usage.query import Wanted, check_form
 
         where = {

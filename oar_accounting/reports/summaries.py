@@ -29,7 +29,7 @@ from oar_accounting.usage.result import UsageColumns
 def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Ranking:
     """The groups that used most of the one metric that is wanted, *first* of them.
 
-    Raises as `queries.usage`, and :class:`DifferentUnits`.
+    Raises as `query.usage`, and :class:`DifferentUnits`.
     """
     if first < 1:
         raise BadSpan(f"the first {first}: at least 1 was expected")

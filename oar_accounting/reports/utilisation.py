@@ -3,7 +3,7 @@
     capacity = down + standby + used + free        at every second, and so in every bucket
     used + over = what the ledger says was used
 
-What is where at which second `oar_capacity` tells of OAR, and `machine` counts. A resource that
+What is where at which second `resource_logs` tells of OAR, and `machine` counts. A resource that
 OAR calls down or absent while a job used it was used: its time is counted as if it were Alive.
 What jobs use beyond what is up is over: jobs that share a resource or a node, resources that OAR
 has removed since, or that were not there. Used is the lower of the two at every second, for the

@@ -57,7 +57,7 @@ class Settings:
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     timezone: str = "UTC"  #: in which people's days, weeks and months are
     metrics: tuple[Metric, ...] = BUILT_IN
-    #: The table ``[karma]`` as it stands there; None without one. `karma_settings` reads it.
+    #: The table ``[karma]`` as it stands there; None without one. `karma.settings` reads it.
     karma: object = None
     #: The table ``[scheduler]`` likewise; `scheduler_settings` reads it.
     scheduler: object = None

@@ -21,7 +21,7 @@ Counts = Counter[tuple[int, Group, ShownMetric]]
 def count_jobs(connection: Connection, own: Site, wanted: Wanted) -> Counts:
     """The jobs that used something, by each metric; one that is in two groups, in both.
 
-    Purged jobs are not known any more. Raises as `queries.usage`.
+    Purged jobs are not known any more. Raises as `query.usage`.
     """
     counts: Counts = Counter()
     for site in sites_of(connection, own, wanted):

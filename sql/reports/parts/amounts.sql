@@ -1,0 +1,95 @@
+-- -- from here to the line below "amounts", usage, series, top and project are the same ---------
+chosen AS (
+    SELECT s.site_id, s.window_seconds, m.metric_id, m.name AS metric
+    FROM asked_for q
+    JOIN accounting_sites s ON s.name = q.site
+    JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
+    WHERE m.state = 'active'
+),
+-- What jobs that have ended asked for (is_asked = 1) and used each second, and for how long.
+pieces AS (
+    SELECT
+        t.begins,
+        r.account_id,
+        p.asked AS is_asked,
+        r.asked,
+        r.used,
+        CASE WHEN p.stop_time < t.ends THEN p.stop_time ELSE t.ends END
+            - CASE WHEN p.start_time > t.begins THEN p.start_time ELSE t.begins END AS seconds
+    FROM chosen c
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
+    JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
+    JOIN accounting_rates r
+        ON r.site_id = j.site_id AND r.job_id = j.job_id AND r.metric_id = c.metric_id
+    JOIN times t ON t.begins < p.stop_time AND t.ends > p.start_time
+),
+-- What lies evenly over a span: what is open of OAR's own accounting, adjustments, what was
+-- measured of jobs.
+laid AS (
+    SELECT
+        o.account_id,
+        'opening' AS part,
+        o.window_start AS begins,
+        o.window_stop AS ends,
+        CASE WHEN o.asked > o.covered_asked THEN o.asked - o.covered_asked ELSE 0 END AS asked,
+        CASE WHEN o.used > o.covered_used THEN o.used - o.covered_used ELSE 0 END AS used
+    FROM chosen c
+    JOIN accounting_openings o ON o.site_id = c.site_id
+    WHERE c.metric = 'resource'
+    UNION ALL
+    SELECT l.account_id, 'adjusted', l.start_time, l.stop_time, l.asked, l.used
+    FROM chosen c
+    JOIN accounting_adjustments h ON h.site_id = c.site_id
+    JOIN accounting_adjusted l ON l.adjustment_id = h.adjustment_id AND l.metric = c.metric
+    UNION ALL
+    SELECT
+        e.account_id, 'job', e.window_start, e.window_start + c.window_seconds, e.asked, e.used
+    FROM chosen c
+    JOIN accounting_entries e ON e.site_id = c.site_id AND e.metric_id = c.metric_id
+    JOIN accounting_jobs j ON j.site_id = e.site_id AND j.job_id = e.job_id
+    WHERE e.job_id <> 0 AND j.closed = 1
+),
+-- Its share of a time is what lies before the end less what lies before the beginning.
+shares AS (
+    SELECT
+        t.begins, l.account_id, l.part, l.asked, l.used, l.ends - l.begins AS whole, 1 AS counts,
+        CASE WHEN l.ends < t.ends THEN l.ends ELSE t.ends END - l.begins AS seconds
+    FROM laid l
+    JOIN times t ON t.begins < l.ends AND t.ends > l.begins
+    UNION ALL
+    SELECT
+        t.begins, l.account_id, l.part, l.asked, l.used, l.ends - l.begins, -1,
+        t.begins - l.begins
+    FROM laid l
+    JOIN times t ON t.begins < l.ends AND t.begins > l.begins
+),
+amounts AS (
+    SELECT
+        p.begins,
+        p.account_id,
+        'job' AS part,
+        CASE WHEN p.is_asked = 1 THEN p.seconds * p.asked ELSE 0 END AS asked,
+        CASE WHEN p.is_asked = 0 THEN p.seconds * p.used ELSE 0 END AS used
+    FROM pieces p
+    UNION ALL
+    -- Purged jobs: whole where their window begins.
+    SELECT t.begins, e.account_id, 'job', e.asked, e.used
+    FROM chosen c
+    JOIN accounting_entries e ON e.site_id = c.site_id AND e.metric_id = c.metric_id
+    JOIN times t ON t.begins <= e.window_start AND t.ends > e.window_start
+    WHERE e.job_id = 0
+    UNION ALL
+    -- asked * seconds / whole, cut towards zero; in two steps, so that no product passes 63 bits.
+    -- "/" only ever divides what leaves no remainder: it is not the same in every database.
+    SELECT
+        s.begins,
+        s.account_id,
+        s.part,
+        CAST(s.counts * ((s.asked - s.asked % s.whole) / s.whole * s.seconds
+            + ((s.asked % s.whole) * s.seconds - (s.asked % s.whole) * s.seconds % s.whole)
+            / s.whole) AS DECIMAL(30, 0)),
+        CAST(s.counts * ((s.used - s.used % s.whole) / s.whole * s.seconds
+            + ((s.used % s.whole) * s.seconds - (s.used % s.whole) * s.seconds % s.whole)
+            / s.whole) AS DECIMAL(30, 0))
+    FROM shares s
+)

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, QueuePool, create_engine
 
 from oar_accounting.stubs import oar3
+from tests.examples import QUICK, WHOLE
 from tests.oar3_site import MISSING
 from tests.servers import (
     KINDS,
@@ -51,9 +52,13 @@ FOREIGN_VARIABLES = (
 )
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
-hypothesis.settings.register_profile("dev", deadline=None, max_examples=10)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=QUICK)
 # Every run tries the same examples: a red run is then due to the change, not to chance.
-hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.register_profile(
+    "whole", deadline=None, max_examples=WHOLE, print_blob=True, derandomize=True
+)
+#: What one waits for: without --whole, tests run on these alone.
+QUICK_KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
 
 
 def kinds_named(place: str, names: list[str]) -> tuple[Kind, ...]:
@@ -76,6 +81,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="KINDS",
         help=f"run tests on these kinds of database only (from {','.join(KINDS)})",
     )
+    group.addoption(
+        "--whole",
+        action="store_true",
+        help="run everything: slow tests, all kinds of database, every property on all examples",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,11 +93,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "databases(kind, ...): run this test on these kinds of database only"
     )
     config.addinivalue_line("markers", "oar3: run this test where OAR 3 is installed")
-    config.addinivalue_line("markers", "slow: takes seconds; may be left out with -m 'not slow'")
+    config.addinivalue_line("markers", "slow: takes seconds; runs with --whole only")
     chosen = _chosen_kinds(config)
     if config.getoption("--require-databases") and chosen != KINDS:
         raise pytest.UsageError("--require-databases and --databases exclude each other")
-    hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
+    hypothesis.settings.load_profile("whole" if config.getoption("--whole") else "quick")
     config.stash[TOLD] = []
     if _is_worker(config):
         config.stash[SERVERS] = Servers(config.workerinput[SERVERS_HANDED_ON])  # type: ignore[attr-defined]
@@ -107,7 +117,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _chosen_kinds(config: pytest.Config) -> tuple[Kind, ...]:
     option: str | None = config.getoption("--databases")
-    return KINDS if option is None else kinds_named("--databases", option.split(","))
+    if option is not None:
+        return kinds_named("--databases", option.split(","))
+    everything = config.getoption("--whole") or config.getoption("--require-databases")
+    return KINDS if everything else QUICK_KINDS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -120,6 +133,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--whole"):
+        _leave_out(config, items)
     for item in items:
         if kind := _kind_of(item):
             item.user_properties.append((PROPERTY, kind))
@@ -129,6 +144,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if _is_worker(config):
         # What takes long must not begin when the other processes have nothing left to do.
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let a run without --whole be one that people wait for."""
+    chosen = None if config.getoption("--databases") else _chosen_kinds(config)
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow")
+        or (chosen and (kind := _kind_of(item)) and kind not in chosen)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 # First, so that the terminal can tell what was found.

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine
 from oar_accounting import Accounting, AmountOverflow, BadAdjustment, BadSpan, JobFilter
 from oar_accounting.core.windows import evenly
 from oar_accounting.ledger.ledger import Ledger
+from tests.examples import examples
 from tests.old_site import CORE
 from tests.small_oar import DAY, T0, opened, stopped_clock
 from tests.strategies import (
@@ -291,7 +292,7 @@ VERBS: dict[str, Callable[[Site, int], object]] = {
 }
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.tuples(st.sampled_from(sorted(VERBS)), st.integers(0, 500)), max_size=8))
 def test_no_verb_edits_or_deletes_what_was_posted(steps: list[tuple[str, int]]) -> None:
     """But for the ids of retired jobs, which change with those of the jobs."""

@@ -32,6 +32,7 @@ from oar_accounting.attributes.memberships import (
 from oar_accounting.core.columns import OPEN
 from oar_accounting.core.formats import instant
 from oar_accounting.ledger import schema
+from tests.examples import examples
 from tests.old_site import places_of
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
@@ -207,7 +208,7 @@ def ancestors(parents: Memberships, project: str, at: int) -> list[str]:
             return found
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(some_parents())
 def test_circles_are_found_where_a_climb_comes_back(
     spans: dict[str, list[tuple[int, int, str]]],
@@ -225,7 +226,7 @@ def test_circles_are_found_where_a_climb_comes_back(
         assert sorted(map(sorted, climbs)) == sorted(map(sorted, circles))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(some_parents())
 @example({"a": [(0, 3, "b"), (3, 5, "c")], "b": [(0, 5, "d")], "c": [(0, 5, "d")]})
 def test_the_root_is_the_end_of_the_climb(spans: dict[str, list[tuple[int, int, str]]]) -> None:
@@ -426,7 +427,7 @@ def some_entries(draw: st.DrawFn) -> list[Attribute]:
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(some_entries())
 def test_what_is_written_is_read_as_the_same(entries: list[Attribute]) -> None:
     file = read(written(entries), "x")
@@ -460,7 +461,7 @@ def test_a_file_is_recorded_and_given_back(engine: Engine) -> None:
 
 
 @settings(
-    max_examples=6,
+    max_examples=examples(6),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(entries=some_entries())

@@ -18,6 +18,7 @@ from oar_accounting.core.windows import evenly
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.usage.records import Amounts
+from tests.examples import examples
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said
@@ -213,7 +214,7 @@ def without_overlaps(entries: Sequence[Stayed]) -> list[Stayed]:
     return kept
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(entries=ENTRIES.map(without_overlaps), jobs=JOBS, days=st.integers(-6, 4))
 def test_a_day_belongs_to_where_its_user_is_on_that_day(
     entries: list[Stayed], jobs: list[tuple[str, int, int, int]], days: int

@@ -21,6 +21,7 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.reports.jobs import MOMENTS, Moment
 from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.usage.job_keys import Sizes
+from tests.examples import examples
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Job, Share, open_ledger, post_all
 from tests.test_retired import install_anew, three_jobs
@@ -376,7 +377,7 @@ def test_jobs_of_before_their_numbers_were_retired_come_first(engine: Engine) ->
     assert ids(old.accounting.jobs(start=T0 - 30 * DAY, stop=T0 - 29 * DAY)) == [-3, -2, -1]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     limit=st.integers(1, 13),
     where=st.sampled_from([None, *(where for where, _ in FILTERS)]),
@@ -562,7 +563,7 @@ def check_index(ledger: Ledger, jobs: Sequence[Job], start: int, stop: int) -> N
     assert {*found} <= {job.job_id for job in jobs}
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     jobs=st.lists(indexed(), max_size=12, unique_by=lambda job: job.job_id),
     spans=st.lists(

@@ -1,6 +1,5 @@
 """No karma depends on when, or how often, a pass ran; nor on the order in which jobs came."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ from sqlalchemy import create_engine
 
 from oar_accounting import Accounting
 from oar_accounting.database.dialects import file_url
+from tests.examples import examples
 from tests.small_oar import DAY, HOUR, T0, SmallOar, opened, stopped_clock
 from tests.test_fair_share import TREE, linear, wait
 
 NOW = T0 + 5 * DAY + 5 * HOUR + 1234
 USERS = ("alice", "bob", "carol")
 #: Each makes two databases.
-EXAMPLES = 25 if os.environ.get("CI") else 8
+EXAMPLES = examples(25)
 
 
 @dataclass(frozen=True)

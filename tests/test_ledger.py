@@ -1,6 +1,5 @@
 """The ledger says what was posted last, exactly, on every database."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -22,6 +21,7 @@ from oar_accounting.ledger.records import Difference
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.recording.rebuild import restore_totals
 from oar_accounting.settings.load import Settings
+from tests.examples import examples
 from tests.servers import Database
 from tests.strategies import (
     DAY,
@@ -52,7 +52,7 @@ from tests.strategies import (
 #: The database of a test is made once; each example has a site of its own.
 each_example = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=25 if os.environ.get("CI") else 8,
+    max_examples=examples(25),
 )
 NewLedger = Callable[..., Ledger]
 LARGE_TABLES = ("jobs", "spans", "rates", "entries", "totals", "days")

@@ -1,6 +1,5 @@
 """Whatever is done to a ledger, in whatever order: after every step the law holds."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
@@ -24,6 +23,7 @@ from oar_accounting.ledger import schema, verify
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE
 from oar_accounting.recording.rebuild import restore_totals
+from tests.examples import examples
 from tests.servers import Database, Kind
 from tests.strategies import (
     DAY,
@@ -50,11 +50,11 @@ from tests.strategies import (
     stored_totals,
 )
 
-RUNS: dict[Kind, int] = (
-    {"sqlite": 200, "postgresql": 50, "mariadb": 50}
-    if os.environ.get("CI")
-    else {"sqlite": 12, "postgresql": 4, "mariadb": 4}
-)
+RUNS: dict[Kind, int] = {
+    "sqlite": examples(200),
+    "postgresql": examples(50),
+    "mariadb": examples(50),
+}
 BUILDING = NODE.name + "*"
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session, registry
 
 from oar_accounting import Accounting
 from oar_accounting.stubs import oar3 as entry_points
+from tests.examples import examples
 from tests.oar3_site import Oar3Site, create_from_models, oar3
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, SmallOar, stopped_clock
@@ -547,7 +548,9 @@ def test_the_order_holds_where_it_cannot_be_shown(
     ids=st.lists(st.integers(1, 2**40), unique=True, max_size=20),
 )  # fmt: skip
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=examples(40),
+    deadline=None,
 )
 def test_all_ids_come_back_whatever_is_given(config: object, ids: list[int]) -> None:
     assert entry_points.sort_jobs(["default"], NOW, ids, {}, config, None) == ids

@@ -18,6 +18,7 @@ from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.oar import oar_tables
 from oar_accounting.recording.import_accounting import Busy
+from tests.examples import examples
 from tests.servers import Database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_cli import run, said
@@ -410,7 +411,7 @@ PASTS = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(jobs=st.lists(st.tuples(PASTS, st.booleans()), max_size=8), late=st.randoms())
 @example(jobs=[(Past(), False), (Past(used=0), True)], late=None)
 def test_oars_accounting_is_what_is_shown_whenever_jobs_turn_up(

@@ -39,6 +39,7 @@ from oar_accounting.core.periods import (
     zone,
 )
 from oar_accounting.settings.load import load_settings
+from tests.examples import examples
 from tests.small_oar import Clock, stopped_clock
 
 HOUR, DAY = 3_600, 86_400
@@ -338,7 +339,7 @@ WORDS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.one_of(st.text(), WORDS), st.sampled_from(sorted(ZONES)))
 def test_whatever_is_said_is_a_span_or_told_in_one_line(said: str, name: str) -> None:
     tz = zone(name)
@@ -554,7 +555,7 @@ def questions(draw: st.DrawFn, most: int = 30) -> tuple[str, str, int, int]:
     return name, bucket, start, start + draw(st.integers(1, most * LENGTHS[bucket]))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(questions())
 @example(("America/St_Johns", "day", 1_130_635_800, 1_130_900_000))
 def test_bounds_ascend_and_each_bucket_has_a_name_of_its_own(
@@ -570,7 +571,7 @@ def test_bounds_ascend_and_each_bucket_has_a_name_of_its_own(
     assert max(b - a for a, b in pairwise(found)) <= longest.get(bucket, 367 * DAY)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(questions(), st.data())
 def test_every_instant_is_called_as_the_one_bucket_it_lies_in(
     question: tuple[str, str, int, int], data: st.DataObject
@@ -582,7 +583,7 @@ def test_every_instant_is_called_as_the_one_bucket_it_lies_in(
     assert label(at, bucket, zone(name)) == label(begin, bucket, zone(name))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(questions(), st.data(), st.sampled_from([0, 0, 1, 977, HOUR, 3 * DAY]))
 def test_a_span_has_the_bounds_of_its_parts(
     question: tuple[str, str, int, int], data: st.DataObject, seconds: int
@@ -598,7 +599,7 @@ def test_a_span_has_the_bounds_of_its_parts(
         assert sorted({*whole, middle}) == [*first[:-1], *second]
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(questions())
 def test_a_name_says_which_bucket_it_is(question: tuple[str, str, int, int]) -> None:
     name, bucket, start, stop = question
@@ -655,7 +656,7 @@ def counted(start: int, stop: int, bucket: str, tz: tzinfo, step: int) -> Iterat
         began = key
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_bounds_are_where_the_clocks_show_them(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(ZONES)))

@@ -28,6 +28,7 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage import prorated
 from oar_accounting.usage.result import AMOUNT_COLUMNS
+from tests.examples import examples
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.strategies import Entry, Job, enter
@@ -434,7 +435,7 @@ CUTS = st.lists(st.integers(-4 * DAY, 6 * DAY), min_size=3, max_size=6, unique=T
 KEYS = (("user",), ("laboratory",), ())
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     story=stories(),
     cuts=CUTS,
@@ -459,7 +460,7 @@ def test_all_that_is_told_adds_up_however_time_is_cut(
         assert together(by_job, slice(len(by))) == whole
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     story=stories(),
     cuts=CUTS,

@@ -2,8 +2,8 @@
 
 A file is run as it is, through the driver and through the database's own client. What it says is
 compared with what lies beside it, with the plainest arithmetic on the jobs that were added, and
-with what the library answers. ``python -m tests.test_sql_reports`` writes what lies beside, and the part
-that adds up, which stands once in ``parts/amounts.sql``, into four of the files.
+with what the library answers. ``python -m tests.test_sql_reports`` writes what lies beside, and
+into four of the files the part that adds up, which stands once in ``parts/amounts.sql``.
 """
 
 import csv

@@ -26,6 +26,7 @@ from oar_accounting import Accounting, AmountOverflow, OarSchemaError, StockRepo
 from oar_accounting.core import windows
 from oar_accounting.dropin import oaraccounting as stock_accounting
 from oar_accounting.dropin import tables as stock_tables
+from tests.examples import examples
 from tests.servers import Database, Server, fresh_database
 from tests.small_oar import DAY, HOUR, NOW, T0, SmallOar, oar_metadata, stopped_clock
 from tests.stock_command import StockCommand, missing, write_conf
@@ -322,7 +323,7 @@ def _flat(parts: list[Jobs]) -> Jobs:
     return [{**job, "turn": turn} for turn, part in enumerate(parts) for job in part]
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     jobs=any_jobs(),
     window=st.sampled_from([DAY, 7 * HOUR, 997]),

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from oar_accounting import Accounting, UnknownName
 from oar_accounting.reports.records import SizeUse, Waiting
 from oar_accounting.usage.job_keys import Sizes
+from tests.examples import examples
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 from tests.test_job_lists import DEFAULT, FOUR, MOVE, SOME, Plain, lay, overlap, scratch
 from tests.test_reports import open_amount
@@ -170,7 +171,7 @@ def waited(draw: st.DrawFn) -> tuple[str, int, int, int]:
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(some=st.lists(waited(), max_size=25), begin=st.integers(-DAY, 0))
 def test_waits_are_ranked_as_a_sorted_list_ranks_them(
     some: list[tuple[str, int, int, int]], begin: int

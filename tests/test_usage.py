@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, delete
 from oar_accounting import Accounting, BadSpan, UnknownName, Visible
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
+from tests.examples import examples
 from tests.small_oar import DAY, HOUR, T0, Clock, SmallOar, opened, stopped_clock
 
 Amounts = dict[tuple[str, ...], tuple[int, int]]
@@ -153,7 +154,7 @@ WINDOWS = st.sampled_from([900, HOUR, 7_000, DAY, 2 * DAY])
 AS_OF = st.none() | st.integers(-4 * DAY, 5 * DAY)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     some=st.lists(jobs(), max_size=6),
     window=WINDOWS,
@@ -181,7 +182,7 @@ def test_any_span_counts_exactly_its_seconds(
             assert {user: tuple(amounts) for user, amounts in summed.items()} == wanted
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     some=st.lists(jobs(), max_size=5),
     window=WINDOWS,
@@ -389,7 +390,7 @@ def test_questions_may_be_asked_in_the_transaction_of_a_caller(
 KEYS = ("user", "project", "queue", "cluster", "job", "type", "state", "size")
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     some=st.lists(jobs(), max_size=6),
     user=st.sampled_from(["alice", "bob", "Bob", "mallory"]),

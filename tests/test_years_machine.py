@@ -4,7 +4,6 @@ Random histories of OAR, of the verbs, and of tables that are restored from earl
 model that says in plain words what must be recorded then.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -31,6 +30,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.schema import VANISHED
 from oar_accounting.oar.job_rules import ENDED
+from tests.examples import examples
 from tests.old_site import CORE, places_of
 from tests.small_oar import DAY, HOUR, NOW, Clock, SmallOar, stopped_clock
 from tests.strategies import (
@@ -46,7 +46,7 @@ from tests.strategies import (
     stored_totals,
 )
 
-RUNS = 200 if os.environ.get("CI") else 10
+RUNS = examples(200)
 STEPS = 30
 RECHECK = DAY
 #: Each is a multiple of the one before.

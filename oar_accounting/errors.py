@@ -17,7 +17,7 @@
     └── WriterBusy           another process writes for this site and we were told not to wait
 
 The text of an error says what was found, where, and what was expected. Trouble with a single job
-is no error: it is a :class:`oar_accounting.records.Problem` in the report of the pass.
+is no error: it is a :class:`oar_accounting.Problem` in the report of the pass.
 """
 
 from typing import Self

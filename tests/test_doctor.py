@@ -1050,7 +1050,8 @@ def test_a_pass_that_failed_leaves_its_cause(
 
 STUCK = """
 import sys, time
-from oar_accounting import Accounting, passes
+from oar_accounting import Accounting
+from oar_accounting.recording import passes
 
 def settle(*_, **__):
     print("at work", flush=True)

@@ -13,16 +13,16 @@ from sqlalchemy import Connection
 
 from oar_accounting.core.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
 from oar_accounting.core.progress import Progress
-from oar_accounting.core.windows import too_large
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import JobRecords, known_jobs
-from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
+from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: Late jobs that are named.
 MOST_TOLD = 5
@@ -226,27 +226,14 @@ class Pass:
     # -- what they held -----------------------------------------------------------------------
 
     def _read(self, snapshot: Snapshot, book: Book, rows: JobRows, known: JobRecords) -> Reading:
-        terms = book.site.terms
-        if not len(rows):
-            nothing = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
-            return Reading({}, Spans.concat([]), nothing, ints([]))
-        types = snapshot.types(rows.job_id)
-        where = phases(rows, terms)
-        inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
-        entitled = (where.holding | where.closed) & (rows.moldable > 0)
-        holders = rows.take(entitled & ~np.array(inner, np.bool_))
-        held = self._holder.holdings(snapshot, book, holders, book.metrics(), types)
+        found = held_by_jobs(self._holder, snapshot, book, rows, book.metrics())
+        held = found.held
         lowered = self._lowered(book, held) if len(known) else ints([])
         if len(lowered):
             held = held.with_kept(lowered, book.rates(lowered))
-        holders = holders.take(np.isin(holders.job_id, held.counting))
-        trouble = impossible(holders, phases(holders, terms))
-        holders = holders.take(~_listed(holders.job_id, trouble))
-        spans = spans_of(holders, snapshot.pauses(rows.job_id), terms)
-        trouble |= too_large(spans, held.rates, terms.window)
-        self.tally.problems |= trouble
-        spans = spans.take(~_listed(spans.job_id, trouble))
-        return Reading(types, spans, held, lowered)
+        when = timed(snapshot, book.site.terms, found.holders, held)
+        self.tally.problems |= when.trouble
+        return Reading(found.types, when.spans, held, lowered)
 
     # -- into the ledger ----------------------------------------------------------------------
 
@@ -289,7 +276,3 @@ def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
         differs |= getattr(rows, name) != getattr(known, name)[at]
     differs |= rows.suspended & (known.unsettled[at] == 1)
     return differs
-
-
-def _listed(job_id: Ints, trouble: Mapping[int, str]) -> Bools:
-    return np.isin(job_id, ints(list(trouble)))

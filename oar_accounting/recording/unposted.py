@@ -20,15 +20,16 @@ from oar_accounting.core.columns import (
     exact_product,
     ints,
 )
-from oar_accounting.core.windows import too_large, totals_of
+from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import OVERLAP, known_jobs, recorded_ids, unsettled_ids
-from oar_accounting.oar.job_rules import holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder
+from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: New jobs that are looked at, at most: more of them are for a pass.
 MOST_NEW = 100_000
@@ -113,31 +114,12 @@ def _read(  # noqa: PLR0913 - one reading
     now: int,
 ) -> tuple[Spans, Rates]:
     """When the jobs asked and used, and what they held each second; as a pass would record it."""
-    terms = book.site.terms
-    if not len(rows):
+    found = held_by_jobs(holder, snapshot, book, rows, metrics)
+    if not len(found.holders):
         return Spans.concat([]), Rates.concat([])
-    types = snapshot.types(rows.job_id)
-    where = phases(rows, terms)
-    inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
-    rows = rows.take(
-        (where.holding | where.closed) & (rows.moldable > 0) & ~np.array(inner, np.bool_)
-    )
-    if not len(rows):
-        return Spans.concat([]), Rates.concat([])
-    found = holder.holdings(snapshot, book, rows, metrics, types)
-    rows = rows.take(np.isin(rows.job_id, found.counting))
-    trouble = impossible(rows, phases(rows, terms))
-    spans = _until(spans_of(rows, snapshot.pauses(rows.job_id), terms), now)
-    trouble |= too_large(spans, found.rates, terms.window)
-    spans = spans.take(~np.isin(spans.job_id, ints(list(trouble))))
-    return spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id))
-
-
-def _until(spans: Spans, now: int) -> Spans:
-    """What lies before *now* of what was used; what was asked as a whole."""
-    stop = np.where(spans.asked == 0, np.minimum(spans.stop_time, now), spans.stop_time)
-    cut = Spans(spans.job_id, spans.asked, spans.start_time, stop)
-    return cut.take(cut.stop_time > cut.start_time)
+    spans = timed(snapshot, book.site.terms, found.holders, found.held, until=now).spans
+    rates = found.held.rates
+    return spans, rates.take(np.isin(rates.job_id, spans.job_id))
 
 
 def _left(rows: JobRows, rates: Rates, now: int) -> Totals:

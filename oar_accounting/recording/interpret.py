@@ -1,0 +1,80 @@
+"""What jobs asked for and used, as OAR tells it: how much each second, and when.
+
+A pass posts this; karma counts it for jobs that no pass has posted yet. There is one function for
+both, so that karma cannot say another thing than the ledger.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from oar_accounting.core.columns import JobRows, Rates, Spans, ints
+from oar_accounting.core.windows import too_large
+from oar_accounting.ledger.catalog import StoredMetric
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.oar.job_rules import Terms, holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.snapshot import Snapshot
+from oar_accounting.recording.allocations import Holder, Holdings, Types
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldByJobs:
+    """How much some jobs hold each second."""
+
+    types: Types  #: of all the jobs
+    holders: JobRows  #: those of them that may hold something
+    held: Holdings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """When jobs asked and used."""
+
+    spans: Spans
+    trouble: dict[int, str]  #: jobs that are left out, and why
+
+
+def held_by_jobs(
+    holder: Holder, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
+) -> HeldByJobs:
+    """How much the jobs hold each second of these metrics; those that hold nothing are left out."""
+    terms = book.site.terms
+    types = snapshot.types(rows.job_id) if len(rows) else {}
+    where = phases(rows, terms)
+    inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
+    entitled = (where.holding | where.closed) & (rows.moldable > 0)
+    holders = rows.take(entitled & ~np.array(inner, np.bool_))
+    if not len(holders):
+        held = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
+    else:
+        held = holder.holdings(snapshot, book, holders, metrics, types)
+    return HeldByJobs(types=types, holders=holders, held=held)
+
+
+def timed(
+    snapshot: Snapshot, terms: Terms, holders: JobRows, held: Holdings, until: int | None = None
+) -> Timed:
+    """When those of the *holders* asked and used that hold something that counts.
+
+    *until*: epoch seconds; of what was used, only what lies before it. What was asked is asked as a
+    whole.
+    """
+    holders = holders.take(np.isin(holders.job_id, held.counting))
+    trouble = impossible(holders, phases(holders, terms))
+    holders = holders.take(~np.isin(holders.job_id, ints(list(trouble))))
+    if not len(holders):
+        return Timed(spans=Spans.concat([]), trouble=trouble)
+    spans = spans_of(holders, snapshot.pauses(holders.job_id), terms)
+    if until is not None:
+        spans = _before(spans, until)
+    trouble |= too_large(spans, held.rates, terms.window)
+    spans = spans.take(~np.isin(spans.job_id, ints(list(trouble))))
+    return Timed(spans=spans, trouble=trouble)
+
+
+def _before(spans: Spans, until: int) -> Spans:
+    """What lies before *until* of what was used; what was asked as a whole."""
+    stop = np.where(spans.asked == 0, np.minimum(spans.stop_time, until), spans.stop_time)
+    cut = Spans(spans.job_id, spans.asked, spans.start_time, stop)
+    return cut.take(cut.stop_time > cut.start_time)

@@ -17,6 +17,7 @@ from tests.oar3_site import MISSING
 from tests.servers import (
     KINDS,
     TITLES,
+    URL_VARIABLES,
     BrokenServerError,
     Database,
     Kind,
@@ -31,6 +32,8 @@ from tests.servers import (
 SERVERS = pytest.StashKey[Servers]()
 #: What the tests with a real OAR tell at the end of a run.
 TOLD = pytest.StashKey[list[str]]()
+#: The kinds of database of which the environment names a server.
+GIVEN = pytest.StashKey[set[str]]()
 #: The most processes that run tests where nobody gives a number: all share the servers.
 MOST_WORKERS = 8
 #: The property of a test, and of its reports, that names its kind of database.
@@ -94,6 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "oar3: run this test where OAR 3 is installed")
     config.addinivalue_line("markers", "slow: takes seconds; runs with --whole only")
+    config.stash[GIVEN] = {kind for kind, name in URL_VARIABLES.items() if name in os.environ}
     chosen = _chosen_kinds(config)
     if config.getoption("--require-databases") and chosen != KINDS:
         raise pytest.UsageError("--require-databases and --databases exclude each other")
@@ -119,8 +123,9 @@ def _chosen_kinds(config: pytest.Config) -> tuple[Kind, ...]:
     option: str | None = config.getoption("--databases")
     if option is not None:
         return kinds_named("--databases", option.split(","))
-    everything = config.getoption("--whole") or config.getoption("--require-databases")
-    return KINDS if everything else QUICK_KINDS
+    if config.getoption("--whole") or config.getoption("--require-databases"):
+        return KINDS
+    return tuple(kind for kind in KINDS if kind in QUICK_KINDS or kind in config.stash[GIVEN])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

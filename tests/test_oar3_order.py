@@ -482,8 +482,8 @@ def test_a_karma_that_is_no_number(
     waiting: Round, caplog: Any, library: Callable[[str], None]
 ) -> None:
     library(
-        "import numpy as np\nfrom oar_accounting.fair_share import by_terms\n"
-        "by_terms.linear = lambda _, jobs: np.full(jobs, np.nan)"
+        "import numpy as np\nfrom oar_accounting.karma import by_linear\n"
+        "by_linear.linear = lambda _, jobs: np.full(jobs, np.nan)"
     )
     stays(waiting, caplog, waiting.config(), "is not a number")
 

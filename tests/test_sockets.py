@@ -46,7 +46,9 @@ socket = /of/the/server
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this machine have no settings for clients, and no server in a usual place."""
     monkeypatch.setattr(sockets, "FILES", (str(tmp_path / "my.cnf"),))
-    monkeypatch.setattr(sockets, "PLACES", (str(tmp_path / "a.sock"), str(tmp_path / "b.sock")))
+    monkeypatch.setattr(
+        sockets, "SOCKET_PLACES", (str(tmp_path / "a.sock"), str(tmp_path / "b.sock"))
+    )
 
 
 def socket_of(url: str) -> str | None:

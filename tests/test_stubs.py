@@ -254,7 +254,7 @@ def test_oar_3_finds_exactly_one_of_each(installed: Machine) -> None:
     assert values["PYTHON"] == str(installed.python)
     assert values["SOCKET"] == str(installed.root / "karma.sock")
     assert values["STATE"] == str(installed.state)
-    assert values["STUB_VERSION"] == str(STUB_VERSION)
+    assert values["VERSION"] == str(STUB_VERSION)
     assert (values["LIMIT"], values["LAST_ANSWER"]) == (5, 3600)
 
 
@@ -448,7 +448,7 @@ def test_what_is_wrong_is_told_with_the_command_that_mends_it(
         path.chmod({"mode": 0o600, "writable": 0o777, "unreadable": 0o600}.get(fault, 0o700))
     elif fault == "old":
         content = path.read_text(encoding="utf-8")
-        path.write_text(content.replace(f'STUB_VERSION = "{STUB_VERSION}"', 'STUB_VERSION = "0"'))
+        path.write_text(content.replace(f'VERSION = "{STUB_VERSION}"', 'VERSION = "0"'))
     elif fault == "copy":
         content = path.read_text(encoding="utf-8")
         path.unlink()

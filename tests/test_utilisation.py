@@ -858,7 +858,7 @@ def test_all_of_it_is_the_sum_of_its_seconds(
         edges = [T0, *sorted(T0 + bound for bound in bounds), T0 + END]
         seconds = site.accounting.utilisation(names, T0, T0 + END, bucket=1)
         with (
-            patch("oar_accounting.reports.utilisation.PAGE", 7),
+            patch("oar_accounting.reports.utilisation.PERIOD_AT_ONCE", 7),
             patch("oar_accounting.reports.utilisation.cuts", lambda *_: edges),
         ):
             buckets = site.accounting.utilisation(names, T0, T0 + END, bucket=1)

@@ -33,7 +33,7 @@ SERVERS = pytest.StashKey[Servers]()
 #: What the tests with a real OAR tell at the end of a run.
 TOLD = pytest.StashKey[list[str]]()
 #: The kinds of database of which the environment names a server.
-GIVEN = pytest.StashKey[set[str]]()
+GIVEN = pytest.StashKey[set[Kind]]()
 #: The most processes that run tests where nobody gives a number: all share the servers.
 MOST_WORKERS = 8
 #: The property of a test, and of its reports, that names its kind of database.
@@ -97,7 +97,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "oar3: run this test where OAR 3 is installed")
     config.addinivalue_line("markers", "slow: takes seconds; runs with --whole only")
-    config.stash[GIVEN] = {kind for kind, name in URL_VARIABLES.items() if name in os.environ}
+    given: set[Kind] = {kind for kind, name in URL_VARIABLES.items() if name in os.environ}
+    config.stash[GIVEN] = given
     chosen = _chosen_kinds(config)
     if config.getoption("--require-databases") and chosen != KINDS:
         raise pytest.UsageError("--require-databases and --databases exclude each other")

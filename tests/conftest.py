@@ -43,9 +43,9 @@ WITH_OAR3 = "oar3"
 #: Tests with something in common of which there is one, such as a directory of the machine: each
 #: group runs in one process. They are told by how their names begin.
 TOGETHER = (
-    ("tests/live/", "tests/test_oar3_stubs.py"),
-    ("tests/test_roles.py",),
-    ("tests/test_sql_modes.py",),
+    ("tests/system/live/", "tests/system/schedulers/test_oar3_stubs.py"),
+    ("tests/database/ledger/test_roles.py",),
+    ("tests/database/database/test_sql_modes.py",),
 )
 SERVERS_HANDED_ON = "servers_handed_on"
 FOREIGN_VARIABLES = (

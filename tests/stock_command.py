@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, make_url
 
-from tests.test_oar_schema import SCHEMA_DIR, SCHEMA_FILES, schema_statements
+from tests.database.oar.test_oar_schema import SCHEMA_DIR, SCHEMA_FILES, schema_statements
 
 #: Where Debian's package oar-server puts it; it is run without the wrapper that becomes oar.
 COMMAND = Path(os.environ.get("OAR_STOCK_ACCOUNTING", "/usr/lib/oar/oaraccounting"))

@@ -1,0 +1,1 @@
+"""What is recorded and answered, on real databases."""

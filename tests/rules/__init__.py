@@ -1,0 +1,1 @@
+"""Rules that need no database: under a minute together."""

@@ -1,0 +1,1 @@
+"""Commands, hooks, schedulers and servers as processes."""

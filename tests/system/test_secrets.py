@@ -157,6 +157,7 @@ def test_no_error_shows_it_wherever_it_stands(
             assert done.returncode == (1 if debug else 3)
 
 
+@pytest.mark.slow
 @NETWORK
 @pytest.mark.parametrize("place", PLACES)
 def test_no_process_shows_it(

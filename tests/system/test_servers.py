@@ -143,6 +143,7 @@ def _pytest(
     )
 
 
+@pytest.mark.slow
 @each_number
 def test_required_database_that_is_missing_fails_the_run(processes: str) -> None:
     done = _pytest(processes, "--require-databases", "-k", "dropped")
@@ -153,12 +154,14 @@ def test_required_database_that_is_missing_fails_the_run(processes: str) -> None
     )
 
 
+@pytest.mark.slow
 def test_a_pooler_is_required_too() -> None:
     done = _pytest("-n0", "--require-databases", "-k", "dropped", without=WITHOUT_POOLER)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "no pgbouncer: it is not on PATH or in /usr/sbin" in done.stderr
 
 
+@pytest.mark.slow
 @each_number
 def test_missing_and_unchosen_databases_skip_their_tests(processes: str) -> None:
     done = _pytest(processes, "--databases=sqlite,postgresql", "-k", "names_the_driver")
@@ -171,6 +174,7 @@ def test_missing_and_unchosen_databases_skip_their_tests(processes: str) -> None
     assert done.stdout.count(": 1 skipped\n") == 2
 
 
+@pytest.mark.slow
 @each_number
 def test_server_that_was_given_but_does_not_answer_fails_the_run(processes: str) -> None:
     given = {URL_VARIABLES["mariadb"]: "mysql+pymysql://nobody@127.0.0.1:1/"}

@@ -831,6 +831,7 @@ def ask(site: Site, *arguments: str) -> Done:
     return run("--url", site.url, *arguments)
 
 
+@pytest.mark.slow
 def test_a_real_command_posts_and_a_dry_run_does_not(site: Site) -> None:
     command = ("--url", site.url, "adjust", "--jobs-of-node", "alpha-1", "--reason", "it crashed")
     between = ("--between", "2023-11-14", "2023-11-15T00:00:00")

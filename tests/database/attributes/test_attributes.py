@@ -838,6 +838,7 @@ def notes_of(done: Done) -> list[str]:
     return [line for line in done.stderr.splitlines() if "password of --url" not in line]
 
 
+@pytest.mark.slow
 def test_a_file_or_standard_input_is_imported(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_nothing_is_left_to_who_gets_the_connection_next(
     assert [pool.found(name) for name in (oar, ours)] == before
 
 
+@pytest.mark.slow
 def test_each_transaction_has_its_limits(pool: Pool) -> None:
     url = pool.url(pool.add_database("UTF8"))
     engine = dialects.open_engine(url, limit=0.4)

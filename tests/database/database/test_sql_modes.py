@@ -99,6 +99,7 @@ def site(database: Database, tmp_path: Path) -> list[str]:
     return options
 
 
+@pytest.mark.slow
 def test_every_command_says_the_same_as_in_mariadbs_own_sql(
     site: list[str], private: NetworkServer
 ) -> None:

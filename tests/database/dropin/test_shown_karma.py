@@ -193,6 +193,7 @@ def eventually(said: Callable[[], object], expected: object) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_command_waits_for_the_end_of_a_process(site_file: Path, engine: Engine) -> None:
     ours = [sys.executable, "-m", "oar_accounting.cli", "--config", str(site_file), "show-karma"]
     with subprocess.Popen(["sleep", "60"]) as scheduler:
@@ -222,6 +223,7 @@ def test_the_command_logs_in_as_the_user_who_asks_for_schedulers(
     assert f'user "{login}"' in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("show", [True, False, "elsewhere"])
 def test_the_scheduler_starts_it_where_it_is_wanted(
     site_file: Path, engine: Engine, show: bool | str

@@ -581,6 +581,7 @@ with Accounting.open(oar_conf=sys.argv[1]) as accounting:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "anew"])
 def test_killed_it_leaves_nothing_half_written(new_site: Callable[..., Site], how: str) -> None:
     site = new_site(perl=False)
@@ -646,6 +647,7 @@ def test_a_table_without_transactions_is_refused(new_site: Callable[..., Site], 
 # -- at the same time -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @with_perl
 def test_oars_command_waits_until_ours_is_done(new_site: Callable[..., Site]) -> None:
     site = new_site()
@@ -675,6 +677,7 @@ def locked(site: Site) -> Iterator[None]:
             connection.exec_driver_sql('SELECT RELEASE_LOCK("ACCOUNTING")')
 
 
+@pytest.mark.slow
 @with_perl
 def test_ours_waits_as_long_as_oars_command_does(
     new_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch

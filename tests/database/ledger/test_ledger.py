@@ -246,6 +246,7 @@ def test_jobs_far_apart_and_close_together_are_replaced_alike(new_ledger: NewLed
         assert contents(ledger) == before
 
 
+@pytest.mark.slow
 def test_jobs_in_thousands_are_posted_and_forgotten(new_ledger: NewLedger) -> None:
     """More than the blocks in which they are looked at."""
     ledger = new_ledger(WINDOWS[-1])

@@ -538,8 +538,8 @@ def test_the_law_on_every_database(engine: Engine, window: int) -> None:
         )
 
 
-@pytest.mark.parametrize("window", [900, HOUR, DAY])
-@pytest.mark.parametrize("at_once", [500, 3])
+@pytest.mark.parametrize("window", [pytest.param(900, marks=pytest.mark.slow), HOUR, DAY])
+@pytest.mark.parametrize("at_once", [pytest.param(500, marks=pytest.mark.slow), 3])
 def test_each_bucket_is_what_is_asked_of_its_span_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
 ) -> None:

@@ -21,6 +21,7 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mysql", "mariadb"])
 def test_a_server_that_never_answers_is_named_in_time(
     silent: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -34,6 +35,7 @@ def test_a_server_that_never_answers_is_named_in_time(
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
 def test_the_url_may_say_how_long_to_wait(silent: str, kind: str) -> None:
     began = time.monotonic()

@@ -275,6 +275,7 @@ def test_debug_shows_the_traceback(site: str) -> None:
     assert "Traceback" in run("--debug", "--url", site, "usage", "--by", "foot").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [

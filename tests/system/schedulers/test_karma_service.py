@@ -210,6 +210,7 @@ def test_it_answers_as_the_library_does(site: Site, service: Service) -> None:
     assert json.loads(line)[2][1] == {"alice": 6.0 * DAY, "bob": 2.0 * DAY}
 
 
+@pytest.mark.slow
 def test_accounts_that_come_are_known(site: Site, service: Service) -> None:
     assert site.ask(service) == site.by_library()
     site.oar.add_job(user="carol", cores=8, start=T0, stop=T0 + DAY)
@@ -257,6 +258,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @on_sqlite
 def test_any_site_gets_the_order_of_the_library(
@@ -308,6 +310,7 @@ def test_any_site_gets_the_order_of_the_library(
         assert site.ask(service) == expected
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_more_sites_than_it_keeps_open(tmp_path: Path, service: Service) -> None:
     with ExitStack() as stack:
@@ -458,6 +461,7 @@ def test_a_database_that_goes_and_comes_back(
     assert site.ask(service) == site.by_library()
 
 
+@pytest.mark.slow
 @on_servers
 def test_a_database_that_never_answers_is_told_in_time(
     site: Site, service: Service, forwarder: Forwarder
@@ -490,6 +494,7 @@ def waits_for_tables(site: Site) -> Callable[[], object]:
     return unlock
 
 
+@pytest.mark.slow
 @on_servers
 def test_tables_that_are_locked(site: Site, service: Service) -> None:
     unlock = waits_for_tables(site)
@@ -518,6 +523,7 @@ def test_nobody_else_can_ask(tmp_path: Path, umask: int) -> None:
     assert found.st_uid == os.geteuid()
 
 
+@pytest.mark.slow
 def test_many_ask_at_the_same_time(site: Site, service: Service) -> None:
     alice, bob, carol = site.jobs
     other = Site.__new__(Site)
@@ -572,6 +578,7 @@ def test_settings_that_never_come_hold_up_nobody_else(
 HASTY = "from oar_accounting.schedulers import service\nservice.PATIENCE = 1.0"
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_those_who_say_one_letter_after_the_other_are_not_waited_for(
     site: Site, tmp_path: Path
@@ -654,6 +661,7 @@ def test_whatever_is_asked_it_goes_on(site: Site, service: Service) -> None:
     assert "Traceback" not in "".join(service.said())
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_million_jobs_are_no_trouble(site: Site, service: Service) -> None:
     jobs = [*site.jobs, *range(10**6, 2 * 10**6)]
@@ -772,6 +780,7 @@ def rewritten(copy: Copy) -> None:
     copy.record.write_text("2", encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [removed, replaced, rewritten])
 def test_it_ends_when_its_library_has_changed(
     tmp_path: Path, changed: Callable[[Copy], None]
@@ -793,6 +802,7 @@ def test_it_ends_when_its_library_has_changed(
         service.close()
 
 
+@pytest.mark.slow
 def test_one_that_began_during_an_upgrade_ends_with_it(tmp_path: Path) -> None:
     """Half of its modules may be those of before: pip writes its list last of all."""
     copy = Copy(tmp_path)

@@ -444,6 +444,7 @@ def test_what_is_no_answer(stub: Place, reply: bytes) -> None:
     assert stub.rounds()[0][2] == f"the karma service: the answer {NO_ANSWERS[reply]}"
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_cut_is_none(stub: Place) -> None:
     reply = whole(*LINES)
     ends = [*range(0, len(reply) - 50, 11), *range(len(reply) - 50, len(reply))]
@@ -452,6 +453,7 @@ def test_an_answer_that_is_cut_is_none(stub: Place) -> None:
         assert stub.orders() == OURS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hanging",
     [silent, deaf, dripping(whole(*LINES * 99), 0.05), slow_to_listen(0.9 * LIMIT / 2, None)],
@@ -511,6 +513,7 @@ INHERITED = {
 TELL = "import os\nraise SystemExit(' '.join(sorted(os.listdir('/proc/self/fd'), key=int)))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", INHERITED)
 def test_whatever_is_inherited(stub: Place, state: str) -> None:
     before = ("perl", "-e", f"{INHERITED[state]} exec {{ $ARGV[0] }} @ARGV;")
@@ -665,6 +668,7 @@ def test_it_is_not_repeated_for_another_question(stub: Place) -> None:
     assert stub.run(arguments=("default", str(NOW + 9), "")).stdout.splitlines()[0] == OTHERS
 
 
+@pytest.mark.slow
 def test_the_queues_of_a_round_wait_once(stub: Place) -> None:
     assert stub.orders(arguments=("night", str(NOW - 5), "x")) == OTHERS
     stub.asks(SLEEP)

@@ -357,6 +357,7 @@ def test_a_database_that_is_down(waiting: Round, caplog: Any) -> None:
     assert "secret" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["url", "oar_url"])
 def test_a_database_that_never_answers(waiting: Round, caplog: Any, side: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
@@ -449,6 +450,7 @@ HANGING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", HANGING, ids=["sleeps", "stopped", "deaf"])
 def test_a_library_that_never_answers(
     waiting: Round, caplog: Any, library: Callable[[str], None], broken: str

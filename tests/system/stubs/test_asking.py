@@ -282,6 +282,7 @@ def test_an_answer_without_an_end_takes_no_memory(
 # -- one limit ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hanging",
     [
@@ -307,6 +308,7 @@ def test_a_service_and_a_library_that_hang_share_one_limit(
     assert is_half or hanging is endless
 
 
+@pytest.mark.slow
 def test_a_service_that_listens_late_leaves_the_library_its_half(
     place: Path, library: Library
 ) -> None:
@@ -329,6 +331,7 @@ def test_a_late_answer_is_nobodys(place: Path, library: Library) -> None:
         assert ask(QUESTION, SHORT).lines == ["2", "3", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -453,6 +456,7 @@ STATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("hangs", [False, True], ids=["answers", "hangs"])
 def test_any_state_of_the_scheduler_will_do(
@@ -579,6 +583,7 @@ def test_the_file_is_one_for_python_3_10(stub: Path) -> None:
     assert done.stdout == "[2, 1]\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_takes_the_library_with_it(
     scheduler: Scheduler, library: Library, tmp_path: Path
 ) -> None:

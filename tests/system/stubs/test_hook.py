@@ -620,6 +620,7 @@ def test_it_records_the_job_that_ended(place: Place, engine: Engine, database: D
     assert sorted(os.listdir(place.state)) == ["waiting", "working"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [

@@ -1,58 +1,45 @@
 """The verbs. This is the only module that reads the clock."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 from oar_accounting.adjustments.by_job import JobFilter, adjust_jobs
-from oar_accounting.adjustments.input import check_words
-from oar_accounting.adjustments.post import Amount, Note, adjust_account, counter
+from oar_accounting.adjustments.post import Amount, adjust_account, counter
 from oar_accounting.adjustments.records import Adjustment, AdjustmentLine, AdjustmentReport
 from oar_accounting.adjustments.stored import read_all, read_lines
-from oar_accounting.attributes import csv_files, stored
+from oar_accounting.attributes import stored
 from oar_accounting.attributes.records import Attribute, AttributesReport
-from oar_accounting.core import formats
-from oar_accounting.core.columns import ints
-from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
-from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.dropin import oaraccounting as stock_accounting
 from oar_accounting.dropin.records import StockReport
 from oar_accounting.errors import (
-    AccountingError,
     BadSpan,
-    DatabaseError,
-    SchemaError,
     SettingsError,
-    UnknownName,
 )
 from oar_accounting.health import doctor
 from oar_accounting.health.records import Status
-from oar_accounting.ledger import catalog, journal, schema
-from oar_accounting.ledger.catalog import Site
-from oar_accounting.ledger.journal import Entry
-from oar_accounting.ledger.ledger import Book, Ledger, check_version
-from oar_accounting.ledger.reading import open_jobs
-from oar_accounting.ledger.records import Difference, OpeningReport, PassReport, Problem
+from oar_accounting.ledger.create import create_tables
+from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.records import Difference, OpeningReport, PassReport
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.catch_up import CatchUp
-from oar_accounting.recording.declared import check_properties, declared_terms, notices
-from oar_accounting.recording.forget import forget
-from oar_accounting.recording.identity import check_identity
-from oar_accounting.recording.import_accounting import take_over
-from oar_accounting.recording.passes import Pass, Tally
+from oar_accounting.recording.adjust import post_adjustment
+from oar_accounting.recording.belonging import import_attributes, remove_attribute
+from oar_accounting.recording.catch_up import catch_up
+from oar_accounting.recording.forget import forget_user
+from oar_accounting.recording.import_accounting import import_accounting
 from oar_accounting.recording.purge import purge
-from oar_accounting.recording.rebuild import build_metric, reread_jobs, restore_totals
-from oar_accounting.recording.retire import retire
+from oar_accounting.recording.rebuild import rebuild
+from oar_accounting.recording.record import record
+from oar_accounting.recording.retire import retire_jobs
+from oar_accounting.recording.runs import Runs
 from oar_accounting.reports.records import UtilisationReport
 from oar_accounting.reports.reports import Keys, Reporting
 from oar_accounting.settings.load import (
@@ -74,10 +61,6 @@ if TYPE_CHECKING:
     from oar_accounting.reports.own import OwnReports
 
 
-#: How often tables are tried to be created while another process may be creating them.
-CREATE_ATTEMPTS = 8
-
-
 class Accounting(Reporting):
     """The accounting of one OAR server.
 
@@ -97,14 +80,14 @@ class Accounting(Reporting):
 
         *limit*: the seconds that one step on a database may take; see `dialects.open_engine`.
         """
-        self.settings = given
         self.engine = engine or dialects.open_engine(given.url, limit)
         same = given.oar_url == given.url
         self.oar_engine = oar_engine or (
             self.engine if same else dialects.open_engine(given.oar_url, limit)
         )
-        self._ledger = Ledger(self.engine, given.site)
+        super().__init__(given, Ledger(self.engine, given.site))
         self._oar = OarJobs(self.oar_engine)
+        self._runs = Runs(given, self._ledger, self._oar, _now)
 
     @classmethod
     def open(  # noqa: PLR0913 - as many as there are places to name
@@ -151,49 +134,7 @@ class Accounting(Reporting):
         Raises :class:`oar_accounting.SchemaError`, whose text ends with the SQL to run, where the
         role may not create tables, and where they are of another version.
         """
-        if self._checked():
-            return False
-        refused = ""
-        for _ in range(CREATE_ATTEMPTS):
-            try:
-                dialects.let_readers_in(self.engine)
-                with dialects.writing(self.engine) as connection:
-                    schema.create(connection)
-                return True
-            except DatabaseError as error:
-                # Another process may be creating them at this moment.
-                if self._checked():
-                    return False
-                refused = str(error)
-                time.sleep(0.2)
-        raise SchemaError(
-            f"the tables cannot be created: {refused}\nA role that may create tables can run this:"
-            f"\n\n{self._missing_ddl()}"
-        )
-
-    def _missing_ddl(self) -> str:
-        database = dialects.database_name(self.engine)
-        with dialects.reading(self.engine) as connection:
-            version = schema.version_of(connection)
-        if version is None:
-            return schema.ddl(database)
-        missing = range(version + 1, schema.VERSION + 1)
-        return "\n".join(schema.upgrade_ddl(database, each) for each in missing)
-
-    def _checked(self) -> bool:
-        """True where our tables are there, in this version. Raises :class:`SchemaError`."""
-        with dialects.reading(self.engine) as connection:
-            if not schema.is_complete(connection):
-                return False
-            if (found := schema.version_of(connection)) is not None and found < schema.VERSION:
-                return False
-            check_version(connection)
-            if (missing := schema.first_missing(connection)) is not None:
-                raise SchemaError(
-                    f"{dialects.shown(self.engine.url)}: {missing} is missing; the tables were "
-                    "changed by hand, or restored in part"
-                )
-        return True
+        return create_tables(self.engine, _pause)
 
     def catch_up(
         self, *, full: bool = False, wait: bool = False, progress: Progress | None = None
@@ -203,32 +144,11 @@ class Accounting(Reporting):
         Raises :class:`oar_accounting.WriterBusy` where another process is at it, unless it is to
         *wait*; should two be at it after all, they share the work.
         """
-        with self._noted("catch-up", wait=wait) as entry:
-            site = self._site()
-            found = self._notices(site) + check_identity(self._ledger, self._oar, site)
-            recheck = self.settings.recheck_days * DAY
-            last_pass = entry.began if site.last_pass is None else site.last_pass
-            if entry.began - last_pass > DAY:
-                found.append(_long_ago(last_pass))
-            work = CatchUp(Pass(self._ledger, self._oar, entry.began), site, progress)
-            tally = work.run(min(entry.began, last_pass) - recheck, full=full)
-            with self._ledger.writing() as book:
-                if book.site.high_water_mark >= site.high_water_mark:
-                    book.saw(work.seen)
-                catalog.change_site(book.connection, book.site, last_pass=entry.began)
-            entry.report = self._report(tally, found + work.notices)
-        return entry.report
+        return catch_up(self._runs, full=full, wait=wait, progress=progress)
 
     def record(self, jobs: Iterable[int]) -> PassReport:
         """Record these jobs as OAR has them now, also where nothing seems to have changed."""
-        with self._noted("record") as entry:
-            work = Pass(self._ledger, self._oar, entry.began)
-            for block in id_blocks(np.unique(ints(list(jobs)))):
-                found = work.settle(block, force=True)
-                for job in np.setdiff1d(block, found).tolist():
-                    work.tally.problems.setdefault(job, "is not in OAR's table jobs")
-            entry.report = self._report(work.tally, self._notices(self._site()))
-        return entry.report
+        return record(self._runs, jobs)
 
     def rebuild(
         self,
@@ -245,24 +165,7 @@ class Accounting(Reporting):
         is read again, under the profile, containers and dimension that the settings have now.
         The law holds at every commit. Raises :class:`oar_accounting.UnknownName`.
         """
-        with self._noted("rebuild") as entry:
-            site = self._site()
-            work = Pass(self._ledger, self._oar, entry.began)
-            found = []
-            if metric is not None:
-                self._rebuild_metric(work, site, metric, from_oar, progress)
-            elif from_oar:
-                terms = declared_terms(self.settings, self._oar)
-                reread_jobs(work, site, terms, progress)
-            else:
-                restore_totals(self._ledger, site, self.settings.window, progress)
-            if site.purged_before is not None and (metric is not None or from_oar):
-                found.append(
-                    f"what ended before {formats.date(site.purged_before)} was purged: it stays "
-                    "as it was recorded, and counts in no metric that was added since"
-                )
-            entry.report = self._report(work.tally, self._notices(self._site()) + found)
-        return entry.report
+        return rebuild(self._runs, metric, from_oar=from_oar, progress=progress)
 
     def purge(self, before: int, *, progress: Progress | None = None) -> tuple[int, int]:
         """Drop spans and rates of jobs that ended before *before*; every total stays.
@@ -272,11 +175,7 @@ class Accounting(Reporting):
         metrics, under other terms or in smaller windows. Raises :class:`oar_accounting.BadSpan`
         where catch-up still compares such jobs with OAR.
         """
-        with self._noted("purge", new=False) as entry:
-            latest = entry.began - self.settings.recheck_days * DAY
-            bound, count = purge(self._ledger, self._site(), before, latest, progress)
-            entry.report = PassReport(done=count)
-        return bound, count
+        return purge(self._runs, before, progress)
 
     def import_accounting(self, *, dry_run: bool = False) -> OpeningReport:
         """Take over what OAR's own accounting has of times of which no jobs are left.
@@ -285,16 +184,7 @@ class Accounting(Reporting):
         *dry_run* nothing is written. Raises :class:`oar_accounting.OarSchemaError` where OAR's
         accounting cannot be read.
         """
-        if dry_run:
-            with self._ledger.reading() as (connection, site):
-                known = self._known(connection, site)
-                book = Book(connection, known, self._ledger.accounts(connection, known))
-                return take_over(book, self._oar, dry_run=True)
-        with self._noted("import", new=False) as entry:
-            with self._ledger.writing() as book:
-                told = take_over(book, self._oar, dry_run=False)
-            entry.report = PassReport(done=told.new, changed=told.changed)
-        return told
+        return import_accounting(self._runs, dry_run=dry_run)
 
     def oaraccounting(
         self,
@@ -314,7 +204,7 @@ class Accounting(Reporting):
         :class:`oar_accounting.AmountOverflow`, and nothing has been written then.
         """
         if delete_older is not None:
-            delete_before = int(time.time()) - delete_older
+            delete_before = _now() - delete_older
         if delete_before is not None:
             return stock_accounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
         count = stock_accounting.recount if reinitialize else stock_accounting.account
@@ -328,7 +218,7 @@ class Accounting(Reporting):
         """
         from oar_accounting.oar.queues import read_queues
 
-        return dict(read_queues(self.oar_engine, int(time.time())).policies)
+        return dict(read_queues(self.oar_engine, _now()).policies)
 
     def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
         """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.
@@ -407,7 +297,7 @@ class Accounting(Reporting):
         # Few programs ask for karma, and all would wait for what knows it.
         from oar_accounting.karma.fair_share import FairShare
 
-        instant = int(time.time()) if now is None else now
+        instant = _now() if now is None else now
         return FairShare(self.settings, self._ledger, self._oar, instant)
 
     def forget_user(self, user: str) -> str:
@@ -416,10 +306,7 @@ class Accounting(Reporting):
         A project of the same name gets it too. What was used stays. Raises
         :class:`oar_accounting.UnknownName`.
         """
-        with self._noted("forget-user", new=False) as entry:
-            entry.secret = True
-            with self._ledger.writing() as book:
-                return forget(book, user)
+        return forget_user(self._runs, user)
 
     def retire(self, first: int) -> int:
         """Give free the job ids from *first* on, which OAR uses for other jobs; how many.
@@ -427,11 +314,7 @@ class Accounting(Reporting):
         What the recorded jobs used stays. Jobs that OAR still has keep their ids. Raises
         :class:`oar_accounting.UnknownName` and :class:`oar_accounting.WriterBusy`.
         """
-        with self._noted("retire", new=False) as entry:
-            with self._ledger.writing() as book:
-                count = retire(book, self._oar, first, entry.began)
-            entry.report = PassReport(done=count)
-        return count
+        return retire_jobs(self._runs, first)
 
     def import_attributes(
         self, given: str | bytes | Iterable[str], *, source: str = "the file", dry_run: bool = False
@@ -443,28 +326,15 @@ class Accounting(Reporting):
         nothing is written. Raises :class:`oar_accounting.BadFile`, whose text names every mistake,
         and :class:`oar_accounting.UnknownName` where the site is not recorded.
         """
-        file = csv_files.read(given, source)
-        if dry_run:
-            with self._ledger.reading() as (connection, site):
-                planned = stored.prepare(connection, self._known(connection, site), file)
-            return planned.report(dry_run=True)
-        with self._noted("attributes", new=False) as entry:
-            entry.secret = True
-            with self._ledger.writing() as book:
-                planned = stored.prepare(book.connection, book.site, file)
-                stored.store(book.connection, book.site.site_id, planned)
-            report = planned.report(dry_run=False)
-            changed = report.added + report.removed + report.changed
-            entry.report = PassReport(done=report.entries, changed=changed)
-        return report
+        return import_attributes(self._runs, given, source, dry_run=dry_run)
 
     def attributes(self, name: str | None = None) -> list[Attribute]:
         """Who belongs where by one attribute, or by all, sorted by attribute, name and time.
 
         Raises :class:`oar_accounting.UnknownName`.
         """
-        with self._ledger.reading() as (connection, site):
-            site_id = self._known(connection, site).site_id
+        with self._ledger.reading_site() as (connection, site):
+            site_id = site.site_id
             return stored.entries(connection, site_id, name)
 
     def remove_attribute(self, name: str) -> int:
@@ -472,11 +342,7 @@ class Accounting(Reporting):
 
         Raises :class:`oar_accounting.UnknownName`.
         """
-        with self._noted("attributes", new=False) as entry:
-            with self._ledger.writing() as book:
-                count = stored.remove(book.connection, book.site.site_id, name)
-            entry.report = PassReport(changed=count)
-        return count
+        return remove_attribute(self._runs, name)
 
     def adjust(  # noqa: PLR0913 - one line of an adjustment, and who posts it
         self,
@@ -502,8 +368,12 @@ class Accounting(Reporting):
         """
         names = (user, project, queue, property)
         given = Amount(names=names, metric=metric, start=start, stop=stop, asked=asked, used=used)
-        return self._adjusting(
-            author, reason, dry_run, lambda book, note: adjust_account(book, given, note)
+        return post_adjustment(
+            self._runs,
+            lambda book, note: adjust_account(book, given, note),
+            author=author,
+            reason=reason,
+            dry_run=dry_run,
         )
 
     def adjust_jobs(
@@ -516,8 +386,12 @@ class Accounting(Reporting):
         :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
         :class:`oar_accounting.BadAdjustment`.
         """
-        return self._adjusting(
-            author, reason, dry_run, lambda book, note: adjust_jobs(book, self._oar, wanted, note)
+        return post_adjustment(
+            self._runs,
+            lambda book, note: adjust_jobs(book, self._oar, wanted, note),
+            author=author,
+            reason=reason,
+            dry_run=dry_run,
         )
 
     def counter(
@@ -528,38 +402,23 @@ class Accounting(Reporting):
         With *dry_run* nothing is written. Raises :class:`oar_accounting.UnknownName` and
         :class:`oar_accounting.BadAdjustment`.
         """
-        return self._adjusting(
-            author, reason, dry_run, lambda book, note: counter(book, adjustment_id, note)
+        return post_adjustment(
+            self._runs,
+            lambda book, note: counter(book, adjustment_id, note),
+            author=author,
+            reason=reason,
+            dry_run=dry_run,
         )
-
-    def _adjusting(
-        self,
-        author: str,
-        reason: str,
-        dry_run: bool,
-        work: Callable[[Book, Note | None], AdjustmentReport],
-    ) -> AdjustmentReport:
-        check_words(author, reason)
-        if dry_run:
-            with self._ledger.reading() as (connection, site):
-                known = self._known(connection, site)
-                return work(Book(connection, known, self._ledger.accounts(connection, known)), None)
-        with self._noted("adjust", new=False) as entry:
-            entry.secret = True
-            with self._ledger.writing() as book:
-                report = work(book, Note(posted=entry.began, author=author, reason=reason))
-            entry.report = PassReport(done=report.jobs)
-        return report
 
     def adjustments(self) -> list[Adjustment]:
         """All adjustments, in the order they were posted."""
-        with self._ledger.reading() as (connection, site):
-            return read_all(connection, self._known(connection, site).site_id)
+        with self._ledger.reading_site() as (connection, site):
+            return read_all(connection, site.site_id)
 
     def adjustment_lines(self, adjustment_id: int) -> list[AdjustmentLine]:
         """What an adjustment added to whom, when. Raises :class:`oar_accounting.UnknownName`."""
-        with self._ledger.reading() as (connection, site):
-            return read_lines(connection, self._known(connection, site), adjustment_id)
+        with self._ledger.reading_site() as (connection, site):
+            return read_lines(connection, site, adjustment_id)
 
     def verify(self, *, most: int = 10) -> list[Difference]:
         """The first totals that are not what spans, rates and entries give; none is good."""
@@ -572,9 +431,7 @@ class Accounting(Reporting):
         Nothing is written, and nothing is raised: what cannot be looked at is a finding. *root* is
         the directory below which the files of the OAR server are.
         """
-        return doctor.examine(
-            self.settings, self._ledger, self._oar, int(time.time()), root, verify=verify
-        )
+        return doctor.examine(self.settings, self._ledger, self._oar, _now(), root, verify=verify)
 
     @classmethod
     def examine(  # noqa: PLR0913 - what `open` takes, and what to look at
@@ -593,7 +450,7 @@ class Accounting(Reporting):
                 return accounting.doctor(verify=verify, root=root)
         except SettingsError as error:
             conf = oar_conf_file(oar_conf)
-            return doctor.examine_machine(error, conf, int(time.time()), root)
+            return doctor.examine_machine(error, conf, _now(), root)
 
     @classmethod
     def check_settings(
@@ -611,7 +468,7 @@ class Accounting(Reporting):
         """
         from oar_accounting.health.settings_check import check
 
-        now = int(time.time())
+        now = _now()
         return check(oar_conf=oar_conf, config=config, url=url, site=site, now=now)
 
     def period(self, said: str, timezone: str | None = None) -> tuple[int, int]:
@@ -622,14 +479,14 @@ class Accounting(Reporting):
         from oar_accounting.core import periods
 
         zone = periods.zone(timezone or self.settings.timezone)
-        return periods.period(said, zone, int(time.time()))
+        return periods.period(said, zone, _now())
 
     def instant(self, said: str, timezone: str | None = None) -> int:
         """Epoch seconds from a date, a time, or the begin of a period. Raises as `period`."""
         from oar_accounting.core import periods
 
         zone = periods.zone(timezone or self.settings.timezone)
-        return periods.instant(said, zone, int(time.time()))
+        return periods.instant(said, zone, _now())
 
     def utilisation(  # noqa: PLR0913 - one question
         self,
@@ -659,13 +516,13 @@ class Accounting(Reporting):
         """
         from oar_accounting.reports.utilisation import utilisation
 
-        now = int(time.time())
+        now = _now()
         end = min(each for each in (now, stop, as_of) if each is not None)
         names = (metrics,) if isinstance(metrics, str) else metrics
-        with self._ledger.reading() as (connection, site):
+        with self._ledger.reading_site() as (connection, site):
             return utilisation(
                 connection,
-                self._known(connection, site),
+                site,
                 self._oar,
                 names,
                 start,
@@ -675,87 +532,10 @@ class Accounting(Reporting):
                 where=where,
             )
 
-    @contextmanager
-    def _noted(self, verb: str, *, wait: bool = True, new: bool = True) -> Iterator[Entry]:
-        """A pass that leaves a row in the journal, whatever comes of it.
 
-        Where the site is not recorded yet, it is *new*, or the name of none.
-        """
-        if new:
-            self._site()
-        else:
-            with self._ledger.reading() as (connection, site):
-                self._known(connection, site)
-        began = int(time.time())
-        with self._ledger.writing(wait=wait) as book:
-            number = journal.begin(book.connection, book.site.site_id, verb, began)
-        entry = Entry(began)
-        try:
-            yield entry
-        except BaseException as error:
-            known = isinstance(error, AccountingError) and not entry.secret
-            reason = str(error) if known else type(error).__name__
-            with (
-                suppress(AccountingError),
-                dialects.writing(self.engine, wait=False) as connection,
-            ):
-                journal.fail(connection, number, int(time.time()), reason)
-            raise
-        with dialects.writing(self.engine) as connection:
-            journal.finish(connection, number, int(time.time()), entry.report)
-
-    def _site(self) -> Site:
-        """The site, added under the settings' terms where it is new."""
-        with self._ledger.reading() as (_, site):
-            if site is not None:
-                return site
-        check_properties(self.settings, self._oar, self.settings.metrics)
-        terms = declared_terms(self.settings, self._oar)
-        return self._ledger.open_site(terms, self.settings.metrics)
-
-    def _notices(self, site: Site) -> list[str]:
-        with self._ledger.reading() as (connection, _):
-            stored = catalog.stored_metrics(connection, site.site_id)
-        terms = declared_terms(self.settings, self._oar)
-        return notices(site, terms, self.settings.metrics, stored)
-
-    def _report(self, tally: Tally, found: Sequence[str]) -> PassReport:
-        with self._ledger.reading() as (connection, site):
-            still_open = 0 if site is None else open_jobs(connection, site.site_id)
-        return PassReport(
-            done=tally.done,
-            changed=tally.changed,
-            open=still_open,
-            problems=tuple(Problem(job_id=j, reason=r) for j, r in sorted(tally.problems.items())),
-            notices=(*found, *tally.told()),
-        )
-
-    def _rebuild_metric(
-        self, work: Pass, site: Site, name: str, from_oar: bool, progress: Progress | None
-    ) -> None:
-        declared = {metric.name: metric for metric in self.settings.metrics}
-        if name not in declared:
-            with self._ledger.writing() as book:
-                if book.drop_unfinished(name):
-                    return
-            raise UnknownName(
-                f"metric {name!r} is not declared in {self.settings.file}; declared are "
-                f"{', '.join(declared)}"
-            )
-        check_properties(self.settings, self._oar, [declared[name]])
-        with self._ledger.reading() as (connection, _):
-            stored = catalog.stored_metrics(connection, site.site_id)
-        recorded = [each.metric for each in stored if each.state == schema.ACTIVE]
-        half = [each.metric.name for each in stored if each.state == schema.BUILDING]
-        if declared[name] in recorded and name not in half and not from_oar:
-            restore_totals(self._ledger, site, site.terms.window, progress)
-        else:
-            build_metric(work, site, declared[name], progress)
+def _now() -> int:
+    return int(time.time())
 
 
-def _long_ago(last_pass: int) -> str:
-    return (
-        f"the last pass was on {formats.date(last_pass)}: was the accounting restored from a dump? "
-        "What OAR has had since was recorded; what it corrected before: oar-accounting catch-up "
-        "--full"
-    )
+def _pause(seconds: float) -> None:
+    time.sleep(seconds)

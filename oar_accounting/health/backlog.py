@@ -13,7 +13,7 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import OVERLAP, known_jobs, unsettled_ids
 from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.catch_up import oar_pages, unrecorded
+from oar_accounting.recording.pages import oar_pages, unrecorded
 
 
 def find_backlog(ledger: Ledger, oar: OarJobs, site: Site | None) -> Backlog:

@@ -19,7 +19,7 @@ from oar_accounting.core.columns import OPEN, Ints, Rates, Spans, Totals, add_up
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database import bulk, dialects
 from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
-from oar_accounting.errors import SchemaError, WriterBusy
+from oar_accounting.errors import SchemaError, UnknownName, WriterBusy
 from oar_accounting.ledger import catalog, schema, totals
 from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
 from oar_accounting.ledger.job_index import reach_of
@@ -65,6 +65,18 @@ class Ledger:
             with self.reading() as (_, site):
                 pass
         return site
+
+    @contextmanager
+    def reading_site(self) -> Iterator[tuple[Connection, Site]]:
+        """The same. Raises :class:`UnknownName` where the site was never recorded."""
+        with self.reading() as (connection, site):
+            if site is None:
+                recorded = ", ".join(catalog.site_names(connection)) or "none"
+                raise UnknownName(
+                    f"site {self.site_name!r} is not recorded here, recorded are: {recorded}; a "
+                    "new one is recorded by: oar-accounting catch-up"
+                )
+            yield connection, site
 
     @contextmanager
     def writing(self, *, wait: bool = True) -> Iterator["Book"]:

@@ -5,19 +5,53 @@ committed; (ii) our jobs that OAR may still change; (iii) jobs that ended lately
 corrects stop times. Older changes are found by a full pass, which compares every job.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
+from oar_accounting.core import formats
 from oar_accounting.core.columns import Ints
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database import id_blocks as blocks
 from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.ledger import catalog
 from oar_accounting.ledger.catalog import Site
-from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.ledger.reading import OVERLAP, recorded_above, recorded_ids, unsettled_ids
-from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.ledger.reading import OVERLAP, recorded_ids, unsettled_ids
+from oar_accounting.ledger.records import PassReport
+from oar_accounting.recording.identity import check_identity
+from oar_accounting.recording.pages import ledger_pages, oar_pages, unrecorded
 from oar_accounting.recording.passes import Pass, Shown, Tally
+from oar_accounting.recording.runs import Runs
+
+
+def catch_up(runs: Runs, *, full: bool, wait: bool, progress: Progress | None) -> PassReport:
+    """Record what is new or has changed in OAR; with *full* compare every job.
+
+    Raises :class:`oar_accounting.WriterBusy` where another process is at it, unless it is to
+    *wait*.
+    """
+    with runs.noted("catch-up", wait=wait) as entry:
+        site = runs.site()
+        found = runs.notices(site) + check_identity(runs.ledger, runs.oar, site)
+        recheck = runs.given.recheck_days * DAY
+        last_pass = entry.began if site.last_pass is None else site.last_pass
+        if entry.began - last_pass > DAY:
+            found.append(_long_ago(last_pass))
+        work = CatchUp(Pass(runs.ledger, runs.oar, entry.began), site, progress)
+        tally = work.run(min(entry.began, last_pass) - recheck, full=full)
+        with runs.ledger.writing() as book:
+            if book.site.high_water_mark >= site.high_water_mark:
+                book.saw(work.seen)
+            catalog.change_site(book.connection, book.site, last_pass=entry.began)
+        entry.report = runs.report(tally, found + work.notices)
+    return entry.report
+
+
+def _long_ago(last_pass: int) -> str:
+    return (
+        f"the last pass was on {formats.date(last_pass)}: was the accounting restored from a dump? "
+        "What OAR has had since was recorded; what it corrected before: oar-accounting catch-up "
+        "--full"
+    )
 
 
 class CatchUp:
@@ -112,32 +146,3 @@ class CatchUp:
         if recorded >= blocks.BLOCK // 2 and recorded >= 2 * self._analyzed:
             self._analyzed = recorded
             self._ledger.analyze()
-
-
-def oar_pages(oar: OarJobs, last: int) -> Iterator[Ints]:
-    """All of OAR's job ids above *last*, ascending, a page at a time."""
-    while True:
-        with oar.snapshot() as snapshot:
-            page = snapshot.ids_above(last, blocks.BLOCK)
-        if not len(page):
-            return
-        yield page
-        last = int(page[-1])
-
-
-def unrecorded(ledger: Ledger, site: Site, page: Ints) -> Ints:
-    """The ids of the page that are not recorded."""
-    with ledger.reading() as (connection, _):
-        known = [recorded_ids(connection, site.site_id, block) for block in id_blocks(page)]
-    return np.setdiff1d(page, np.concatenate(known))
-
-
-def ledger_pages(ledger: Ledger, site: Site, last: int = 0) -> Iterator[Ints]:
-    """All recorded job ids above *last*, ascending, a page at a time."""
-    while True:
-        with ledger.reading() as (connection, _):
-            page = recorded_above(connection, site.site_id, last, blocks.BLOCK)
-        if not len(page):
-            return
-        yield page
-        last = int(page[-1])

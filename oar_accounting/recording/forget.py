@@ -11,6 +11,15 @@ from oar_accounting.ledger import journal, schema
 from oar_accounting.ledger.catalog import digest
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.pseudonyms import Forgotten, digest_of
+from oar_accounting.recording.runs import Runs
+
+
+def forget_user(runs: Runs, user: str) -> str:
+    """Put a pseudonym in the place of a user's name; the pseudonym. Raises as `forget`."""
+    with runs.noted("forget-user", new=False) as entry:
+        entry.secret = True
+        with runs.ledger.writing() as book:
+            return forget(book, user)
 
 
 def forget(book: Book, user: str) -> str:

@@ -13,7 +13,7 @@ from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs, recorded_below
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.catch_up import ledger_pages
+from oar_accounting.recording.pages import ledger_pages
 
 #: Jobs that are compared by every pass.
 COMPARED = 200

@@ -21,9 +21,10 @@ from oar_accounting.ledger.catalog import Names
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.openings import Openings, read_openings
 from oar_accounting.ledger.pseudonyms import Forgotten
-from oar_accounting.ledger.records import OpeningReport
+from oar_accounting.ledger.records import OpeningReport, PassReport
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
+from oar_accounting.recording.runs import Runs
 
 COVERED_AT_ONCE = 100_000
 
@@ -65,6 +66,21 @@ class Busy:
         last = len(self._start) - 1
         touched: Bools = (at <= last) & (self._start[np.minimum(at, last)] < stop)
         return touched
+
+
+def import_accounting(runs: Runs, *, dry_run: bool) -> OpeningReport:
+    """Take over what OAR's own accounting has of times of which no jobs are left.
+
+    Raises :class:`oar_accounting.OarSchemaError` where that cannot be read.
+    """
+    if dry_run:
+        with runs.looking() as book:
+            return take_over(book, runs.oar, dry_run=True)
+    with runs.noted("import", new=False) as entry:
+        with runs.ledger.writing() as book:
+            told = take_over(book, runs.oar, dry_run=False)
+        entry.report = PassReport(done=told.new, changed=told.changed)
+    return told
 
 
 def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:

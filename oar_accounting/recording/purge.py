@@ -6,6 +6,7 @@ in another metric, under other terms, or within a part of a window.
 """
 
 from oar_accounting.core import formats
+from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan
@@ -13,11 +14,25 @@ from oar_accounting.ledger.catalog import Site, change_site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.purged import carry
 from oar_accounting.ledger.reading import LOWEST
-from oar_accounting.recording.catch_up import ledger_pages
+from oar_accounting.ledger.records import PassReport
+from oar_accounting.recording.pages import ledger_pages
 from oar_accounting.recording.passes import Shown
+from oar_accounting.recording.runs import Runs
 
 
-def purge(
+def purge(runs: Runs, before: int, progress: Progress | None) -> tuple[int, int]:
+    """Drop spans and rates of jobs that ended before *before*; the bound, and how many jobs.
+
+    Raises :class:`BadSpan` where catch-up still compares such jobs with OAR.
+    """
+    with runs.noted("purge", new=False) as entry:
+        latest = entry.began - runs.given.recheck_days * DAY
+        bound, count = purge_before(runs.ledger, runs.site(), before, latest, progress)
+        entry.report = PassReport(done=count)
+    return bound, count
+
+
+def purge_before(
     ledger: Ledger, site: Site, before: int, latest: int, progress: Progress | None
 ) -> tuple[int, int]:
     """Purge what ended before the window around *before* began; that bound, and how many jobs.

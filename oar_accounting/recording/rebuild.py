@@ -6,21 +6,74 @@ The law holds at every commit.
 from dataclasses import replace
 
 from oar_accounting.adjustments.stored import check_unit
+from oar_accounting.core import formats
 from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.errors import Purged
+from oar_accounting.errors import Purged, UnknownName
 from oar_accounting.ledger import catalog, schema, totals, verify
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.purged import carried_in, carried_window, carry_on
 from oar_accounting.ledger.reading import LOWEST
+from oar_accounting.ledger.records import PassReport
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.catch_up import ledger_pages, oar_pages
+from oar_accounting.recording.declared import check_properties, declared_terms
+from oar_accounting.recording.pages import ledger_pages, oar_pages
 from oar_accounting.recording.passes import Pass, Shown
+from oar_accounting.recording.runs import Runs
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
+
+
+def rebuild(
+    runs: Runs, metric: str | None, *, from_oar: bool, progress: Progress | None
+) -> PassReport:
+    """Recompute the totals, fill a *metric*, or read every job again with *from_oar*.
+
+    Raises :class:`UnknownName` where the metric is not declared.
+    """
+    with runs.noted("rebuild") as entry:
+        site = runs.site()
+        work = Pass(runs.ledger, runs.oar, entry.began)
+        found = []
+        if metric is not None:
+            _rebuild_metric(runs, work, site, metric, from_oar, progress)
+        elif from_oar:
+            reread_jobs(work, site, declared_terms(runs.given, runs.oar), progress)
+        else:
+            restore_totals(runs.ledger, site, runs.given.window, progress)
+        if site.purged_before is not None and (metric is not None or from_oar):
+            found.append(
+                f"what ended before {formats.date(site.purged_before)} was purged: it stays "
+                "as it was recorded, and counts in no metric that was added since"
+            )
+        entry.report = runs.report(work.tally, runs.notices(runs.site()) + found)
+    return entry.report
+
+
+def _rebuild_metric(  # noqa: PLR0913 - one metric of one rebuild
+    runs: Runs, work: Pass, site: Site, name: str, from_oar: bool, progress: Progress | None
+) -> None:
+    declared = {metric.name: metric for metric in runs.given.metrics}
+    if name not in declared:
+        with runs.ledger.writing() as book:
+            if book.drop_unfinished(name):
+                return
+        raise UnknownName(
+            f"metric {name!r} is not declared in {runs.given.file}; declared are "
+            f"{', '.join(declared)}"
+        )
+    check_properties(runs.given, runs.oar, [declared[name]])
+    with runs.ledger.reading() as (connection, _):
+        stored = catalog.stored_metrics(connection, site.site_id)
+    recorded = [each.metric for each in stored if each.state == schema.ACTIVE]
+    half = [each.metric.name for each in stored if each.state == schema.BUILDING]
+    if declared[name] in recorded and name not in half and not from_oar:
+        restore_totals(runs.ledger, site, site.terms.window, progress)
+    else:
+        build_metric(work, site, declared[name], progress)
 
 
 def restore_totals(ledger: Ledger, site: Site, window: int, progress: Progress | None) -> None:

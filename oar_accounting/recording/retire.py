@@ -9,10 +9,24 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import change_site
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import jobs_where
+from oar_accounting.ledger.records import PassReport
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.identity import same_jobs
+from oar_accounting.recording.runs import Runs
 
 TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries)
+
+
+def retire_jobs(runs: Runs, first: int) -> int:
+    """Give free the ids from *first* on, which OAR uses for other jobs; how many.
+
+    Raises as `retire`, and :class:`oar_accounting.UnknownName` where the site is not recorded.
+    """
+    with runs.noted("retire", new=False) as entry:
+        with runs.ledger.writing() as book:
+            count = retire(book, runs.oar, first, entry.began)
+        entry.report = PassReport(done=count)
+    return count
 
 
 def retire(book: Book, oar: OarJobs, first: int, now: int) -> int:

@@ -5,9 +5,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import Connection
 
-from oar_accounting.errors import UnknownName
-from oar_accounting.ledger import catalog
-from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import GivenLedger, Ledger
 from oar_accounting.reports.records import (
     Efficiency,
@@ -67,8 +64,9 @@ class JobsGiven(TypedDict, total=False):
 class Reporting:
     """The questions about one site; times are epoch seconds UTC, spans are half-open."""
 
-    settings: Settings
-    _ledger: Ledger
+    def __init__(self, given: Settings, ledger: Ledger) -> None:
+        self.settings = given
+        self._ledger = ledger
 
     def through(self, connection: Connection) -> "Reporting":
         """The same questions, asked through a *connection* of the caller's, in their transaction.
@@ -76,10 +74,7 @@ class Reporting:
         It is neither begun nor ended here. Example:
         ``accounting.through(connection).usage(("user",))``
         """
-        asked = Reporting()
-        asked.settings = self.settings
-        asked._ledger = GivenLedger(connection, self._ledger.site_name)
-        return asked
+        return Reporting(self.settings, GivenLedger(connection, self._ledger.site_name))
 
     def usage(  # noqa: PLR0913 - one question
         self,
@@ -132,10 +127,9 @@ class Reporting:
             sizes=sizes,
             visible_to=visible_to,
         )
-        with self._ledger.reading() as (connection, site):
-            own = self._known(connection, site)
-            found = query.usage(connection, own, wanted)
-            running = 0 if as_of is not None else query.count_open_jobs(connection, own, wanted)
+        with self._ledger.reading_site() as (connection, site):
+            found = query.usage(connection, site, wanted)
+            running = 0 if as_of is not None else query.count_open_jobs(connection, site, wanted)
         return UsageReport(
             by=wanted.by,
             start=start,
@@ -158,8 +152,8 @@ class Reporting:
             raise TypeError(f"usage_columns() got an unexpected keyword argument {name!r}")
         adjusted = not given.pop("without_adjustments", False)
         wanted = self._wanted(by=by, adjusted=adjusted, **given)
-        with self._ledger.reading() as (connection, site):
-            return query.usage(connection, self._known(connection, site), wanted)
+        with self._ledger.reading_site() as (connection, site):
+            return query.usage(connection, site, wanted)
 
     def jobs(  # noqa: PLR0913 - one question
         self,
@@ -197,8 +191,8 @@ class Reporting:
             sizes=sizes,
             visible_to=visible_to,
         )
-        with self._ledger.reading() as (connection, site):
-            return job_lists.page(connection, self._known(connection, site), wanted, after, limit)
+        with self._ledger.reading_site() as (connection, site):
+            return job_lists.page(connection, site, wanted, after, limit)
 
     def each_job(self, *, at_once: int = 1000, **given: Unpack[JobsGiven]) -> Iterator[RecordedJob]:
         """The same jobs one after the other, as many as there are; *given* as for `jobs`.
@@ -251,8 +245,8 @@ class Reporting:
             sizes=sizes,
             visible_to=visible_to,
         )
-        with self._ledger.reading() as (connection, site):
-            return summaries.top(connection, self._known(connection, site), wanted, first)
+        with self._ledger.reading_site() as (connection, site):
+            return summaries.top(connection, site, wanted, first)
 
     def efficiency(  # noqa: PLR0913 - one question
         self,
@@ -282,8 +276,8 @@ class Reporting:
             sizes=sizes,
             visible_to=visible_to,
         )
-        with self._ledger.reading() as (connection, site):
-            return summaries.efficiency(connection, self._known(connection, site), wanted)
+        with self._ledger.reading_site() as (connection, site):
+            return summaries.efficiency(connection, site, wanted)
 
     def sizes(  # noqa: PLR0913 - one question
         self,
@@ -318,8 +312,8 @@ class Reporting:
             visible_to=visible_to,
             adjusted=False,
         )
-        with self._ledger.reading() as (connection, site):
-            return summaries.sizes(connection, self._known(connection, site), wanted)
+        with self._ledger.reading_site() as (connection, site):
+            return summaries.sizes(connection, site, wanted)
 
     def waiting(  # noqa: PLR0913 - one question
         self,
@@ -342,8 +336,8 @@ class Reporting:
         wanted = self._wanted(
             by=by, start=start, stop=stop, where=where, sizes=sizes, visible_to=visible_to
         )
-        with self._ledger.reading() as (connection, site):
-            return waits.waiting(connection, self._known(connection, site), wanted)
+        with self._ledger.reading_site() as (connection, site):
+            return waits.waiting(connection, site, wanted)
 
     def project(  # noqa: PLR0913 - one question
         self,
@@ -376,8 +370,8 @@ class Reporting:
             as_of=as_of,
             visible_to=visible_to,
         )
-        with self._ledger.reading() as (connection, site):
-            return summaries.project(connection, self._known(connection, site), wanted, name)
+        with self._ledger.reading_site() as (connection, site):
+            return summaries.project(connection, site, wanted, name)
 
     def _wanted(self, **given: Any) -> "Wanted":
         """What a caller wants to know, as `usage.query` takes it."""
@@ -397,12 +391,3 @@ class Reporting:
         wanted = Wanted(where=where, **given)
         check_form(wanted)
         return wanted
-
-    def _known(self, connection: Connection, site: Site | None) -> Site:
-        if site is None:
-            recorded = ", ".join(catalog.site_names(connection)) or "none"
-            raise UnknownName(
-                f"site {self.settings.site!r} is not recorded here, recorded are: {recorded}; a "
-                "new one is recorded by: oar-accounting catch-up"
-            )
-        return site

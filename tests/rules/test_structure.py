@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "attributes": {"core", "metrics", "database", "ledger"},
     "recording": {
         *("core", "metrics", "metrics.formulas", "database", "oar", "settings"),
-        *("ledger", "adjustments"),
+        *("ledger", "adjustments", "attributes"),
     },
     "usage": {"core", "metrics", "database", "oar", "ledger", "attributes"},
     "reports": {"core", "metrics", "database", "oar", "settings", "ledger", "usage"},

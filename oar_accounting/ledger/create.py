@@ -1,0 +1,68 @@
+"""Our tables: created, brought to this version, or found to be there."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from oar_accounting.database import dialects
+from oar_accounting.errors import DatabaseError, SchemaError
+from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import check_version
+
+#: How often tables are tried to be created while another process may be creating them.
+CREATE_ATTEMPTS = 8
+#: Seconds between two of these.
+PAUSE = 0.2
+
+
+def create_tables(engine: Engine, wait: Callable[[float], None]) -> bool:
+    """Create our tables, or bring them to this version; false where nothing was to do.
+
+    *wait*: lets so many seconds pass. Raises :class:`SchemaError`, whose text ends with the SQL to
+    run, where the role may not create tables, and where they are of another version.
+    """
+    if _are_there(engine):
+        return False
+    refused = ""
+    for _ in range(CREATE_ATTEMPTS):
+        try:
+            dialects.let_readers_in(engine)
+            with dialects.writing(engine) as connection:
+                schema.create(connection)
+            return True
+        except DatabaseError as error:
+            # Another process may be creating them at this moment.
+            if _are_there(engine):
+                return False
+            refused = str(error)
+            wait(PAUSE)
+    raise SchemaError(
+        f"the tables cannot be created: {refused}\nA role that may create tables can run this:"
+        f"\n\n{_missing_ddl(engine)}"
+    )
+
+
+def _missing_ddl(engine: Engine) -> str:
+    database = dialects.database_name(engine)
+    with dialects.reading(engine) as connection:
+        version = schema.version_of(connection)
+    if version is None:
+        return schema.ddl(database)
+    missing = range(version + 1, schema.VERSION + 1)
+    return "\n".join(schema.upgrade_ddl(database, each) for each in missing)
+
+
+def _are_there(engine: Engine) -> bool:
+    """True where our tables are there, in this version. Raises :class:`SchemaError`."""
+    with dialects.reading(engine) as connection:
+        if not schema.is_complete(connection):
+            return False
+        if (found := schema.version_of(connection)) is not None and found < schema.VERSION:
+            return False
+        check_version(connection)
+        if (missing := schema.first_missing(connection)) is not None:
+            raise SchemaError(
+                f"{dialects.shown(engine.url)}: {missing} is missing; the tables were "
+                "changed by hand, or restored in part"
+            )
+    return True

@@ -1,4 +1,6 @@
-"""What stands to the account of whom in which part of time: the one place that adds up.
+"""What stands to the account of whom in which part of time, for queries and reports.
+
+Karma, which weighs time, and utilisation, which follows the machine, add up by themselves.
 
 Time is cut into parts that follow each other. Four sources tell amounts: totals of the site's
 windows (and days), spans times rates of jobs, opening amounts (evenly over OAR's window), and

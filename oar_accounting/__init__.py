@@ -62,6 +62,7 @@ if typing.TYPE_CHECKING:
     from oar_accounting.usage.keys import Visible
     from oar_accounting.usage.records import ShownMetric, Usage, UsageReport
     from oar_accounting.usage.result import UsageColumns
+    from oar_accounting.usage.usage_query import UsageQuery
 
 #: Where the names are, what is cheapest first. They are imported when they are asked for: a command
 #: need not wait for what it does not use, and OAR's scheduler can import its entry points whatever
@@ -70,7 +71,14 @@ _PLACES = (
     *("errors", "metrics.metric", "settings.load"),
     *("usage.records", "reports.records", "ledger.records", "health.records"),
     *("attributes.records", "adjustments.records", "dropin.records"),
-    *("usage.keys", "usage.job_keys", "usage.result", "adjustments.by_job", "accounting"),
+    *(
+        "usage.keys",
+        "usage.job_keys",
+        "usage.usage_query",
+        "usage.result",
+        "adjustments.by_job",
+        "accounting",
+    ),
 )
 
 __all__ = [
@@ -118,6 +126,7 @@ __all__ = [
     "UnknownName",
     "Usage",
     "UsageColumns",
+    "UsageQuery",
     "UsageReport",
     "UtilisationReport",
     "UtilisationRow",

@@ -41,7 +41,7 @@ from oar_accounting.recording.record import record
 from oar_accounting.recording.retire import retire_jobs
 from oar_accounting.recording.runs import Runs
 from oar_accounting.reports.records import UtilisationReport
-from oar_accounting.reports.reports import Keys, Reporting
+from oar_accounting.reports.reports import Reporting
 from oar_accounting.settings.load import (
     Settings,
     load_settings,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from oar_accounting.karma.sums import UsageSums
     from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
+    from oar_accounting.usage.usage_query import Keys
 
 
 class Accounting(Reporting):
@@ -490,7 +491,7 @@ class Accounting(Reporting):
 
     def utilisation(  # noqa: PLR0913 - one question
         self,
-        metrics: Keys | None = None,
+        metrics: "Keys | None" = None,
         start: int | None = None,
         stop: int | None = None,
         *,

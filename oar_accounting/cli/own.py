@@ -24,6 +24,7 @@ from oar_accounting.cli.commands.report_options import (
     form_options,
     metric_option,
     period_options,
+    query_of,
 )
 from oar_accounting.cli.terminal.exits import fail, told
 from oar_accounting.core import periods
@@ -120,7 +121,7 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         given["bucket"] = bucket_of(bucket)
-        tell_usage(mine.usage(**without_where(accounting, given)), form)
+        tell_usage(mine.usage(query_of(accounting, given)), form)
 
 
 @own.command("jobs")
@@ -152,9 +153,8 @@ def efficiency(form: str | None, **given: Any) -> None:
     from oar_accounting.cli.commands.summaries import tell_efficiency
 
     with told(debug=False), opened() as (accounting, mine):
-        asked_for = without_where(accounting, given)
-        asked_for.pop("timezone")
-        tell_efficiency(asked_for["by"], mine.efficiency(**asked_for), form)
+        query = query_of(accounting, given)
+        tell_efficiency(query.by, mine.efficiency(query), form)
 
 
 @own.command("waiting")
@@ -166,9 +166,8 @@ def waiting(form: str | None, **given: Any) -> None:
     from oar_accounting.cli.commands.summaries import tell_waiting
 
     with told(debug=False), opened() as (accounting, mine):
-        asked_for = without_where(accounting, given)
-        asked_for.pop("timezone")
-        tell_waiting(asked_for["by"], mine.waiting(**asked_for), form)
+        query = query_of(accounting, given)
+        tell_waiting(query.by, mine.waiting(query), form)
 
 
 @own.command("project")

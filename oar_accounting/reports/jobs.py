@@ -31,13 +31,8 @@ from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.usage.account_groups import AccountGroups
 from oar_accounting.usage.job_keys import KeysOfJobs, conditions, held_by, types_of
 from oar_accounting.usage.keys import JOB_KEYS
-from oar_accounting.usage.query import (
-    Wanted,
-    check_one_site,
-    check_values,
-    shown_metrics,
-    wanted_metrics,
-)
+from oar_accounting.usage.query import check_one_site, check_values, shown_metrics, wanted_metrics
+from oar_accounting.usage.usage_query import UsageQuery
 
 #: What of a job must lie within a span: that it ran, or an instant.
 Moment = Literal["ran", "submitted", "started", "ended"]
@@ -51,7 +46,7 @@ MOST_ON_PAGE = 10_000
 class JobsWanted:
     """Which jobs are wanted: of *wanted* the keys that are filtered by, metrics, span and sizes."""
 
-    wanted: Wanted
+    wanted: UsageQuery
     moment: Moment = "ran"
 
     def bounds(self) -> tuple[int, int]:

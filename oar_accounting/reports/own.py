@@ -17,6 +17,7 @@ from oar_accounting.reports.reports import Reporting
 from oar_accounting.usage.keys import SITE, Visible
 from oar_accounting.usage.own_projects import own_projects
 from oar_accounting.usage.records import UsageReport
+from oar_accounting.usage.usage_query import Keys, UsageQuery
 
 #: Who the other members of a project are to one of them.
 OTHERS = "(others)"
@@ -33,21 +34,21 @@ class OwnReports:
         self._ledger = ledger
         self._user = user
 
-    def usage(self, by: Sequence[str] = ("project",), **given: Any) -> UsageReport:
+    def usage(self, by: Keys | UsageQuery = ("project",), **given: Any) -> UsageReport:
         """What the user asked for and used."""
-        return self._everything.usage(by, visible_to=self._own(by), **given)
+        return self._everything.usage(self._asked(by, given))
 
     def jobs(self, **given: Any) -> JobPage:
         """The user's jobs."""
         return self._everything.jobs(visible_to=self._own(()), **given)
 
-    def efficiency(self, by: Sequence[str] = ("project",), **given: Any) -> list[Efficiency]:
+    def efficiency(self, by: Keys | UsageQuery = ("project",), **given: Any) -> list[Efficiency]:
         """What the user's jobs left unused."""
-        return self._everything.efficiency(by, visible_to=self._own(by), **given)
+        return self._everything.efficiency(self._asked(by, given))
 
-    def waiting(self, by: Sequence[str] = ("queue",), **given: Any) -> list[Waiting]:
+    def waiting(self, by: Keys | UsageQuery = ("queue",), **given: Any) -> list[Waiting]:
         """How long the user's jobs waited."""
-        return self._everything.waiting(by, visible_to=self._own(by), **given)
+        return self._everything.waiting(self._asked(by, given))
 
     def project(self, name: str, **given: Any) -> ProjectReport:
         """The page of a project in which the user has used something; the others are one."""
@@ -59,6 +60,11 @@ class OwnReports:
         if others:
             own.append(_together(others))
         return replace(report, members=tuple(own))
+
+    def _asked(self, by: Keys | UsageQuery, given: dict[str, Any]) -> UsageQuery:
+        """The question, of what is the user's."""
+        query = self._everything.query(by, **given)
+        return replace(query, visible_to=self._own(query.by))
 
     def _own(self, by: Sequence[str]) -> Visible:
         if SITE in by:

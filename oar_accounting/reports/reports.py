@@ -1,10 +1,12 @@
 """The verbs that answer about what is recorded, and write nothing."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import Connection
 
+from oar_accounting.errors import UnknownName
 from oar_accounting.ledger.ledger import GivenLedger, Ledger
 from oar_accounting.reports.records import (
     Efficiency,
@@ -20,45 +22,43 @@ from oar_accounting.usage.records import UsageReport
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
-    from oar_accounting.reports.jobs import JobsWanted, Moment
+    from oar_accounting.reports.jobs import Moment
     from oar_accounting.usage.job_keys import Sizes
     from oar_accounting.usage.keys import Visible
-    from oar_accounting.usage.query import Wanted
     from oar_accounting.usage.result import UsageColumns
-
-#: Names, or one of them.
-Keys = Sequence[str] | str
-#: For each key of `Reporting.usage` the value that counts, or several.
-Where = Mapping[str, str | int | Iterable[str | int]]
+    from oar_accounting.usage.usage_query import Keys, UsageQuery, Where
 
 
-class UsageGiven(TypedDict, total=False):
-    """What may be given to `Reporting.usage_columns`: see `Reporting.usage`."""
+class Chosen(TypedDict, total=False):
+    """What may be given to every question about jobs and usage; see `Reporting.usage`."""
 
-    metrics: Keys | None
-    start: int | None
-    stop: int | None
+    where: "Where | None"
+    sizes: "Sizes | None"
+    visible_to: "Visible | None"
+
+
+class ChosenUntil(Chosen, total=False):
+    """The same, with the instant until which jobs count that have not ended."""
+
+    as_of: int | None
+
+
+class UsageGiven(ChosenUntil, total=False):
+    """What may be given to `Reporting.usage`, which says what it means."""
+
     bucket: str | int | None
     timezone: str | None
-    where: Where | None
-    as_of: int | None
     without_adjustments: bool
     whole_windows: bool
-    sizes: "Sizes | None"
-    visible_to: "Visible | None"
 
 
-class JobsGiven(TypedDict, total=False):
-    """What may be given to `Reporting.each_job`: see `Reporting.jobs`."""
+class JobsGiven(ChosenUntil, total=False):
+    """What may be given to `Reporting.jobs`, which says what it means."""
 
     moment: "Moment"
-    where: Where | None
-    metrics: Keys | None
+    metrics: "Keys | None"
     start: int | None
     stop: int | None
-    as_of: int | None
-    sizes: "Sizes | None"
-    visible_to: "Visible | None"
 
 
 class Reporting:
@@ -76,21 +76,37 @@ class Reporting:
         """
         return Reporting(self.settings, GivenLedger(connection, self._ledger.site_name))
 
-    def usage(  # noqa: PLR0913 - one question
+    def query(
         self,
-        by: Keys = ("user",),
-        metrics: Keys | None = None,
+        by: "Keys | UsageQuery" = ("user",),
+        metrics: "Keys | None" = None,
         start: int | None = None,
         stop: int | None = None,
-        *,
-        bucket: str | int | None = None,
-        timezone: str | None = None,
-        where: Where | None = None,
-        as_of: int | None = None,
-        without_adjustments: bool = False,
-        whole_windows: bool = False,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
+        **given: Unpack[UsageGiven],
+    ) -> "UsageQuery":
+        """The question of `usage`, checked: it may be handed to each verb in the place of *by*.
+
+        Nothing else goes with one that is there already. Raises as `usage`, and TypeError.
+
+        Example: ``accounting.query(("project",), start=start, stop=stop, bucket="month")``
+        """
+        from oar_accounting.usage.usage_query import UsageQuery
+
+        if isinstance(by, UsageQuery):
+            if given or (metrics, start, stop) != (None, None, None):
+                raise TypeError("a UsageQuery says all that is asked: nothing goes with it")
+            return by
+        if given.get("timezone") is None:
+            given["timezone"] = self.settings.timezone
+        return UsageQuery.of(by, metrics, start, stop, **given)
+
+    def usage(
+        self,
+        by: "Keys | UsageQuery" = ("user",),
+        metrics: "Keys | None" = None,
+        start: int | None = None,
+        stop: int | None = None,
+        **given: Unpack[UsageGiven],
     ) -> UsageReport:
         """What was asked for and used within ``[start, stop)``, exact to the second.
 
@@ -111,63 +127,45 @@ class Reporting:
 
         Example: ``accounting.usage(("project", "user"), ("core",), start, stop, bucket="month")``
         """
-        from oar_accounting.usage import query
+        from oar_accounting.usage.query import count_open_jobs, usage
 
-        wanted = self._wanted(
-            by=by,
-            metrics=metrics,
-            start=start,
-            stop=stop,
-            bucket=bucket,
-            timezone=timezone,
-            where=where,
-            as_of=as_of,
-            adjusted=not without_adjustments,
-            whole_windows=whole_windows,
-            sizes=sizes,
-            visible_to=visible_to,
-        )
+        _only("usage", given, UsageGiven)
+        asked = self.query(by, metrics, start, stop, **given)
         with self._ledger.reading_site() as (connection, site):
-            found = query.usage(connection, site, wanted)
-            running = 0 if as_of is not None else query.count_open_jobs(connection, site, wanted)
+            found = usage(connection, site, asked)
+            running = 0 if asked.as_of is not None else count_open_jobs(connection, site, asked)
         return UsageReport(
-            by=wanted.by,
-            start=start,
-            stop=stop,
+            by=asked.by,
+            start=asked.start,
+            stop=asked.stop,
             rows=tuple(found.rows()),
             open_jobs=running,
-            bucket=bucket,
-            timezone=wanted.timezone,
-            as_of=as_of,
+            bucket=asked.bucket,
+            timezone=asked.timezone,
+            as_of=asked.as_of,
         )
 
-    def usage_columns(self, by: Keys = ("user",), **given: Unpack[UsageGiven]) -> "UsageColumns":
+    def usage_columns(
+        self,
+        by: "Keys | UsageQuery" = ("user",),
+        metrics: "Keys | None" = None,
+        start: int | None = None,
+        stop: int | None = None,
+        **given: Unpack[UsageGiven],
+    ) -> "UsageColumns":
         """The answer of `usage`, which says what may be *given*, as columns of numpy arrays.
 
         Example: ``accounting.usage_columns(("cluster",), bucket="day").to_pandas()``
         """
-        from oar_accounting.usage import query
+        from oar_accounting.usage.query import usage
 
-        for name in given.keys() - UsageGiven.__annotations__.keys():
-            raise TypeError(f"usage_columns() got an unexpected keyword argument {name!r}")
-        adjusted = not given.pop("without_adjustments", False)
-        wanted = self._wanted(by=by, adjusted=adjusted, **given)
+        _only("usage_columns", given, UsageGiven)
+        asked = self.query(by, metrics, start, stop, **given)
         with self._ledger.reading_site() as (connection, site):
-            return query.usage(connection, site, wanted)
+            return usage(connection, site, asked)
 
-    def jobs(  # noqa: PLR0913 - one question
-        self,
-        *,
-        where: Where | None = None,
-        metrics: Keys | None = None,
-        start: int | None = None,
-        stop: int | None = None,
-        moment: "Moment" = "ran",
-        as_of: int | None = None,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
-        after: int | None = None,
-        limit: int = 1000,
+    def jobs(
+        self, *, after: int | None = None, limit: int = 1000, **given: Unpack[JobsGiven]
     ) -> JobPage:
         """Jobs by ascending number, a page of *limit* of them: what each asked for and used, whole.
 
@@ -179,20 +177,14 @@ class Reporting:
 
         Example: ``accounting.jobs(where={"user": "alice"}, start=start, stop=stop, limit=100)``
         """
-        from oar_accounting.reports import jobs as job_lists
+        from oar_accounting.reports.jobs import JobsWanted, page
 
-        wanted = self._jobs_wanted(
-            moment,
-            where=where,
-            metrics=metrics,
-            start=start,
-            stop=stop,
-            as_of=as_of,
-            sizes=sizes,
-            visible_to=visible_to,
-        )
+        _only("jobs", given, JobsGiven)
+        rest: dict[str, Any] = {**given}
+        moment = rest.pop("moment", "ran")
+        wanted = JobsWanted(wanted=self.query((), **rest), moment=moment)
         with self._ledger.reading_site() as (connection, site):
-            return job_lists.page(connection, site, wanted, after, limit)
+            return page(connection, site, wanted, after, limit)
 
     def each_job(self, *, at_once: int = 1000, **given: Unpack[JobsGiven]) -> Iterator[RecordedJob]:
         """The same jobs one after the other, as many as there are; *given* as for `jobs`.
@@ -209,55 +201,41 @@ class Reporting:
                 return
             after = page.after
 
-    def _jobs_wanted(self, moment: "Moment", **given: Any) -> "JobsWanted":
-        from oar_accounting.reports.jobs import JobsWanted
-
-        return JobsWanted(wanted=self._wanted(by=(), **given), moment=moment)
-
-    def top(  # noqa: PLR0913 - one question
+    def top(
         self,
-        by: Keys = ("user",),
+        by: "Keys | UsageQuery" = ("user",),
         metric: str = "resource",
         start: int | None = None,
         stop: int | None = None,
         *,
         first: int = 10,
-        where: Where | None = None,
-        as_of: int | None = None,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
+        **given: Unpack[ChosenUntil],
     ) -> Ranking:
         """Who used most of a metric within ``[start, stop)``: the *first* groups of `usage`.
 
-        Raises as `usage`, and :class:`oar_accounting.DifferentUnits`.
+        Of a `UsageQuery` its metric, if it has one. Raises as `usage`, and
+        :class:`oar_accounting.DifferentUnits`.
 
         Example: ``accounting.top(("project",), "core", start, stop, first=5).rows[0].group``
         """
         from oar_accounting.reports import summaries
 
-        wanted = self._wanted(
-            by=by,
-            metrics=(metric,),
-            start=start,
-            stop=stop,
-            where=where,
-            as_of=as_of,
-            sizes=sizes,
-            visible_to=visible_to,
-        )
+        _only("top", given, ChosenUntil)
+        asked = self.query(by, None, start, stop, **given)
+        if asked.metrics is None:
+            asked = replace(asked, metrics=(metric,))
+        if len(asked.metrics or ()) != 1:
+            raise UnknownName(f"one metric was expected, not {', '.join(asked.metrics or ())}")
         with self._ledger.reading_site() as (connection, site):
-            return summaries.top(connection, site, wanted, first)
+            return summaries.top(connection, site, asked, first)
 
-    def efficiency(  # noqa: PLR0913 - one question
+    def efficiency(
         self,
-        by: Keys = ("user",),
-        metrics: Keys | None = None,
+        by: "Keys | UsageQuery" = ("user",),
+        metrics: "Keys | None" = None,
         start: int | None = None,
         stop: int | None = None,
-        *,
-        where: Where | None = None,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
+        **given: Unpack[Chosen],
     ) -> list[Efficiency]:
         """What jobs that ended within ``[start, stop)`` asked for, used and left unused, whole.
 
@@ -267,29 +245,18 @@ class Reporting:
         """
         from oar_accounting.reports import summaries
 
-        wanted = self._wanted(
-            by=by,
-            metrics=metrics,
-            start=start,
-            stop=stop,
-            where=where,
-            sizes=sizes,
-            visible_to=visible_to,
-        )
+        _only("efficiency", given, Chosen)
+        asked = self.query(by, metrics, start, stop, **given)
         with self._ledger.reading_site() as (connection, site):
-            return summaries.efficiency(connection, site, wanted)
+            return summaries.efficiency(connection, site, asked)
 
-    def sizes(  # noqa: PLR0913 - one question
+    def sizes(
         self,
-        by: Keys = (),
-        metrics: Keys | None = None,
+        by: "Keys | UsageQuery" = (),
+        metrics: "Keys | None" = None,
         start: int | None = None,
         stop: int | None = None,
-        *,
-        where: Where | None = None,
-        as_of: int | None = None,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
+        **given: Unpack[ChosenUntil],
     ) -> list[SizeUse]:
         """What jobs used within ``[start, stop)``, by their size, and how many they were.
 
@@ -299,31 +266,18 @@ class Reporting:
         """
         from oar_accounting.reports import summaries
 
-        keys = (by,) if isinstance(by, str) else by
-        names = (*(name for name in keys if name != "size"), "size")
-        wanted = self._wanted(
-            by=names,
-            metrics=metrics,
-            start=start,
-            stop=stop,
-            where=where,
-            as_of=as_of,
-            sizes=sizes,
-            visible_to=visible_to,
-            adjusted=False,
-        )
+        _only("sizes", given, ChosenUntil)
+        asked = self.query(by, metrics, start, stop, **given)
+        names = (*(name for name in asked.by if name != "size"), "size")
         with self._ledger.reading_site() as (connection, site):
-            return summaries.sizes(connection, site, wanted)
+            return summaries.sizes(connection, site, replace(asked, by=names, adjusted=False))
 
-    def waiting(  # noqa: PLR0913 - one question
+    def waiting(
         self,
-        by: Keys = ("queue", "size"),
+        by: "Keys | UsageQuery" = ("queue", "size"),
         start: int | None = None,
         stop: int | None = None,
-        *,
-        where: Where | None = None,
-        sizes: "Sizes | None" = None,
-        visible_to: "Visible | None" = None,
+        **given: Unpack[Chosen],
     ) -> list[Waiting]:
         """How long the jobs that started within ``[start, stop)`` had waited, by group.
 
@@ -333,11 +287,10 @@ class Reporting:
         """
         from oar_accounting.reports import waiting as waits
 
-        wanted = self._wanted(
-            by=by, start=start, stop=stop, where=where, sizes=sizes, visible_to=visible_to
-        )
+        _only("waiting", given, Chosen)
+        asked = self.query(by, None, start, stop, **given)
         with self._ledger.reading_site() as (connection, site):
-            return waits.waiting(connection, site, wanted)
+            return waits.waiting(connection, site, asked)
 
     def project(  # noqa: PLR0913 - one question
         self,
@@ -359,11 +312,11 @@ class Reporting:
         """
         from oar_accounting.reports import summaries
 
-        wanted = self._wanted(
-            by=(),
-            metrics=(metric,),
-            start=start,
-            stop=stop,
+        asked = self.query(
+            (),
+            (metric,),
+            start,
+            stop,
             bucket="month",
             timezone=timezone,
             where={"project": name},
@@ -371,23 +324,10 @@ class Reporting:
             visible_to=visible_to,
         )
         with self._ledger.reading_site() as (connection, site):
-            return summaries.project(connection, site, wanted, name)
+            return summaries.project(connection, site, asked, name)
 
-    def _wanted(self, **given: Any) -> "Wanted":
-        """What a caller wants to know, as `usage.query` takes it."""
-        from oar_accounting.usage.query import Wanted, check_form
 
-        where = {
-            key: frozenset({str(value)} if isinstance(value, str | int) else map(str, value))
-            for key, value in (given.pop("where", None) or {}).items()
-        }
-        for name in ("by", "metrics"):
-            names = given.get(name)
-            if names is not None:
-                given[name] = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
-        given["timezone"] = given.get("timezone") or self.settings.timezone
-        if given.get("sizes") is None:
-            given.pop("sizes", None)
-        wanted = Wanted(where=where, **given)
-        check_form(wanted)
-        return wanted
+def _only(verb: str, given: Mapping[str, object], known: type[Chosen]) -> None:
+    """Raise TypeError where more was *given* than a verb knows, as Python would."""
+    for name in given.keys() - known.__annotations__.keys():
+        raise TypeError(f"{verb}() got an unexpected keyword argument {name!r}")

@@ -21,12 +21,13 @@ from oar_accounting.reports.records import (
 )
 from oar_accounting.usage.job_counts import Counts, count_jobs
 from oar_accounting.usage.keys import Group
-from oar_accounting.usage.query import Wanted, count_open_jobs, usage
+from oar_accounting.usage.query import count_open_jobs, usage
 from oar_accounting.usage.records import ShownMetric, Usage, check_units
 from oar_accounting.usage.result import UsageColumns
+from oar_accounting.usage.usage_query import UsageQuery
 
 
-def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Ranking:
+def top(connection: Connection, own: Site, wanted: UsageQuery, first: int) -> Ranking:
     """The groups that used most of the one metric that is wanted, *first* of them.
 
     Raises as `query.usage`, and :class:`DifferentUnits`.
@@ -51,7 +52,7 @@ def top(connection: Connection, own: Site, wanted: Wanted, first: int) -> Rankin
     )
 
 
-def efficiency(connection: Connection, own: Site, wanted: Wanted) -> list[Efficiency]:
+def efficiency(connection: Connection, own: Site, wanted: UsageQuery) -> list[Efficiency]:
     """What jobs that ended within the span asked for and used, whole, sorted by group, metric."""
     ended = (
         -OPEN + 1 if wanted.start is None else wanted.start,
@@ -73,7 +74,7 @@ def efficiency(connection: Connection, own: Site, wanted: Wanted) -> list[Effici
     ]
 
 
-def sizes(connection: Connection, own: Site, wanted: Wanted) -> list[SizeUse]:
+def sizes(connection: Connection, own: Site, wanted: UsageQuery) -> list[SizeUse]:
     """What jobs of each class of size used, and how many they were; smallest first.
 
     What is of no job, as opening amounts, has no size and is left out.
@@ -104,7 +105,7 @@ def _of_all_sites(counts: Counts) -> dict[tuple[Group, ShownMetric], int]:
 # -- a project ---------------------------------------------------------------------------------
 
 
-def project(connection: Connection, own: Site, wanted: Wanted, name: str) -> ProjectReport:
+def project(connection: Connection, own: Site, wanted: UsageQuery, name: str) -> ProjectReport:
     """The project's page, of the one metric and the months that are *wanted*."""
     assert wanted.start is not None and wanted.stop is not None
     zone = periods.zone(wanted.timezone)
@@ -159,11 +160,11 @@ def _used_from(found: UsageColumns, cuts: Sequence[int]) -> list[int]:
 
 
 def _members(
-    connection: Connection, own: Site, wanted: Wanted, before: Wanted | None
+    connection: Connection, own: Site, wanted: UsageQuery, before: UsageQuery | None
 ) -> Iterator[ProjectMember]:
     """The members, the one who used most first; also who used something a year before only."""
 
-    def by_user(months: Wanted) -> dict[Group, Usage]:
+    def by_user(months: UsageQuery) -> dict[Group, Usage]:
         found = usage(connection, own, replace(months, by=("user",), bucket=None))
         return {row.group: row for row in found.rows()}
 

@@ -19,19 +19,19 @@ from oar_accounting.usage.account_groups import AccountGroups
 from oar_accounting.usage.job_keys import KeysOfJobs, conditions
 from oar_accounting.usage.keys import JOB_KEYS, Group, names_of
 from oar_accounting.usage.query import (
-    Wanted,
     check_one_site,
     check_values,
     shown_metrics,
     sort_key,
     wanted_metrics,
 )
+from oar_accounting.usage.usage_query import UsageQuery
 
 #: Waits and how many jobs waited so long, both ascending by wait.
 Counted = tuple[Ints, Ints]
 
 
-def waiting(connection: Connection, site: Site, wanted: Wanted) -> list[Waiting]:
+def waiting(connection: Connection, site: Site, wanted: UsageQuery) -> list[Waiting]:
     """The waits of jobs that started within the span, by the keys of *wanted*, sorted by group.
 
     A start before the submission is no wait. Memory grows with the number of different waits.
@@ -77,7 +77,7 @@ def _told(group: Group, wait: Ints, count: Ints) -> Waiting:
     )
 
 
-def _waits(connection: Connection, site: Site, wanted: Wanted) -> Iterator[tuple[Group, Ints]]:
+def _waits(connection: Connection, site: Site, wanted: UsageQuery) -> Iterator[tuple[Group, Ints]]:
     """Groups with waits of some of their jobs."""
     check_one_site(site, wanted)
     check_values(connection, [site], wanted)

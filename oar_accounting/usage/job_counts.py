@@ -11,14 +11,15 @@ from oar_accounting.core.windows import repeated, spread_between
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.usage.from_jobs import closed_jobs, open_ids, read_held, until
 from oar_accounting.usage.keys import Group
-from oar_accounting.usage.query import SiteQuestion, Wanted, shown_metric, sites_of
+from oar_accounting.usage.query import SiteQuestion, shown_metric, sites_of
 from oar_accounting.usage.records import ShownMetric
+from oar_accounting.usage.usage_query import UsageQuery
 
 #: How many jobs used something of a metric in a bucket, by its start, as members of a group.
 Counts = Counter[tuple[int, Group, ShownMetric]]
 
 
-def count_jobs(connection: Connection, own: Site, wanted: Wanted) -> Counts:
+def count_jobs(connection: Connection, own: Site, wanted: UsageQuery) -> Counts:
     """The jobs that used something, by each metric; one that is in two groups, in both.
 
     Purged jobs are not known any more. Raises as `query.usage`.

@@ -4,9 +4,8 @@ SQL sums by account and metric; names are put to them here, so that two names ar
 every byte is equal, on every database.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,85 +13,42 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import OPEN, Ints, ints
-from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import catalog, schema
 from oar_accounting.ledger.catalog import Site, StoredMetric, stored_metrics
 from oar_accounting.ledger.reading import open_jobs
-from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage.account_groups import AccountGroups, visible_names
 from oar_accounting.usage.amounts import amounts_of
 from oar_accounting.usage.from_jobs import open_ids, read_held
 from oar_accounting.usage.job_keys import (
-    DEFAULT_SIZES,
     STATES,
     KeysOfJobs,
-    Sizes,
     conditions,
     known_types,
 )
-from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, Visible, find_place
+from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, find_place
 from oar_accounting.usage.prorated import adjustments, in_windows, openings
 from oar_accounting.usage.records import ShownMetric
 from oar_accounting.usage.request import ACCOUNT_BITS, Answer, Question, Sums
 from oar_accounting.usage.result import AMOUNT_COLUMNS, UsageColumns, added_up, amounts_by_share
+from oar_accounting.usage.usage_query import UsageQuery
 
-#: How the number of a job is written.
-_NUMBER = re.compile("-?[1-9][0-9]{0,17}")
 #: The span of an answer without bounds.
 ALWAYS = (-OPEN, OPEN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What is wanted to know. Times are epoch seconds UTC, spans half-open."""
-
-    by: tuple[str, ...] = ("user",)
-    metrics: tuple[str, ...] | None = None  #: None: all that are complete
-    start: int | None = None  #: None: from the beginning
-    stop: int | None = None  #: None: without end
-    bucket: str | int | None = None  #: one of `periods.BUCKETS`, or seconds
-    timezone: str = "UTC"
-    where: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    as_of: int | None = None
-    adjusted: bool = True
-    whole_windows: bool = False
-    sizes: Sizes = DEFAULT_SIZES
-    ended: tuple[int, int] | None = None  #: only of jobs that ended within this span
-    visible_to: Visible | None = None  #: who is told; None: somebody who may see all
-
-    def keys_of_jobs(self) -> list[str]:
-        """The keys that only jobs have."""
-        return [name for name in JOB_KEYS if name in {*self.by, *self.where}]
-
-
-def usage(connection: Connection, own: Site, wanted: Wanted) -> UsageColumns:
+def usage(connection: Connection, own: Site, wanted: UsageQuery) -> UsageColumns:
     """What was asked and used, at the site that asks where others are not named.
 
     Raises :class:`UnknownName` and :class:`BadSpan`.
     """
-    check_form(wanted)
     sites = sites_of(connection, own, wanted)
     check_values(connection, sites, wanted)
     found = [_of_site(connection, site, wanted) for site in sites]
     return found[0] if len(found) == 1 else _together(found)
 
 
-def check_form(wanted: Wanted) -> None:
-    """Raise :class:`BadSpan` or :class:`UnknownName` where no site could answer, as it is said."""
-    if wanted.start is not None and wanted.stop is not None and wanted.stop <= wanted.start:
-        raise BadSpan(
-            f"the span from {wanted.start} ({formats.date(wanted.start)} UTC) to {wanted.stop} "
-            f"({formats.date(wanted.stop)} UTC) is empty"
-        )
-    for instant in (wanted.start, wanted.stop, wanted.as_of):
-        if instant is not None and abs(instant) > FARTHEST:
-            raise BadSpan("an instant is beyond any calendar; epoch seconds were expected")
-    for number in wanted.where.get("job", ()):
-        if number and not _NUMBER.fullmatch(number):
-            raise UnknownName(f"job {number[:40]!r}: the number of a job was expected")
-
-
-def count_open_jobs(connection: Connection, own: Site, wanted: Wanted) -> int:
+def count_open_jobs(connection: Connection, own: Site, wanted: UsageQuery) -> int:
     """How many jobs hold resources now, of those that are asked about."""
     sites = sites_of(connection, own, wanted)
     if not {*wanted.where} - {SITE} and wanted.visible_to is None:
@@ -140,7 +96,7 @@ def _together(found: Sequence[UsageColumns]) -> UsageColumns:
 class SiteQuestion:
     """What is asked of one site, and how its answer is told to people."""
 
-    wanted: Wanted
+    wanted: UsageQuery
     asked: Question
     buckets: Ints
     accounts: AccountGroups
@@ -148,7 +104,7 @@ class SiteQuestion:
     metrics: tuple[StoredMetric, ...]  #: that are wanted, in their order
 
     @classmethod
-    def of(cls, connection: Connection, site: Site, wanted: Wanted) -> "SiteQuestion":
+    def of(cls, connection: Connection, site: Site, wanted: UsageQuery) -> "SiteQuestion":
         """What is wanted of the site. Raises :class:`UnknownName` and :class:`BadSpan`."""
         shown = shown_metrics(connection, site)
         metrics = tuple(shown[name] for name in wanted_metrics(wanted.metrics, shown))
@@ -197,7 +153,7 @@ class SiteQuestion:
 
 
 def _keys_of_jobs(
-    connection: Connection, site: Site, wanted: Wanted, size: StoredMetric
+    connection: Connection, site: Site, wanted: UsageQuery, size: StoredMetric
 ) -> KeysOfJobs | None:
     """What tells jobs apart; None where their accounts are enough."""
     if not wanted.keys_of_jobs() and wanted.ended is None:
@@ -213,14 +169,14 @@ def _keys_of_jobs(
     )
 
 
-def _ended(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _ended(wanted: UsageQuery) -> list[ColumnElement[bool]]:
     if wanted.ended is None:
         return []
     job, (start, stop) = schema.jobs.c, wanted.ended
     return [job.closed != schema.OPEN_JOB, job.stop_time >= start, job.stop_time < stop]
 
 
-def _of_site(connection: Connection, site: Site, wanted: Wanted) -> UsageColumns:
+def _of_site(connection: Connection, site: Site, wanted: UsageQuery) -> UsageColumns:
     if wanted.whole_windows and _reaches_into_none(site.terms.window, wanted):
         question = SiteQuestion.of(connection, site, replace(wanted, whole_windows=False))
         none = Sums.concat([])
@@ -286,7 +242,9 @@ def _number(label: str) -> int:
     return int(first) if first else -OPEN
 
 
-def _buckets(connection: Connection, site: Site, wanted: Wanted, metrics: Sequence[int]) -> Ints:
+def _buckets(
+    connection: Connection, site: Site, wanted: UsageQuery, metrics: Sequence[int]
+) -> Ints:
     """The bounds of the buckets, or those of the whole span."""
     start, stop = wanted.start, wanted.stop
     if wanted.whole_windows:
@@ -313,7 +271,7 @@ def _around(window: int, start: int | None, stop: int | None) -> tuple[int | Non
     return first, last
 
 
-def _reaches_into_none(window: int, wanted: Wanted) -> bool:
+def _reaches_into_none(window: int, wanted: UsageQuery) -> bool:
     """True for a span that is the last second of a window, or a part of it, to OAR."""
     first, last = _around(window, wanted.start, wanted.stop)
     return first is not None and first == last
@@ -347,7 +305,7 @@ def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple
 # -- names that somebody mistyped --------------------------------------------------------------
 
 
-def check_values(connection: Connection, sites: Sequence[Site], wanted: Wanted) -> None:
+def check_values(connection: Connection, sites: Sequence[Site], wanted: UsageQuery) -> None:
     """Raise :class:`UnknownName` where nothing has a value that is asked for."""
     for name, values in wanted.where.items():
         if name == "job":
@@ -358,7 +316,7 @@ def check_values(connection: Connection, sites: Sequence[Site], wanted: Wanted) 
 
 
 def _known_values(
-    connection: Connection, sites: Sequence[Site], name: str, wanted: Wanted
+    connection: Connection, sites: Sequence[Site], name: str, wanted: UsageQuery
 ) -> set[str]:
     if name == "state":
         return set(STATES)
@@ -377,7 +335,7 @@ def _known_values(
     return known
 
 
-def check_one_site(site: Site, wanted: Wanted) -> None:
+def check_one_site(site: Site, wanted: UsageQuery) -> None:
     """Raise :class:`UnknownName` where others are asked for than the one site that can answer."""
     for other in sorted(wanted.where.get(SITE, frozenset()) - {site.name}):
         raise UnknownName(
@@ -386,7 +344,7 @@ def check_one_site(site: Site, wanted: Wanted) -> None:
         )
 
 
-def sites_of(connection: Connection, own: Site, wanted: Wanted) -> list[Site]:
+def sites_of(connection: Connection, own: Site, wanted: UsageQuery) -> list[Site]:
     """The sites that are asked about: the own one, unless they are told apart or named.
 
     Raises :class:`UnknownName`.

@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
     # The verbs: whatever answers them, and nothing that calls them.
     "": {
         *("core", "database", "oar", "settings", "ledger", "adjustments"),
-        *("attributes", "recording", "reports", "karma", "health", "dropin"),
+        *("attributes", "recording", "usage", "reports", "karma", "health", "dropin"),
     },
     "schedulers": {"database", "oar", "settings", "stubs", "ledger", "karma"},
     # What calls the verbs: beside these, records and what words are checked with.

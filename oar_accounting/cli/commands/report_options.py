@@ -11,6 +11,7 @@ from oar_accounting.usage.job_keys import DEFAULT_SIZES, Sizes
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
+    from oar_accounting.usage.usage_query import UsageQuery
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -92,6 +93,11 @@ def asked(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]:
         told["as_of"] = None if said is None else accounting.instant(said, told["timezone"])
     told["where"] = conditions(given.pop("where", ()))
     return {**told, **given}
+
+
+def query_of(accounting: "Accounting", given: dict[str, Any]) -> "UsageQuery":
+    """The question that was *given* with the options of this module. Raises as `asked`."""
+    return accounting.query(**asked(accounting, given))
 
 
 def as_of_option(function: F) -> F:

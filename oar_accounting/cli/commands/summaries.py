@@ -8,11 +8,11 @@ import click
 
 from oar_accounting.cli.commands.report_options import (
     as_of_option,
-    asked,
     by_option,
     form_options,
     metric_option,
     period_options,
+    query_of,
     size_options,
     sizes_of,
     where_option,
@@ -59,9 +59,7 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
              oar-accounting top --by project,cluster -n 5 --period 2026-Q1
     """
     with options.accounting() as accounting:
-        told = asked(accounting, given)
-        told.pop("timezone")
-        ranking = accounting.top(metric=metric, first=first, **told)
+        ranking = accounting.top(query_of(accounting, {**given, "metrics": (metric,)}), first=first)
     if form is not None:
         fields = ("place", *ranking.by, "metric", "unit", "used", "share")
         tell_rows(form, fields, _top_objects(ranking))
@@ -129,10 +127,9 @@ def efficiency(options: Options, /, form: str | None, **given: Any) -> None:
     """
     sizes = sizes_of(given)
     with options.accounting() as accounting:
-        told = asked(accounting, given)
-        told.pop("timezone")
-        rows = accounting.efficiency(sizes=sizes, **told)
-    tell_efficiency(told["by"], rows, form)
+        query = query_of(accounting, {**given, "sizes": sizes})
+        rows = accounting.efficiency(query)
+    tell_efficiency(query.by, rows, form)
 
 
 def tell_efficiency(by: Sequence[str], rows: Sequence[Efficiency], form: str | None) -> None:
@@ -195,10 +192,9 @@ def sizes(options: Options, /, form: str | None, **given: Any) -> None:
     """
     classes = sizes_of(given)
     with options.accounting() as accounting:
-        told = asked(accounting, given)
-        told.pop("timezone")
-        rows = accounting.sizes(sizes=classes, **told)
-    by = (*(name for name in told["by"] if name != "size"), "size")
+        query = query_of(accounting, {**given, "sizes": classes})
+        rows = accounting.sizes(query)
+    by = (*(name for name in query.by if name != "size"), "size")
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "used")
         tell_rows(form, fields, (_size_object(by, row) for row in rows))
@@ -255,10 +251,9 @@ def waiting(options: Options, /, form: str | None, **given: Any) -> None:
     """
     classes = sizes_of(given)
     with options.accounting() as accounting:
-        told = asked(accounting, given)
-        told.pop("timezone")
-        rows = accounting.waiting(sizes=classes, **told)
-    tell_waiting(told["by"], rows, form)
+        query = query_of(accounting, {**given, "sizes": classes})
+        rows = accounting.waiting(query)
+    tell_waiting(query.by, rows, form)
 
 
 def tell_waiting(by: Sequence[str], rows: Sequence[Waiting], form: str | None) -> None:

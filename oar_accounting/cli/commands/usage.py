@@ -7,13 +7,13 @@ from rich.text import Text
 
 from oar_accounting.cli.commands.report_options import (
     as_of_option,
-    asked,
     bucket_of,
     bucket_option,
     form_options,
     metric_option,
     names_of,
     period_options,
+    query_of,
     where_option,
 )
 from oar_accounting.cli.terminal.display import (
@@ -107,8 +107,7 @@ def series(options: Options, /, form: str | None, bucket: str, **given: Any) -> 
 def answered(options: Options, given: dict[str, Any]) -> UsageReport:
     """The answer to what was given on the command line."""
     with options.accounting() as accounting:
-        report: UsageReport = accounting.usage(**asked(accounting, given))
-    return report
+        return accounting.usage(query_of(accounting, given))
 
 
 def series_table(report: UsageReport) -> Any:

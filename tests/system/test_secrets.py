@@ -264,6 +264,7 @@ def test_neither_the_journal_nor_the_systems_log_holds_it(
     assert MARK.encode() not in kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "--url"])
 def test_the_list_of_processes_does_not_show_it(place: str, tmp_path: Path) -> None:
     """Nor the environment, and there are no children to have it."""

@@ -129,6 +129,7 @@ def use(accounting: Accounting) -> None:
     assert accounting.verify() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
 @pytest.mark.parametrize("limit", [None, 30.0])
 def test_nothing_is_left_to_who_gets_the_connection_next(

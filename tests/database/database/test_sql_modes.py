@@ -136,6 +136,7 @@ def test_the_uninstall_file_leaves_nothing_of_ours(database: Database, engine: E
     test_schema.test_the_uninstall_file_leaves_nothing_of_ours(database, engine)
 
 
+@pytest.mark.slow
 def test_the_files_bring_older_tables_to_this_version(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

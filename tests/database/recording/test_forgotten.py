@@ -320,6 +320,7 @@ def test_a_process_that_knows_the_name_writes_the_pseudonym(
     assert places_of(engine, "alice") == places_of(engine, "bob") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["catch-up", "rebuild --from-oar", "rebuild --metric"])
 def test_a_user_who_is_forgotten_during_a_pass_is_forgotten(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch, verb: str

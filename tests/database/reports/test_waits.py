@@ -62,6 +62,7 @@ def test_an_answer_may_take_longer_than_a_greeting(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_writer_that_never_ends_is_told_in_our_words(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

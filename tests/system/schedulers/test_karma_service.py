@@ -223,6 +223,7 @@ def test_accounts_that_come_are_known(site: Site, service: Service) -> None:
     assert site.ask(service) == site.by_library() == [dave, bob, alice, carol]
 
 
+@pytest.mark.slow
 def test_users_who_are_forgotten_are_forgotten(site: Site, service: Service) -> None:
     site.configure(LINEAR.format(weight=1.0) + "targets = { alice = 90 }\n")
     alice, bob, carol = site.jobs
@@ -232,6 +233,7 @@ def test_users_who_are_forgotten_are_forgotten(site: Site, service: Service) -> 
     assert site.ask(service) == site.by_library() == [carol, bob, alice]
 
 
+@pytest.mark.slow
 def test_tables_that_were_made_anew_are_read_anew(site: Site, service: Service) -> None:
     """As many accounts as before, the last of them the same; the others have changed places."""
     alice, bob, carol = site.jobs
@@ -364,6 +366,7 @@ def test_a_password_that_changes(site: Site, service: Service, tmp_path: Path) -
     assert site.ask(service) == site.by_library()
 
 
+@pytest.mark.slow
 def test_tables_of_another_version_are_told(site: Site, service: Service) -> None:
     assert site.ask(service) == site.by_library()
     version = update(schema.schema_version)
@@ -511,6 +514,7 @@ def test_tables_that_are_locked(site: Site, service: Service) -> None:
 # -- who asks ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 def test_nobody_else_can_ask(tmp_path: Path, umask: int) -> None:
     service = Service(tmp_path)
@@ -563,6 +567,7 @@ def test_one_who_never_asks_or_never_listens_holds_up_nobody(site: Site, service
             assert site.ask(service) == site.by_library()
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_settings_that_never_come_hold_up_nobody_else(
     site: Site, service: Service, tmp_path: Path
@@ -691,6 +696,7 @@ def test_its_memory_does_not_grow(site: Site, service: Service) -> None:
 # -- its life ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_one_says_so_and_leaves(service: Service, tmp_path: Path) -> None:
     other = Service(tmp_path)
     other._errors = tmp_path / "errors of the other"
@@ -702,6 +708,7 @@ def test_a_second_one_says_so_and_leaves(service: Service, tmp_path: Path) -> No
     assert service.answers()
 
 
+@pytest.mark.slow
 def test_what_a_killed_one_has_left_is_no_hindrance(tmp_path: Path) -> None:
     service = Service(tmp_path)
     try:
@@ -723,6 +730,7 @@ def test_it_leaves_nothing_behind(service: Service, how: signal.Signals, code: i
     assert "Traceback" not in "".join(service.said())
 
 
+@pytest.mark.slow
 @on_servers
 def test_it_ends_in_the_midst_of_an_answer(site: Site, service: Service) -> None:
     unlock = waits_for_tables(site)
@@ -743,6 +751,7 @@ def test_it_ends_in_the_midst_of_an_answer(site: Site, service: Service) -> None
     asking.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/nowhere/x.sock", "/proc/x.sock", f"/tmp/{'x' * 200}"])
 def test_a_place_that_cannot_be_one(tmp_path: Path, place: str) -> None:
     service = Service(tmp_path)

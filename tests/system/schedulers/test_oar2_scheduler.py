@@ -236,6 +236,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", BROKEN, ids=map(str, range(len(BROKEN))))
 def test_oars_own_karma_decides(place: Place, code: str) -> None:
     place.asks(code)
@@ -490,6 +491,7 @@ def test_an_answer_without_an_end_takes_no_room(stub: Place, who: str) -> None:
 # -- what is inherited -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_takes_the_library_with_it(stub: Place, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     stub.asks(f"import os\nprint(os.getpid(), file=open({str(pid)!r}, 'w'), flush=True)\n{SLEEP}")
@@ -551,6 +553,7 @@ no warnings 'redefine';
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_makes_no_limit_longer(stub: Place, tmp_path: Path) -> None:
     (tmp_path / "Backwards.pm").write_text(BACKWARDS, encoding="utf-8")
     stub.asks(SLEEP)

@@ -326,6 +326,7 @@ def test_no_settings(waiting: Round, caplog: Any) -> None:
     stays(waiting, caplog, waiting.config(), "site.toml", "No such file")
 
 
+@pytest.mark.slow
 def test_settings_that_never_come(waiting: Round, caplog: Any) -> None:
     """No time-out of a database bounds this."""
     waiting.file.unlink()
@@ -435,6 +436,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=map(str, range(len(BROKEN))))
 def test_a_library_that_is_broken(
     waiting: Round, caplog: Any, library: Callable[[str], None], broken: str

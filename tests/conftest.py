@@ -163,7 +163,8 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 # First, so that the terminal can tell what was found.

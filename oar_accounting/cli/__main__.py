@@ -2,4 +2,5 @@
 
 from oar_accounting.cli.app import main
 
-main()
+if __name__ == "__main__":
+    main()

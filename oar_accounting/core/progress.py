@@ -1,4 +1,4 @@
-"""How far long work is."""
+"""How far a long task has come."""
 
 from collections.abc import Callable
 

@@ -8,7 +8,7 @@ import numpy as np
 from oar_accounting.demo import site
 from oar_accounting.demo.site import IDEMPOTENT, Asked, Kind
 
-#: How many jobs `InventedHistory` adds for each of the `demo_site.FEWEST` in a state that lasts.
+#: How many jobs `InventedHistory` adds for each of the `site.FEWEST` in a state that lasts.
 LASTING_JOBS = 8
 
 

@@ -1,1 +1,1 @@
-"""In the place of OAR's own: the only room that writes OAR's tables, a command and two columns."""
+"""The only folder that writes OAR's tables: its accounting, and what its users see of karma."""

@@ -10,11 +10,11 @@ from oar_accounting.ledger.records import PassReport
 from oar_accounting.recording.runs import Runs
 
 #: Posts to a book, under a note; without one nothing is written.
-Posting = Callable[[Book, Note | None], AdjustmentReport]
+Post = Callable[[Book, Note | None], AdjustmentReport]
 
 
 def post_adjustment(
-    runs: Runs, post: Posting, *, author: str, reason: str, dry_run: bool
+    runs: Runs, post: Post, *, author: str, reason: str, dry_run: bool
 ) -> AdjustmentReport:
     """Post what *post* makes of the book. Raises :class:`oar_accounting.BadAdjustment`."""
     check_words(author, reason)

@@ -1,4 +1,4 @@
-"""Recording who belongs where: files of attributes, and attributes that go."""
+"""Recording who belongs where: importing files of attributes, and removing attributes."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
 """What jobs asked for and used, as OAR tells it: how much each second, and when.
 
 A pass posts this; karma counts it for jobs that no pass has posted yet. There is one function for
-both, so that karma cannot say another thing than the ledger.
+both, so that karma cannot contradict the ledger.
 """
 
 from collections.abc import Sequence
@@ -35,17 +35,27 @@ class Timed:
     trouble: dict[int, str]  #: jobs that are left out, and why
 
 
-def held_by_jobs(
-    holder: Holder, snapshot: Snapshot, book: Book, rows: JobRows, metrics: Sequence[StoredMetric]
+def held_by_jobs(  # noqa: PLR0913 - one reading
+    holder: Holder,
+    snapshot: Snapshot,
+    book: Book,
+    rows: JobRows,
+    metrics: Sequence[StoredMetric],
+    *,
+    if_any: bool,
 ) -> HeldByJobs:
-    """How much the jobs hold each second of these metrics; those that hold nothing are left out."""
+    """How much the jobs hold each second of these metrics; those that hold nothing are left out.
+
+    OAR's resources are read *if_any* job may hold something, else always: what is wrong with them
+    is then noticed before a job needs them.
+    """
     terms = book.site.terms
     types = snapshot.types(rows.job_id) if len(rows) else {}
     where = phases(rows, terms)
     inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
     entitled = (where.holding | where.closed) & (rows.moldable > 0)
     holders = rows.take(entitled & ~np.array(inner, np.bool_))
-    if not len(holders):
+    if if_any and not len(holders):
         held = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
     else:
         held = holder.holdings(snapshot, book, holders, metrics, types)
@@ -57,7 +67,7 @@ def timed(
 ) -> Timed:
     """When those of the *holders* asked and used that hold something that counts.
 
-    *until*: epoch seconds; of what was used, only what lies before it. What was asked is asked as a
+    *until*: epoch seconds; of what was used, only what lies before it. What was asked for counts
     whole.
     """
     holders = holders.take(np.isin(holders.job_id, held.counting))

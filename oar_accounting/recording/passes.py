@@ -226,7 +226,11 @@ class Pass:
     # -- what they held -----------------------------------------------------------------------
 
     def _read(self, snapshot: Snapshot, book: Book, rows: JobRows, known: JobRecords) -> Reading:
-        found = held_by_jobs(self._holder, snapshot, book, rows, book.metrics())
+        if not len(rows):
+            nothing = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
+            return Reading({}, Spans.concat([]), nothing, ints([]))
+        metrics = book.metrics()
+        found = held_by_jobs(self._holder, snapshot, book, rows, metrics, if_any=False)
         held = found.held
         lowered = self._lowered(book, held) if len(known) else ints([])
         if len(lowered):

@@ -33,7 +33,7 @@ class Runs:
     def noted(self, verb: str, *, wait: bool = True, new: bool = True) -> Iterator[Entry]:
         """A run with its row in the journal.
 
-        Where the site is not recorded yet, it is *new*, or the name of none. Raises
+        A site that is not recorded yet is added where *new*; else UnknownName is raised. Raises
         :class:`oar_accounting.WriterBusy` where it is not to *wait* for another writer.
         """
         if new:
@@ -61,7 +61,7 @@ class Runs:
 
     @contextmanager
     def looking(self) -> Iterator[Book]:
-        """What a run would work on, for one that writes nothing: the account of a trial."""
+        """The book of a dry run, to which nothing is written."""
         with self.ledger.reading_site() as (connection, site):
             yield Book(connection, site, self.ledger.accounts(connection, site))
 

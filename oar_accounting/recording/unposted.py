@@ -114,7 +114,7 @@ def _read(  # noqa: PLR0913 - one reading
     now: int,
 ) -> tuple[Spans, Rates]:
     """When the jobs asked and used, and what they held each second; as a pass would record it."""
-    found = held_by_jobs(holder, snapshot, book, rows, metrics)
+    found = held_by_jobs(holder, snapshot, book, rows, metrics, if_any=True)
     if not len(found.holders):
         return Spans.concat([]), Rates.concat([])
     spans = timed(snapshot, book.site.terms, found.holders, found.held, until=now).spans

@@ -63,8 +63,11 @@ class OwnReports:
 
     def _asked(self, by: Keys | UsageQuery, given: dict[str, Any]) -> UsageQuery:
         """The question, of what is the user's."""
-        query = self._everything.query(by, **given)
-        return replace(query, visible_to=self._own(query.by))
+        names = by.by if isinstance(by, UsageQuery) else (by,) if isinstance(by, str) else by
+        mine = self._own(names)
+        if "visible_to" in given:
+            raise TypeError("who asks is said already: visible_to does not go with it")
+        return replace(self._everything.query(by, **given), visible_to=mine)
 
     def _own(self, by: Sequence[str]) -> Visible:
         if SITE in by:

@@ -84,9 +84,11 @@ class Reporting:
         stop: int | None = None,
         **given: Unpack[UsageGiven],
     ) -> "UsageQuery":
-        """The question of `usage`, checked: it may be handed to each verb in the place of *by*.
+        """The question of `usage`, checked: it may be handed on in the place of *by*.
 
-        Nothing else goes with one that is there already. Raises as `usage`, and TypeError.
+        To `usage`, `usage_columns`, `top`, `efficiency`, `sizes` and `waiting`; nothing else may be
+        given with it, and what one of them does not know must not be asked. Raises as `usage`, and
+        TypeError.
 
         Example: ``accounting.query(("project",), start=start, stop=stop, bucket="month")``
         """
@@ -96,7 +98,7 @@ class Reporting:
             if given or (metrics, start, stop) != (None, None, None):
                 raise TypeError("a UsageQuery says all that is asked: nothing goes with it")
             return by
-        if given.get("timezone") is None:
+        if not given.get("timezone"):
             given["timezone"] = self.settings.timezone
         return UsageQuery.of(by, metrics, start, stop, **given)
 
@@ -120,7 +122,7 @@ class Reporting:
         *visible_to*: who is told; to them all that they may not see is as if it were not recorded.
         *sizes*: what the key size means, if not what it means to XDMoD. All rows of adjacent spans,
         and of any buckets, add up to those of their union; each says how exact it is: see
-        `records.ACCURACIES`.
+        `usage.records.ACCURACIES`.
 
         Raises :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
         :class:`oar_accounting.AmountOverflow`.
@@ -221,11 +223,11 @@ class Reporting:
         from oar_accounting.reports import summaries
 
         _only("top", given, ChosenUntil)
-        asked = self.query(by, None, start, stop, **given)
+        asked = _fitting("top", self.query(by, None, start, stop, **given), ChosenUntil)
         if asked.metrics is None:
             asked = replace(asked, metrics=(metric,))
         if len(asked.metrics or ()) != 1:
-            raise UnknownName(f"one metric was expected, not {', '.join(asked.metrics or ())}")
+            raise UnknownName("exactly one metric was expected")
         with self._ledger.reading_site() as (connection, site):
             return summaries.top(connection, site, asked, first)
 
@@ -246,7 +248,7 @@ class Reporting:
         from oar_accounting.reports import summaries
 
         _only("efficiency", given, Chosen)
-        asked = self.query(by, metrics, start, stop, **given)
+        asked = _fitting("efficiency", self.query(by, metrics, start, stop, **given), Chosen)
         with self._ledger.reading_site() as (connection, site):
             return summaries.efficiency(connection, site, asked)
 
@@ -267,7 +269,7 @@ class Reporting:
         from oar_accounting.reports import summaries
 
         _only("sizes", given, ChosenUntil)
-        asked = self.query(by, metrics, start, stop, **given)
+        asked = _fitting("sizes", self.query(by, metrics, start, stop, **given), ChosenUntil)
         names = (*(name for name in asked.by if name != "size"), "size")
         with self._ledger.reading_site() as (connection, site):
             return summaries.sizes(connection, site, replace(asked, by=names, adjusted=False))
@@ -288,7 +290,7 @@ class Reporting:
         from oar_accounting.reports import waiting as waits
 
         _only("waiting", given, Chosen)
-        asked = self.query(by, None, start, stop, **given)
+        asked = _fitting("waiting", self.query(by, None, start, stop, **given), Chosen)
         with self._ledger.reading_site() as (connection, site):
             return waits.waiting(connection, site, asked)
 
@@ -325,6 +327,14 @@ class Reporting:
         )
         with self._ledger.reading_site() as (connection, site):
             return summaries.project(connection, site, asked, name)
+
+
+def _fitting(verb: str, asked: "UsageQuery", known: type[Chosen]) -> "UsageQuery":
+    """The question. Raise TypeError where it asks for what a verb does not know."""
+    for name, usual in (("bucket", None), ("as_of", None), ("whole_windows", False)):
+        if name not in known.__annotations__ and getattr(asked, name) != usual:
+            raise TypeError(f"{verb}() does not know {name!r}, which the UsageQuery asks for")
+    return asked
 
 
 def _only(verb: str, given: Mapping[str, object], known: type[Chosen]) -> None:

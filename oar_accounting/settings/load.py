@@ -59,7 +59,7 @@ class Settings:
     metrics: tuple[Metric, ...] = BUILT_IN
     #: The table ``[karma]`` as it stands there; None without one. `karma.settings` reads it.
     karma: object = None
-    #: The table ``[scheduler]`` likewise; `scheduler_settings` reads it.
+    #: The table ``[scheduler]`` likewise; `settings.scheduler` reads it.
     scheduler: object = None
     password_files: tuple[str, ...] = ()  #: the files that a password was read from
     file: str = TOML  #: where the settings came from, for messages

@@ -101,7 +101,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """The lines of an answer, and who gave it."""
 
     lines: list[str]
@@ -168,7 +168,7 @@ def _sorted(
     return _merged(known, received)
 
 
-def _known(answer: "Reply", received: Sequence[int]) -> list[int]:
+def _known(answer: "Answer", received: Sequence[int]) -> list[int]:
     """The jobs of an answer, in its order. Raises :class:`NoAnswer` where it is about others."""
     known = list(map(int, answer.lines))
     if len(set(known)) < len(known) or not set(known) <= set(received):
@@ -304,19 +304,19 @@ def _is_weight(value: object) -> bool:
 # -- who is asked -----------------------------------------------------------------------------
 
 
-def ask(request: Mapping[str, Any], limit: float) -> Reply:
+def ask(request: Mapping[str, Any], limit: float) -> Answer:
     """Ask the service, else the library, within *limit* seconds. Raises :class:`NoAnswer`."""
     until = after(limit)
     why = ""
     if os.path.exists(SOCKET):
         try:
-            return Reply(ask_service(request, limit / 2, SOCKET), "service", "")
+            return Answer(ask_service(request, limit / 2, SOCKET), "service", "")
         except Refused:
             raise
         except (NoAnswer, OSError) as error:
             why = f"the karma service: {_silence(error)}"
     try:
-        return Reply(_ask_library(request, until - time.monotonic()), "library", why)
+        return Answer(_ask_library(request, until - time.monotonic()), "library", why)
     except (NoAnswer, OSError) as error:
         raise NoAnswer("; ".join(filter(None, (_silence(error), why)))) from None
 

@@ -17,14 +17,14 @@ from oar_accounting.usage.from_jobs import (
 )
 from oar_accounting.usage.from_totals import of_windows
 from oar_accounting.usage.prorated import adjustments, evenly_laid, openings
-from oar_accounting.usage.request import Answer, Question, Sums
+from oar_accounting.usage.request import FoundSums, Question, Sums
 
 
-def amounts_of(connection: Connection, asked: Question) -> Answer:
+def amounts_of(connection: Connection, asked: Question) -> FoundSums:
     """The amounts in every part of the question. Raises :class:`oar_accounting.AmountOverflow`."""
     none = Sums.concat([])
     by_then = asked if asked.as_of is None else asked.before(asked.as_of)
-    return Answer(
+    return FoundSums(
         jobs=Sums.concat([none, *_of_jobs(connection, asked)]),
         openings=evenly_laid(connection, by_then, openings(by_then)),
         adjustments=_adjusted(connection, asked) if asked.adjusted else none,

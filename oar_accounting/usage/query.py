@@ -29,7 +29,7 @@ from oar_accounting.usage.job_keys import (
 from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, find_place
 from oar_accounting.usage.prorated import adjustments, in_windows, openings
 from oar_accounting.usage.records import ShownMetric
-from oar_accounting.usage.request import ACCOUNT_BITS, Answer, Question, Sums
+from oar_accounting.usage.request import ACCOUNT_BITS, FoundSums, Question, Sums
 from oar_accounting.usage.result import AMOUNT_COLUMNS, UsageColumns, added_up, amounts_by_share
 from oar_accounting.usage.usage_query import UsageQuery
 
@@ -180,7 +180,7 @@ def _of_site(connection: Connection, site: Site, wanted: UsageQuery) -> UsageCol
     if wanted.whole_windows and _reaches_into_none(site.terms.window, wanted):
         question = SiteQuestion.of(connection, site, replace(wanted, whole_windows=False))
         none = Sums.concat([])
-        answer = Answer(jobs=none, openings=none, adjustments=none)
+        answer = FoundSums(jobs=none, openings=none, adjustments=none)
     else:
         question = SiteQuestion.of(connection, site, wanted)
         answer = amounts_of(connection, question.asked)

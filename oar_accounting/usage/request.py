@@ -133,7 +133,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class FoundSums:
     """What was found, apart: of jobs, and of what no recorded job accounts for."""
 
     jobs: Sums

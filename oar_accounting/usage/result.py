@@ -14,7 +14,7 @@ from oar_accounting.core.columns import OPEN, Ints, exact_sums, group_starts, in
 from oar_accounting.errors import UnknownName
 from oar_accounting.usage.keys import Group
 from oar_accounting.usage.records import ACCURACIES, ShownMetric, Usage
-from oar_accounting.usage.request import Answer, Sums
+from oar_accounting.usage.request import FoundSums, Sums
 
 if TYPE_CHECKING:
     import pandas
@@ -169,7 +169,7 @@ def _summed(amount: Ints, rows: Ints, firsts: Ints) -> Ints:
     return exact_sums(amount[rows], firsts) if np.any(amount) else np.zeros(len(firsts), np.int64)
 
 
-def amounts_by_share(answer: Answer) -> tuple[Sums, list[Ints]]:
+def amounts_by_share(answer: FoundSums) -> tuple[Sums, list[Ints]]:
     """The rows of all shares of an answer, and their columns of `AMOUNT_COLUMNS`."""
     parts = (answer.jobs, answer.openings, answer.adjustments)
     every = Sums.concat(parts)

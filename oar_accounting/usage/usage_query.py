@@ -22,7 +22,7 @@ _NUMBER = re.compile("-?[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
-    """What is asked; one that is there could be answered, as far as no site need be looked at.
+    """What is asked, already checked as far as that is possible without a site.
 
     Times are epoch seconds UTC, spans half-open. Raises :class:`oar_accounting.BadSpan` where the
     span is empty or beyond any calendar, and :class:`oar_accounting.UnknownName` where the number

@@ -62,6 +62,7 @@ MOST_AT_THE_TOP, MOST_IN_A_FOLDER = 3, 20
 #: Know no database, clock, environment or log, and what they import does not either.
 PURE_ROOMS = ("core", "metrics.formulas", "metrics", "karma.policies")
 PURE = {
+    "settings.perl_hashes",
     *("errors", "oar.machine", "oar.job_rules", "health.openmetrics", "health.rounds"),
     *("attributes.csv_files", "attributes.memberships", "attributes.warnings"),
     *("karma.report", "karma.settings", "karma.explain", "karma.what_if_report"),

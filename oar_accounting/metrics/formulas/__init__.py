@@ -1,5 +1,5 @@
 """The language of composed metrics. Its grammar is a section of the README. Pure.
 
-A text is read (`reading`) into a tree (`tree`), which is checked (`checking`), computed (`values`)
-and written again (`writing`), in units (`units`).
+A text is read (`parser`) into a tree (`tree`), which is checked (`check`), computed (`evaluate`)
+and written again (`printer`), in units (`units`).
 """

@@ -52,7 +52,7 @@ def test_columns_and_the_top_are_asked_by_it_too(site: Accounting) -> None:
     assert list(site.usage_columns(query).rows()) == list(site.usage(query).rows)
     assert site.top(query) == site.top(("user",), "node", T0, T0 + 9 * DAY)
     assert site.top(replace(query, metrics=None), "node") == site.top(query)
-    with pytest.raises(UnknownName, match="one metric was expected, not node, resource"):
+    with pytest.raises(UnknownName, match="exactly one metric was expected"):
         site.top(replace(query, metrics=("node", "resource")))
 
 
@@ -63,6 +63,22 @@ def test_what_a_user_may_see_is_asked_by_it_too(site: Accounting) -> None:
         found = getattr(own, verb)(query)
         assert found == getattr(own, verb)(("project",), stop=T0 + 50 * DAY)
         assert found != getattr(site, verb)(query)
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked"),
+    [
+        *((verb, {"bucket": "day"}) for verb in ("top", "efficiency", "sizes", "waiting")),
+        *((verb, {"as_of": T0}) for verb in ("efficiency", "waiting")),
+        ("sizes", {"whole_windows": True}),
+    ],
+)
+def test_what_a_verb_does_not_know_must_not_be_asked(
+    site: Accounting, verb: str, asked: dict[str, Any]
+) -> None:
+    query = site.query(("queue",), stop=T0 + 50 * DAY, **asked)
+    with pytest.raises(TypeError, match=rf"^{verb}\(\) does not know '{next(iter(asked))}'"):
+        getattr(site, verb)(query)
 
 
 def test_nothing_goes_with_a_query(site: Accounting) -> None:

@@ -165,7 +165,7 @@ def test_one_question_answers_all_three(
     asked: list[float] = []
     ask = entry_points.ask
 
-    def counted(request: Any, seconds: float) -> entry_points.Reply:
+    def counted(request: Any, seconds: float) -> entry_points.Answer:
         asked.append(seconds)
         return ask(request, seconds)
 

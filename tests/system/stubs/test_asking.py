@@ -29,10 +29,10 @@ from hypothesis import strategies as st
 from oar_accounting.stubs import oar3
 from oar_accounting.stubs.oar3 import (
     GREETING,
+    Answer,
     Memory,
     NoAnswer,
     Refused,
-    Reply,
     Round,
     ask,
     digest_of,
@@ -123,7 +123,7 @@ def order(
 
 def test_the_service_is_asked_first_and_nobody_else(place: Path, library: Library) -> None:
     with service(place, whole(2, 3, 1)) as asked:
-        assert ask(QUESTION, LIMIT) == Reply(["2", "3", "1"], "service", "")
+        assert ask(QUESTION, LIMIT) == Answer(["2", "3", "1"], "service", "")
     assert library.calls() == []
     (question,) = asked.questions
     # Its steps on a database are over before nobody waits for it any more.
@@ -131,7 +131,7 @@ def test_the_service_is_asked_first_and_nobody_else(place: Path, library: Librar
 
 
 def test_without_a_service_the_library_is_asked(library: Library) -> None:
-    assert ask(QUESTION, LIMIT) == Reply(["3", "1", "2"], "library", "")
+    assert ask(QUESTION, LIMIT) == Answer(["3", "1", "2"], "library", "")
     ((words, asked),) = library.calls()
     assert words == ["-I", "-m", "oar_accounting.schedulers.answer", "21"]
     assert json.loads(asked) == QUESTION | {"limit": pytest.approx(0.8 * LIMIT, rel=0.01)}

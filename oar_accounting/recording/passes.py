@@ -1,7 +1,8 @@
 """A pass: from rows of OAR to what the ledger says about these jobs.
 
 Every block of jobs is settled in one transaction that first takes the lock of the site and then
-looks at OAR: what is written is never older than what another writer wrote before.
+looks at OAR: what is written is never older than what another writer wrote before. Four steps
+follow each other: read, decide, interpret, post.
 """
 
 from collections import defaultdict
@@ -11,17 +12,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import Bools, Ints, JobRows, Rates, Spans, distinct, ints, located
+from oar_accounting.core.columns import Ints, JobRows, Rates, Spans, ints
 from oar_accounting.core.progress import Progress
-from oar_accounting.database.dialects import LONGEST_NAME
-from oar_accounting.ledger import schema
-from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
+from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import JobRecords, known_jobs
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
+from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: Late jobs that are named.
@@ -69,14 +69,15 @@ class Shown:
             self._progress(self._done, max(self._total, self._done))
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What OAR says of some jobs: their types, spans and rates."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreted:
+    """What jobs asked for and used, as it is posted."""
 
+    rows: JobRows  #: the jobs; those whose recorded amounts are kept are not among them
     types: Mapping[int, Sequence[str]]
     spans: Spans
-    held: Holdings
-    lowered: Ints  #: recorded jobs some of whose resources OAR has deleted since
+    rates: Rates
+    problems: dict[int, str]  #: by job, what is to be reported
 
 
 class Pass:
@@ -99,26 +100,21 @@ class Pass:
         Returns the ids that OAR has.
         """
         with self.ledger.writing() as book:
+            last_seen = self._last_seen(book.site)
             with self.oar.snapshot() as snapshot:
-                rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
-                found = rows.job_id
-                known = book.known(block)
-                self._gone(book, known, rows)
-                differs = differing(rows, known, book.accounts)
-                changed = rows.job_id[differs]
-                chosen = differs | force
-                chosen &= ~self._reused(rows, known) & ~self._misnamed(rows)
-                chosen &= ~self._purged(rows, known, differs)
-                rows = rows.take(chosen)
-                reading = self._read(snapshot, book, rows, known)
-            rows = rows.take(~self._stripped(known, reading, rows))
-            if len(rows):
-                self._post(book, rows, reading)
-                self._count(rows, phases(rows, book.site.terms).closed, known, changed)
+                read = read_block(snapshot, book, block)
+                decision = decide(read, book.accounts, last_seen, force=force)
+                self.tally.problems |= decision.problems
+                found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
+                self.tally.problems |= found.problems
+            if len(decision.vanished):
+                book.close_vanished(decision.vanished, last_seen)
+            if len(found.rows):
+                post(book, found)
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
-            self.tally.add_late(book.late)
-        return found
+            self._count(book, read, decision, found.rows)
+        return read.rows.job_id
 
     def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:
         """Record one metric of the jobs of the block.
@@ -130,11 +126,13 @@ class Pass:
             book.check_building(metric)
             with self.oar.snapshot() as snapshot:
                 recorded = np.unique(book.spans(block).job_id)
-                rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
-                rows = rows.take(np.isin(rows.job_id, recorded))
-                rows = rows.take(~self._reused(rows, book.known(block)))
+                read = read_block(snapshot, book, block)
+                rows = read.rows.take(np.isin(read.rows.job_id, recorded))
+                problems = reused(rows, read.known)
+                self.tally.problems |= problems
+                rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
                 held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
-            lost = np.union1d(np.setdiff1d(recorded, rows.job_id), self._lowered(book, held))
+            lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
             kept = Rates.concat([])
             if before is not None:
                 kept = book.rates(lost, before.metric_id)
@@ -146,27 +144,6 @@ class Pass:
             new = new.take(~np.isin(new.job_id, kept.job_id))
             book.post_metric(recorded, metric.metric_id, Rates.concat([new, kept]))
 
-    # -- which jobs ---------------------------------------------------------------------------
-
-    def _reused(self, rows: JobRows, known: JobRecords) -> Bools:
-        """The ids that OAR has given to another job since: reported, never overwritten."""
-        at, other = located(rows.job_id, known.job_id)
-        if len(known):
-            other &= known.submission_time[at] != rows.submission_time
-        for row in np.flatnonzero(other):
-            self.tally.problems[int(rows.job_id[row])] = (
-                f"is another job now: submitted at {rows.submission_time[row]}, recorded "
-                f"with {known.submission_time[at[row]]}; what was recorded is kept"
-            )
-        return other
-
-    def _purged(self, rows: JobRows, known: JobRecords, differs: Bools) -> Bools:
-        """The jobs whose spans and rates were purged: what they gave to the totals stays."""
-        purged = np.isin(rows.job_id, known.job_id[known.closed == schema.PURGED_JOB])
-        for job in rows.job_id[purged & differs].tolist():
-            self.tally.problems[job] = "has changed in OAR since it was purged; kept as recorded"
-        return purged
-
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
         with self.oar.snapshot() as snapshot:
@@ -177,106 +154,88 @@ class Pass:
         accounts = self.ledger.accounts(connection, site)
         return np.union1d(rows.job_id[differing(rows, known, accounts)], lost)
 
-    def _misnamed(self, rows: JobRows) -> Bools:
-        """The jobs with a name that is too long to be an account's."""
-        owners, owner = distinct(rows.names())
-        too_long = np.array([max(map(len, names)) > LONGEST_NAME for names in owners], np.bool_)
-        wrong: Bools = too_long[owner]
-        reason = f"has a user, project or queue of more than {LONGEST_NAME} characters"
-        self.tally.problems.update((job, reason) for job in rows.job_id[wrong].tolist())
-        return wrong
+    def _last_seen(self, site: Site) -> int | None:
+        """When the last pass was; the clock may have been ahead then."""
+        return None if site.last_pass is None else min(site.last_pass, self._now)
 
-    def _stripped(self, known: JobRecords, reading: Reading, rows: JobRows) -> Bools:
-        """Jobs in the totals whose resources OAR has deleted since: their amounts are kept."""
-        for job in reading.lowered.tolist():
-            self.tally.problems[job] = "OAR no longer has its resources; kept as recorded"
-        stripped = np.intersect1d(reading.lowered, known.job_id[known.closed == 1])
-        return np.isin(rows.job_id, stripped)
-
-    def _lowered(self, book: Book, held: Holdings) -> Ints:
-        """The recorded jobs that OAR gives fewer resources than are recorded, or describes less."""
-        metric_id = book.resource_metric().metric_id
-        jobs = np.intersect1d(held.asked_about, book.spans(held.asked_about).job_id)
-        counts = []
-        for rates in (book.rates(jobs, metric_id), held.rates):
-            rates = rates.take((rates.metric_id == metric_id) & np.isin(rates.job_id, jobs))
-            counts.append(
-                np.bincount(np.searchsorted(jobs, rates.job_id), rates.used, minlength=len(jobs))
-            )
-        fewer = jobs[counts[1] < counts[0]]
-        return np.union1d(fewer, np.intersect1d(held.short, jobs))
-
-    def _gone(self, book: Book, known: JobRecords, rows: JobRows) -> None:
-        """Jobs that OAR deleted while they were unsettled: closed where they were last seen."""
-        at, there = located(known.job_id, rows.job_id)
-        if len(rows):
-            there &= known.submission_time == rows.submission_time[at]
-        lost = known.take((known.unsettled == 1) & ~there)
-        last_pass = book.site.last_pass
-        if last_pass is not None:
-            # The clock may have been ahead at that pass.
-            last_pass = min(last_pass, self._now)
-        for job in lost.job_id.tolist():
-            self.tally.problems[job] = "OAR no longer has it; it is recorded up to " + (
-                "its start" if last_pass is None else f"the last pass, at {last_pass}"
-            )
-        if len(lost):
-            book.close_vanished(lost, last_pass)
-
-    # -- what they held -----------------------------------------------------------------------
-
-    def _read(self, snapshot: Snapshot, book: Book, rows: JobRows, known: JobRecords) -> Reading:
-        if not len(rows):
-            nothing = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
-            return Reading({}, Spans.concat([]), nothing, ints([]))
-        metrics = book.metrics()
-        found = held_by_jobs(self._holder, snapshot, book, rows, metrics, if_any=False)
-        held = found.held
-        lowered = self._lowered(book, held) if len(known) else ints([])
-        if len(lowered):
-            held = held.with_kept(lowered, book.rates(lowered))
-        when = timed(snapshot, book.site.terms, found.holders, held)
-        self.tally.problems |= when.trouble
-        return Reading(found.types, when.spans, held, lowered)
-
-    # -- into the ledger ----------------------------------------------------------------------
-
-    def _post(self, book: Book, rows: JobRows, reading: Reading) -> None:
-        where = phases(rows, book.site.terms)
-        names = [(*names, "") for names in rows.names()]
-        book.accounts.add(book.connection, names)
-        jobs = JobRecords(
-            rows.job_id,
-            ints(book.accounts.ids(names)),
-            rows.state,
-            rows.submission_time,
-            rows.start_time,
-            rows.stop_time,
-            rows.walltime,
-            np.array(
-                [",".join(reading.types.get(job, ())) for job in rows.job_id.tolist()], object
-            ),
-            where.closed.astype(np.int64),
-            where.unsettled.astype(np.int64),
-        )
-        spans = reading.spans.take(np.isin(reading.spans.job_id, rows.job_id))
-        rates = reading.held.rates
-        book.post(jobs, spans, rates.take(np.isin(rates.job_id, spans.job_id)))
-
-    def _count(self, rows: JobRows, closed: Bools, known: JobRecords, changed: Ints) -> None:
-        before = np.isin(rows.job_id, known.job_id[known.closed == 1])
+    def _count(self, book: Book, read: BlockRead, decision: Decision, posted: JobRows) -> None:
+        """Add what was posted to the tally."""
+        closed = phases(posted, book.site.terms).closed
+        before = np.isin(posted.job_id, read.known.job_id[read.known.closed == 1])
+        again = before & np.isin(posted.job_id, decision.changed)
         self.tally.done += int(np.count_nonzero(closed & ~before))
-        self.tally.changed += int(np.count_nonzero(before & np.isin(rows.job_id, changed)))
+        self.tally.changed += int(np.count_nonzero(again))
+        self.tally.add_late(book.late)
 
 
-def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
-    """The jobs that are new, have changed, or may have paused meanwhile."""
-    at, there = located(rows.job_id, known.job_id)
-    if not len(known):
-        return np.ones(len(rows), np.bool_)
-    account = ints(accounts.ids((*names, "") for names in rows.names()))
-    differs: Bools = ~there | (account != known.account_id[at]) | (rows.state != known.state[at])
-    for name in ("submission_time", "start_time", "stop_time", "walltime"):
-        differs |= getattr(rows, name) != getattr(known, name)[at]
-    differs |= rows.suspended & (known.unsettled[at] == 1)
-    return differs
+def read_block(snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
+    """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
+    rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
+    return BlockRead(rows=rows, known=book.known(block))
+
+
+def interpret(
+    holder: Holder, snapshot: Snapshot, book: Book, rows: JobRows, known: JobRecords
+) -> Interpreted:
+    """What the jobs asked for and used each second, and when.
+
+    Where OAR has deleted resources of a recorded job, what is recorded of them is taken for it; a
+    job that is in the totals stays as it is there.
+    """
+    nothing = Interpreted(
+        rows=rows, types={}, spans=Spans.concat([]), rates=Rates.concat([]), problems={}
+    )
+    if not len(rows):
+        return nothing
+    found = held_by_jobs(holder, snapshot, book, rows, book.metrics(), if_any=False)
+    held = found.held
+    fewer = lowered(book, held) if len(known) else ints([])
+    if len(fewer):
+        held = held.with_kept(fewer, book.rates(fewer))
+    when = timed(snapshot, book.site.terms, found.holders, held)
+    lost = "OAR no longer has its resources; kept as recorded"
+    stripped = np.intersect1d(fewer, known.job_id[known.closed == 1])
+    return Interpreted(
+        rows=rows.take(~np.isin(rows.job_id, stripped)),
+        types=found.types,
+        spans=when.spans,
+        rates=held.rates,
+        problems=when.trouble | dict.fromkeys(fewer.tolist(), lost),
+    )
+
+
+def lowered(book: Book, held: Holdings) -> Ints:
+    """The recorded jobs that OAR gives fewer resources than are recorded, or describes less."""
+    metric_id = book.resource_metric().metric_id
+    jobs = np.intersect1d(held.asked_about, book.spans(held.asked_about).job_id)
+    counts = []
+    for rates in (book.rates(jobs, metric_id), held.rates):
+        rates = rates.take((rates.metric_id == metric_id) & np.isin(rates.job_id, jobs))
+        counts.append(
+            np.bincount(np.searchsorted(jobs, rates.job_id), rates.used, minlength=len(jobs))
+        )
+    fewer = jobs[counts[1] < counts[0]]
+    return np.union1d(fewer, np.intersect1d(held.short, jobs))
+
+
+def post(book: Book, found: Interpreted) -> None:
+    """Write what was found of the jobs; accounts that are new are added."""
+    rows = found.rows
+    where = phases(rows, book.site.terms)
+    names = [(*names, "") for names in rows.names()]
+    book.accounts.add(book.connection, names)
+    types = [",".join(found.types.get(job, ())) for job in rows.job_id.tolist()]
+    jobs = JobRecords(
+        rows.job_id,
+        ints(book.accounts.ids(names)),
+        rows.state,
+        rows.submission_time,
+        rows.start_time,
+        rows.stop_time,
+        rows.walltime,
+        np.array(types, object),
+        where.closed.astype(np.int64),
+        where.unsettled.astype(np.int64),
+    )
+    spans = found.spans.take(np.isin(found.spans.job_id, rows.job_id))
+    book.post(jobs, spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id)))

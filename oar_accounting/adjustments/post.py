@@ -16,7 +16,7 @@ from oar_accounting.adjustments.stored import (
     lines_of,
     metrics_by_name,
 )
-from oar_accounting.core.columns import Columns, Ints, Totals, add_up, ints
+from oar_accounting.core.columns import AccountAmounts, Columns, Ints, add_up, ints
 from oar_accounting.database import bulk
 from oar_accounting.errors import BadAdjustment, WriterBusy
 from oar_accounting.ledger import schema
@@ -77,7 +77,7 @@ class Posting:
         self._metrics = metrics
         self._note = note
         self._number: int | None = None
-        self._sums = Totals.concat([])
+        self._sums = AccountAmounts.concat([])
         self._jobs = 0
         self._lines = 0
 
@@ -89,9 +89,8 @@ class Posting:
             self._write(self._note, lines)
         self._lines += len(lines)
         self._jobs += len(np.setdiff1d(lines.job_id, ints([NO_JOB])))
-        always = np.zeros(len(lines), np.int64)
-        sums = Totals(always, lines.account_id, lines.metric_id, lines.asked, lines.used)
-        self._sums = add_up(Totals.concat([self._sums, sums]))
+        sums = AccountAmounts(lines.account_id, lines.metric_id, lines.asked, lines.used)
+        self._sums = add_up(AccountAmounts.concat([self._sums, sums]))
 
     def _write(self, note: Note, lines: Lines) -> None:
         if self._number is None:
@@ -114,12 +113,10 @@ class Posting:
     ) -> AdjustmentReport:
         """What was posted, or would be; *new*: accounts that are not recorded, by id."""
         names = {**(new or {}), **self._book.accounts.names()}
-        columns = self._sums.as_dict()
-        columns.pop("window_start")
         sums = {
             (names.get(account_id, NAMELESS_ACCOUNT), self._metrics[metric_id]): (asked, used)
             for account_id, metric_id, asked, used in zip(
-                *(column.tolist() for column in columns.values()), strict=True
+                *(column.tolist() for column in self._sums.as_dict().values()), strict=True
             )
         }
         return AdjustmentReport(

@@ -95,11 +95,56 @@ class Rates(Columns):
 
 
 @dataclass(frozen=True, slots=True)
-class Totals(Columns):
+class KeyedRates(Columns):
+    """The same, told apart by a key of any kind: who makes the table says which."""
+
+    job_id: Ints
+    key: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class AmountColumns(Columns):
+    """Base of tables that have the amounts `asked` and `used` in rows told apart by the rest."""
+
+    def keys(self) -> list[Ints]:
+        """The columns that tell the rows apart."""
+        return [column for name, column in self.as_dict().items() if name not in ("asked", "used")]
+
+    def with_amounts(self, asked: Ints, used: Ints) -> Self:
+        """The same rows with other amounts."""
+        return type(self).of((self.as_dict() | {"asked": asked, "used": used}).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(AmountColumns):
     """Amounts per window, account and metric."""
 
     window_start: Ints
     account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAmounts(AmountColumns):
+    """Amounts per account and metric, at no time in particular."""
+
+    account_id: Ints
+    metric_id: Ints
+    asked: Ints
+    used: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedAmounts(AmountColumns):
+    """Amounts per window or interval, by its number, per key as in `KeyedRates`, and metric."""
+
+    number: Ints
+    key: Ints
     metric_id: Ints
     asked: Ints
     used: Ints
@@ -199,32 +244,33 @@ def _fitting(amount: int) -> None:
         )
 
 
-def sum_up(rows: Totals) -> Totals:
-    """One row per window, account and metric, sorted by them. Raises :class:`AmountOverflow`."""
+A = TypeVar("A", bound=AmountColumns)
+
+
+def sum_up(rows: A) -> A:
+    """One row for all that have the same keys, sorted by these. Raises :class:`AmountOverflow`."""
     if not len(rows):
         return rows
-    keys = (rows.window_start, rows.account_id, rows.metric_id)
-    rows = rows.take(row_order(keys))
-    starts = group_starts((rows.window_start, rows.account_id, rows.metric_id))
-    return Totals(
-        rows.window_start[starts],
-        rows.account_id[starts],
-        rows.metric_id[starts],
-        exact_sums(rows.asked, starts),
-        exact_sums(rows.used, starts),
+    rows = rows.take(row_order(rows.keys()))
+    starts = group_starts(rows.keys())
+    amounts = rows.as_dict()
+    return rows.take(starts).with_amounts(
+        exact_sums(amounts["asked"], starts), exact_sums(amounts["used"], starts)
     )
 
 
-def add_up(rows: Totals) -> Totals:
+def add_up(rows: A) -> A:
     """The same, without rows that are all zero. Raises :class:`AmountOverflow`."""
     summed = sum_up(rows)
-    return summed.take((summed.asked != 0) | (summed.used != 0))
+    amounts = summed.as_dict()
+    return summed.take((amounts["asked"] != 0) | (amounts["used"] != 0))
 
 
-def difference(new: Totals, old: Totals) -> Totals:
+def difference(new: A, old: A) -> A:
     """What must be added to *old* to give *new*."""
-    taken = Totals(old.window_start, old.account_id, old.metric_id, -old.asked, -old.used)
-    return add_up(Totals.concat([new, taken]))
+    amounts = old.as_dict()
+    taken = old.with_amounts(-amounts["asked"], -amounts["used"])
+    return add_up(type(new).concat([new, taken]))
 
 
 V = TypeVar("V")

@@ -16,6 +16,8 @@ from oar_accounting.core.columns import (
     OPEN,
     Columns,
     Ints,
+    KeyedAmounts,
+    KeyedRates,
     Rates,
     Spans,
     Totals,
@@ -33,11 +35,11 @@ MOST_WINDOWS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pieces(Columns):
-    """Parts of spans, one a window: row of the span, start of the window, seconds in it."""
+    """Parts of spans, one a window or interval."""
 
-    row: Ints
-    window_start: Ints
-    seconds: Ints
+    row: Ints  #: of the span
+    number: Ints  #: of the window, as above, or of the interval
+    seconds: Ints  #: of the span in it
 
 
 def without(start: int, stop: int, holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -85,16 +87,16 @@ def windows_filled(start: Ints, stop: Ints, window: int) -> Ints:
 def spread(start: Ints, stop: Ints, window: int) -> Pieces:
     """Split spans over windows of *window* seconds, in the order of the spans and of time."""
     row, nth = repeated(windows_filled(start, stop, window))
-    window_start = (start[row] // window + nth) * window
-    begins = np.maximum(start[row] - window_start, 0)
-    ends = np.minimum(stop[row] - window_start, window)
-    return Pieces(row, window_start, ends - begins)
+    number = start[row] // window + nth
+    begins = np.maximum(start[row] - number * window, 0)
+    ends = np.minimum(stop[row] - number * window, window)
+    return Pieces(row, number, ends - begins)
 
 
 def spread_between(start: Ints, stop: Ints, begins: Ints, ends: Ints) -> Pieces:
     """Split spans over intervals ``[begins, ends)``, which ascend and do not overlap.
 
-    Of the pieces, ``window_start`` is the number of the interval; what lies in none is left out.
+    What lies in none of them is left out.
     """
     first = np.searchsorted(ends, start, "right")
     row, nth = repeated(_intervals_touched(start, stop, begins, ends))
@@ -122,21 +124,25 @@ def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
     ``asked = Σ seconds of asked spans × asked rate`` and ``used`` likewise, in each window.
     Raises :class:`oar_accounting.errors.AmountOverflow`.
     """
+    keyed = KeyedRates.of(rates.as_dict().values())
+    found = amounts_in_windows(spans, keyed, window)
+    return Totals(found.number * window, found.key, found.metric_id, found.asked, found.used)
+
+
+def amounts_in_windows(spans: Spans, rates: KeyedRates, window: int) -> KeyedAmounts:
+    """The same amounts by the number of the window, with a key in the place of the account."""
     if not len(spans) or not len(rates):
-        return Totals.concat([])
+        return KeyedAmounts.concat([])
     most = int(np.unique(rates.job_id, return_counts=True)[1].max())
     spans = _in_lengths(spans, window * max(PIECES_AT_ONCE // most, 1))
     filled = windows_filled(spans.start_time, spans.stop_time, window)
     return _added_up(spans, rates, filled, lambda s: spread(s.start_time, s.stop_time, window))
 
 
-def amounts_between(spans: Spans, rates: Rates, begins: Ints, ends: Ints) -> Totals:
-    """The same in intervals ``[begins, ends)``, which ascend and do not overlap.
-
-    The number of the interval stands in the place of the window's start.
-    """
+def amounts_between(spans: Spans, rates: KeyedRates, begins: Ints, ends: Ints) -> KeyedAmounts:
+    """The same by the number of intervals ``[begins, ends)``, which ascend and do not overlap."""
     if not len(spans) or not len(rates):
-        return Totals.concat([])
+        return KeyedAmounts.concat([])
     touched = _intervals_touched(spans.start_time, spans.stop_time, begins, ends)
     spans, touched = spans.take(touched > 0), touched[touched > 0]
     return _added_up(
@@ -144,18 +150,20 @@ def amounts_between(spans: Spans, rates: Rates, begins: Ints, ends: Ints) -> Tot
     )
 
 
-def _added_up(spans: Spans, rates: Rates, filled: Ints, split: Callable[[Spans], Pieces]) -> Totals:
+def _added_up(
+    spans: Spans, rates: KeyedRates, filled: Ints, split: Callable[[Spans], Pieces]
+) -> KeyedAmounts:
     """The amounts of the pieces into which the spans are *split*; *filled*: how many of each."""
     rates = rates.take(np.argsort(rates.job_id, kind="stable"))
     first = np.searchsorted(rates.job_id, spans.job_id, "left")
     held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
-    parts: list[Totals] = []
+    parts: list[KeyedAmounts] = []
     for part in _portions(filled * held):
         some = spans.take(part)
         parts.append(_portion(some, split(some), first[part], held[part], rates))
         if len(parts) > 8:
-            parts = [add_up(Totals.concat(parts))]
-    return parts[0] if len(parts) == 1 else add_up(Totals.concat(parts))
+            parts = [add_up(KeyedAmounts.concat(parts))]
+    return parts[0] if len(parts) == 1 else add_up(KeyedAmounts.concat(parts))
 
 
 def in_portions(spans: Spans, window: int) -> Iterator[Spans]:
@@ -173,7 +181,7 @@ def _in_lengths(spans: Spans, length: int) -> Spans:
     if np.all(windows_filled(spans.start_time, spans.stop_time, length) <= 1):
         return spans
     pieces = spread(spans.start_time, spans.stop_time, length)
-    start = np.maximum(spans.start_time[pieces.row], pieces.window_start)
+    start = np.maximum(spans.start_time[pieces.row], pieces.number * length)
     cut = spans.take(pieces.row)
     return Spans(cut.job_id, cut.asked, start, start + pieces.seconds)
 
@@ -185,16 +193,18 @@ def _portions(sizes: Ints) -> Iterator[slice]:
     yield from (slice(a, b) for a, b in pairwise(bounds))
 
 
-def _portion(spans: Spans, pieces: Pieces, first: Ints, held: Ints, rates: Rates) -> Totals:
+def _portion(
+    spans: Spans, pieces: Pieces, first: Ints, held: Ints, rates: KeyedRates
+) -> KeyedAmounts:
     piece, nth = repeated(held[pieces.row])
     row = pieces.row[piece]
     rate = first[row] + nth
     asked = spans.asked[row] != 0
     seconds = pieces.seconds[piece]
     return add_up(
-        Totals(
-            pieces.window_start[piece],
-            rates.account_id[rate],
+        KeyedAmounts(
+            pieces.number[piece],
+            rates.key[rate],
             rates.metric_id[rate],
             exact_product(np.where(asked, seconds, 0), rates.asked[rate]),
             exact_product(np.where(asked, 0, seconds), rates.used[rate]),

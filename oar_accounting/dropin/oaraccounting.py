@@ -271,7 +271,7 @@ def _summed_up(block: Due, spans: Spans, window: int) -> CountedJobs:
     pieces = spread(spans.start_time, spans.stop_time, window)
     job = spans.job_id[pieces.row]
     account, kind = block.account[job], spans.asked[pieces.row]
-    keys = (pieces.window_start, account, kind)
+    keys = (pieces.number, account, kind)
     order = row_order(keys)
     starts = group_starts([key[order] for key in keys])
     amounts = exact_product(pieces.seconds, block.held[job])
@@ -280,7 +280,7 @@ def _summed_up(block: Due, spans: Spans, window: int) -> CountedJobs:
     turns = np.argsort(first)
     rows = first[turns]
     sums = exact_sums(amounts[order], starts)
-    return CountedJobs(pieces.window_start[rows], account[rows], kind[rows], sums[turns])
+    return CountedJobs(pieces.number[rows] * window, account[rows], kind[rows], sums[turns])
 
 
 def _packed(rows: CountedJobs, window: int) -> Ints:

@@ -229,7 +229,7 @@ def _loose(  # noqa: PLR0913 - one reading
     found = Loose(
         np.concatenate([account, held.account_id]),
         np.concatenate([metric, held.metric_id]),
-        np.concatenate([start, held.window_start]),
+        np.concatenate([start, np.full(len(held), now)]),
         np.concatenate([asked, held.asked]),
         np.concatenate([used, held.used]),
         np.concatenate([weight, np.ones(len(held))]),

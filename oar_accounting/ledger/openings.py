@@ -14,16 +14,16 @@ import numpy as np
 from sqlalchemy import Connection, func, select
 
 from oar_accounting.core.columns import (
+    AmountColumns,
     Bools,
     Columns,
     Ints,
-    Rates,
+    KeyedRates,
     Spans,
-    Totals,
     add_up,
     difference,
 )
-from oar_accounting.core.windows import after, totals_of
+from oar_accounting.core.windows import after, amounts_in_windows
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import schema
@@ -61,6 +61,16 @@ class Shares(Columns):
     job_id: Ints
     window_start: Ints
     window_stop: Ints
+    account_id: Ints
+    asked: Ints
+    used: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Covered(AmountColumns):
+    """What jobs cover, by window and account."""
+
+    window_start: Ints
     account_id: Ints
     asked: Ints
     used: Ints
@@ -111,20 +121,20 @@ class Cover:
         rates = self._rates(jobs)
         spans = self._spans(jobs)
         for length, starts in self._windows():
-            given = totals_of(spans, rates, length)
-            given = given.take(np.isin(given.window_start, starts))
-            job = given.account_id
+            given = amounts_in_windows(spans, rates, length)
+            given = given.take(np.isin(given.number * length, starts))
+            start = given.number * length
             yield Shares(
-                jobs.job_id[job],
-                given.window_start,
-                given.window_start + length,
-                jobs.account_id[job],
+                jobs.job_id[given.key],
+                start,
+                start + length,
+                jobs.account_id[given.key],
                 given.asked,
                 given.used,
             )
 
-    def _rates(self, jobs: JobRecords) -> Rates:
-        """The resources that the jobs held, with the row of the job in the place of an account."""
+    def _rates(self, jobs: JobRecords) -> KeyedRates:
+        """The resources that the jobs held; the key is the row of the job."""
         metric = schema.metrics.c
         query = select(metric.metric_id).where(
             metric.site_id == self._site_id,
@@ -135,7 +145,7 @@ class Cover:
         rates = read_rates(self._connection, self._site_id, jobs.job_id)
         rates = rates.take(rates.metric_id == metric_id)
         row = np.searchsorted(jobs.job_id, rates.job_id)
-        return Rates(rates.job_id, row, rates.metric_id, rates.asked, rates.used)
+        return KeyedRates(rates.job_id, row, rates.metric_id, rates.asked, rates.used)
 
     def _spans(self, jobs: JobRecords) -> Spans:
         """When OAR counts the jobs, pauses and all, within the time of the opening amounts."""
@@ -219,7 +229,7 @@ class Cover:
             )
         return Openings.of(bulk.read_ints(self._connection, query))
 
-    def _add(self, change: Totals, length: int, standing: Openings) -> None:
+    def _add(self, change: _Covered, length: int, standing: Openings) -> None:
         change = change.take(np.isin(_keys(change, length), _keys(standing, length)))
         nothing = np.zeros(len(change), np.int64)
         columns = {
@@ -239,11 +249,10 @@ def _lengths(shares: Shares) -> Ints:
     return shares.window_stop - shares.window_start
 
 
-def _by_account(shares: Shares) -> Totals:
-    none = np.zeros(len(shares), np.int64)
-    return add_up(Totals(shares.window_start, shares.account_id, none, shares.asked, shares.used))
+def _by_account(shares: Shares) -> _Covered:
+    return add_up(_Covered(shares.window_start, shares.account_id, shares.asked, shares.used))
 
 
-def _keys(rows: Shares | Totals | Openings, length: int) -> Ints:
+def _keys(rows: Shares | _Covered | Openings, length: int) -> Ints:
     """A number for window and account: both fit into 31 bits, as they do in OAR."""
     return (rows.window_start // length << 31) + rows.account_id

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import case, select
 
-from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints, rows_among, sum_up
+from oar_accounting.core.columns import OPEN, AmountColumns, Bools, Ints, ints, rows_among, sum_up
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk
 from oar_accounting.database.dialects import LONGEST_NAME
@@ -30,7 +30,7 @@ COVERED_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class OarAmounts(Columns):
+class OarAmounts(AmountColumns):
     """What OAR has counted; windows are half-open, *name* is a number for user, project, queue."""
 
     window_start: Ints
@@ -127,24 +127,20 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
 def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[OarAmounts, list[Names]]:
     """What OAR has counted, ASKED and USED side by side, and the names by their numbers."""
     number: dict[Names, int] = {}
-    parts = [Totals.concat([])]
+    found = OarAmounts.concat([])
     for rows in snapshot.counted():
         read: defaultdict[str, list[int]] = defaultdict(list)
         for start, last, user, project, queue, kind, consumption in rows:
             names = (forgotten.name(user), forgotten.name(project), queue, "")
             _check(start, last, names, kind, consumption)
             read["start"].append(start)
-            read["length"].append(last + 1 - start)
+            read["stop"].append(last + 1)
             read["name"].append(number.setdefault(names, len(number)))
             read["asked"].append(consumption if kind == "ASKED" else 0)
             read["used"].append(consumption if kind == "USED" else 0)
-        # The length of the window stands in the place of a metric: a row per start, name, length.
-        keys = (ints(read[name]) for name in ("start", "name", "length", "asked", "used"))
-        parts = [sum_up(Totals.concat([*parts, Totals.of(keys)]))]
-    found = parts[0]
-    stop = found.window_start + found.metric_id
-    columns = (found.window_start, stop, found.account_id, found.asked, found.used)
-    return OarAmounts.of(columns), list(number)
+        columns = (ints(read[name]) for name in ("start", "stop", "name", "asked", "used"))
+        found = sum_up(OarAmounts.concat([found, OarAmounts.of(columns)]))
+    return found, list(number)
 
 
 def _check(start: int, last: int, names: Names, kind: str, consumption: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.core.columns import (
+    AccountAmounts,
     Ints,
     JobRows,
     Rates,
@@ -60,11 +61,11 @@ class Recent:
     """What the totals do not have."""
 
     totals: Totals  #: in windows of the site
-    held: Totals  #: what jobs on the machine may still use of their walltime, at window `now`
+    held: AccountAmounts  #: what jobs on the machine may still use of their walltime
     jobs: int  #: how many jobs that is
 
 
-NOTHING = Recent(totals=Totals.concat([]), held=Totals.concat([]), jobs=0)
+NOTHING = Recent(totals=Totals.concat([]), held=AccountAmounts.concat([]), jobs=0)
 
 
 def read_recent(
@@ -74,7 +75,7 @@ def read_recent(
 
     The accounts of the *book* are `Planned`. Where *held*, what is left of walltimes comes with it.
     """
-    parts, left, count = [Totals.concat([])], [Totals.concat([])], 0
+    parts, left, count = [Totals.concat([])], [AccountAmounts.concat([])], 0
     with oar.snapshot() as snapshot:
         holder = Holder({})
         for block in id_blocks(_candidates(book.connection, book.site, snapshot)):
@@ -84,7 +85,9 @@ def read_recent(
             parts.append(totals_of(spans, rates, book.site.terms.window))
             if held:
                 left.append(_left(rows.take(phases(rows, book.site.terms).holding), rates, now))
-    return Recent(totals=add_up(Totals.concat(parts)), held=add_up(Totals.concat(left)), jobs=count)
+    return Recent(
+        totals=add_up(Totals.concat(parts)), held=add_up(AccountAmounts.concat(left)), jobs=count
+    )
 
 
 def _candidates(connection: Connection, site: Site, snapshot: Snapshot) -> Ints:
@@ -122,12 +125,11 @@ def _read(  # noqa: PLR0913 - one reading
     return spans, rates.take(np.isin(rates.job_id, spans.job_id))
 
 
-def _left(rows: JobRows, rates: Rates, now: int) -> Totals:
+def _left(rows: JobRows, rates: Rates, now: int) -> AccountAmounts:
     """What jobs on the machine may still use until their walltimes end."""
     rates = rates.take(np.isin(rates.job_id, rows.job_id))
     row = np.searchsorted(rows.job_id, rates.job_id)
     left = np.clip(rows.start_time + rows.walltime - now, 0, np.maximum(rows.walltime, 0))[row]
     nothing = np.zeros(len(rates), np.int64)
-    at = np.full(len(rates), now)
     amounts = exact_product(left, rates.used)
-    return Totals(at, rates.account_id, rates.metric_id, nothing, amounts)
+    return AccountAmounts(rates.account_id, rates.metric_id, nothing, amounts)

@@ -12,7 +12,16 @@ from typing import Literal, get_args
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_
 
-from oar_accounting.core.columns import OPEN, Ints, Rates, Totals, add_up, ints, located
+from oar_accounting.core.columns import (
+    OPEN,
+    Ints,
+    KeyedAmounts,
+    KeyedRates,
+    Rates,
+    add_up,
+    ints,
+    located,
+)
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import BadSpan
@@ -190,10 +199,10 @@ class _JobReader:
         ends = np.minimum(spans.stop_time, -OPEN if self._as_of is None else self._as_of)
         stop = np.where(goes_on, np.maximum(ends, spans.start_time), spans.stop_time)
         spans = type(spans)(spans.job_id, spans.asked, spans.start_time, stop)
-        of_job = Rates(rates.job_id, rates.job_id, rates.metric_id, rates.asked, rates.used)
+        of_job = KeyedRates(rates.job_id, rates.job_id, rates.metric_id, rates.asked, rates.used)
         held = amounts_between(spans, of_job, ints([-OPEN]), ints([OPEN]))
         entries = read_entries(self._connection, self._site.site_id, ids)
-        measured = Totals(
+        measured = KeyedAmounts(
             np.zeros(len(entries), np.int64),
             entries.job_id,
             entries.metric_id,
@@ -201,9 +210,9 @@ class _JobReader:
             entries.used,
         )
         found: dict[int, dict[int, tuple[int, int]]] = {}
-        every = add_up(Totals.concat([held, measured]))
+        every = add_up(KeyedAmounts.concat([held, measured]))
         for job, metric, asked, used in zip(
-            every.account_id.tolist(),
+            every.key.tolist(),
             every.metric_id.tolist(),
             every.asked.tolist(),
             every.used.tolist(),

@@ -22,7 +22,7 @@ from oar_accounting.usage.keys import (
     find_place,
     stays,
 )
-from oar_accounting.usage.request import MOST_ACCOUNTS_NAMED
+from oar_accounting.usage.ledger_query import MOST_ACCOUNTS_NAMED
 
 #: Shown for an account that somebody has deleted by hand.
 NAMELESS_GROUP = "?"

@@ -10,7 +10,9 @@ from oar_accounting.core.columns import OPEN, Ints
 from oar_accounting.core.lengths import DAY
 from oar_accounting.core.windows import kept_by_day
 from oar_accounting.ledger import schema
-from oar_accounting.usage.from_jobs import FEW_LOOK_UPS, Intervals, of_closed_jobs, read_measured
+from oar_accounting.usage.from_jobs import FEW_LOOK_UPS, of_closed_jobs, read_measured
+from oar_accounting.usage.job_amounts import Intervals
+from oar_accounting.usage.ledger_query import PROPORTIONAL, LedgerQuery, Sums
 from oar_accounting.usage.prorated import (
     FEW_PARTS,
     EqualParts,
@@ -19,22 +21,21 @@ from oar_accounting.usage.prorated import (
     summed,
     summed_in_steps,
 )
-from oar_accounting.usage.request import PROPORTIONAL, Question, Sums
 
 
-def of_windows(connection: Connection, asked: Question) -> Iterator[Sums]:
+def of_windows(connection: Connection, question: LedgerQuery) -> Iterator[Sums]:
     """The amounts of closed jobs in every part."""
-    window = asked.site.terms.window
-    runs = _equal_runs(_whole_windows(asked.cuts, window))
+    window = question.site.terms.window
+    runs = _equal_runs(_whole_windows(question.cuts, window))
     if len(runs) <= FEW_PARTS:
         for steps in runs:
-            yield from _summed(connection, asked, steps)
+            yield from _summed(connection, question, steps)
     else:
-        yield from _read_whole(connection, asked, window)
-    bounds = asked.bounds()
+        yield from _read_whole(connection, question, window)
+    bounds = question.bounds()
     inner = bounds[bounds % window != 0]
     if len(inner):
-        yield from _of_cut_windows(connection, asked, inner)
+        yield from _of_cut_windows(connection, question, inner)
 
 
 def _whole_windows(cuts: Ints, window: int) -> list[tuple[int, int, int]]:
@@ -60,20 +61,20 @@ def _equal_runs(ranges: list[tuple[int, int, int]]) -> list[EqualParts]:
     return runs
 
 
-def _summed(connection: Connection, asked: Question, steps: EqualParts) -> Iterator[Sums]:
+def _summed(connection: Connection, question: LedgerQuery, steps: EqualParts) -> Iterator[Sums]:
     """The sums of the windows in a run of parts."""
-    window = asked.site.terms.window
+    window = question.site.terms.window
     begin, end = steps.begin, steps.begin + steps.length
     # Only where days come at the same place in each part can they be read of all at once.
     alike = steps.count == 1 or steps.stride % DAY == 0
     tables = _tables(begin, end, window) if alike else [(schema.totals, window, begin, end)]
     for table, length, first, last in tables:
-        source = in_windows(table, length, asked)
+        source = in_windows(table, length, question)
         if steps.count == 1:
-            yield summed(connection, asked, source, steps.part, first, last)
+            yield summed(connection, question, source, steps.part, first, last)
         else:
             some = replace(steps, begin=first, length=last - first)
-            yield from summed_in_steps(connection, asked, source, some)
+            yield from summed_in_steps(connection, question, source, some)
 
 
 def _tables(begin: int, end: int, window: int) -> Iterator[tuple[Table, int, int, int]]:
@@ -93,50 +94,50 @@ def _tables(begin: int, end: int, window: int) -> Iterator[tuple[Table, int, int
         yield schema.totals, window, last, end
 
 
-def _read_whole(connection: Connection, asked: Question, window: int) -> Iterator[Sums]:
+def _read_whole(connection: Connection, question: LedgerQuery, window: int) -> Iterator[Sums]:
     """What lies within parts as a whole, from all rows: there are many parts."""
-    by_day = kept_by_day(window) and not np.any(asked.bounds() % DAY)
+    by_day = kept_by_day(window) and not np.any(question.bounds() % DAY)
     table, length = (schema.days, DAY) if by_day else (schema.totals, window)
-    source = in_windows(table, length, asked)
-    for begin, end in source.pages(connection, asked):
+    source = in_windows(table, length, question)
+    for begin, end in source.pages(connection, question):
         rows = source.read(
-            connection, source.start >= begin, source.start < end, *source.reaching(asked)
+            connection, source.start >= begin, source.start < end, *source.reaching(question)
         )
-        part, last = asked.part_at(rows.start), asked.part_at(rows.stop - 1)
-        yield rows.sums(part, (part == last) & (part >= 0) & (part < asked.parts), asked)
+        part, last = question.part_at(rows.start), question.part_at(rows.stop - 1)
+        yield rows.sums(part, (part == last) & (part >= 0) & (part < question.parts), question)
 
 
-def _of_cut_windows(connection: Connection, asked: Question, inner: Ints) -> Iterator[Sums]:
+def _of_cut_windows(connection: Connection, question: LedgerQuery, inner: Ints) -> Iterator[Sums]:
     """The windows that bounds, which lie *inner* of them, cut.
 
     All but the longest piece of a window are looked up; this one is what they leave of its total.
     """
-    window = asked.site.terms.window
+    window = question.site.terms.window
     windows = np.unique(inner // window * window)
-    pieces, longest = _cut_into_pieces(asked, windows, inner)
-    yield of_closed_jobs(connection, asked, pieces)
-    source = in_windows(schema.totals, window, asked)
+    pieces, longest = _cut_into_pieces(question, windows, inner)
+    yield of_closed_jobs(connection, question, pieces)
+    source = in_windows(schema.totals, window, question)
     for at in range(0, len(windows), FEW_LOOK_UPS):
         some = windows[at : at + FEW_LOOK_UPS].tolist()
         rows = source.read(connection, source.start.in_(some))
         part = longest[np.searchsorted(windows, rows.start)]
-        yield rows.sums(part, part >= 0, asked)
+        yield rows.sums(part, part >= 0, question)
         start = schema.entries.c.window_start
         within = or_(*(start.between(each, each + window - 1) for each in some))
-        job_id, rows = read_measured(connection, asked, within)
-        yield share_out(asked, job_id, rows, PROPORTIONAL, carried=True)
+        job_id, rows = read_measured(connection, question, within)
+        yield share_out(question, job_id, rows, PROPORTIONAL, carried=True)
         part = longest[np.searchsorted(windows, rows.start)]
-        yield replace(rows, asked=-rows.asked, used=-rows.used).sums(part, part >= 0, asked)
+        yield replace(rows, asked=-rows.asked, used=-rows.used).sums(part, part >= 0, question)
 
 
-def _cut_into_pieces(asked: Question, windows: Ints, inner: Ints) -> tuple[Intervals, Ints]:
+def _cut_into_pieces(question: LedgerQuery, windows: Ints, inner: Ints) -> tuple[Intervals, Ints]:
     """The pieces of the windows but for the longest of each, and the part that this one is in."""
     begins = np.union1d(windows, inner)
     at = np.searchsorted(windows, begins, "right") - 1
-    ends = windows[at] + asked.site.terms.window
+    ends = windows[at] + question.site.terms.window
     ends[:-1] = np.minimum(ends[:-1], begins[1:])
-    part = asked.part_at(begins)
-    part = np.where(part < asked.parts, part, -1)
+    part = question.part_at(begins)
+    part = np.where(part < question.parts, part, -1)
     order = np.lexsort((begins, begins - ends, at))
     longest = order[np.searchsorted(at[order], np.arange(len(windows)), "left")]
     others = np.setdiff1d(np.arange(len(begins)), longest)

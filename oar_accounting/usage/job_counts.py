@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import Ints, Rates, Spans
+from oar_accounting.core.columns import Ints, Spans
 from oar_accounting.core.windows import repeated, spread_between
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.usage.from_jobs import closed_jobs, open_ids, read_held, until
+from oar_accounting.usage.job_amounts import JobRates
 from oar_accounting.usage.keys import Group
-from oar_accounting.usage.query import SiteQuestion, shown_metric, sites_of
+from oar_accounting.usage.query import SiteQuery, shown_metric, sites_of
 from oar_accounting.usage.records import ShownMetric
 from oar_accounting.usage.usage_query import UsageQuery
 
@@ -26,42 +27,42 @@ def count_jobs(connection: Connection, own: Site, wanted: UsageQuery) -> Counts:
     """
     counts: Counts = Counter()
     for site in sites_of(connection, own, wanted):
-        question = SiteQuestion.of(connection, site, wanted)
-        for spans, rates in _held(connection, question):
-            counts.update(_met(question, spans, rates))
+        site_query = SiteQuery.of(connection, site, wanted)
+        for spans, rates in _held(connection, site_query):
+            counts.update(_met(site_query, spans, rates))
     return counts
 
 
-def _held(connection: Connection, question: SiteQuestion) -> Iterator[tuple[Spans, Rates]]:
+def _held(connection: Connection, site_query: SiteQuery) -> Iterator[tuple[Spans, JobRates]]:
     """Spans and rates of the jobs that are asked for, some at a time."""
-    asked = question.asked
-    for block in closed_jobs(connection, asked, asked.start, asked.stop):
-        spans, rates = read_held(connection, asked, block)
-        yield spans if asked.as_of is None else until(spans, asked.as_of), rates
-    if asked.as_of is not None:
-        spans, rates = read_held(connection, asked, open_ids(connection, asked))
-        yield until(spans, asked.as_of), rates
+    question = site_query.question
+    for block in closed_jobs(connection, question, question.start, question.stop):
+        spans, rates = read_held(connection, question, block)
+        yield spans if question.as_of is None else until(spans, question.as_of), rates
+    if question.as_of is not None:
+        spans, rates = read_held(connection, question, open_ids(connection, question))
+        yield until(spans, question.as_of), rates
 
 
-def _met(question: SiteQuestion, spans: Spans, rates: Rates) -> Counts:
+def _met(site_query: SiteQuery, spans: Spans, rates: JobRates) -> Counts:
     """The jobs among these by bucket, group and metric."""
     used = spans.take(spans.asked == 0)
-    cuts = question.asked.cuts
+    cuts = site_query.question.cuts
     pieces = spread_between(used.start_time, used.stop_time, cuts[:-1], cuts[1:])
     rates = rates.take(rates.used > 0)
     rates = rates.take(np.argsort(rates.job_id, kind="stable"))
     job_id = used.job_id[pieces.row]
     first = np.searchsorted(rates.job_id, job_id, "left")
     row, nth = repeated(np.searchsorted(rates.job_id, job_id, "right") - first)
-    part: Ints = pieces.window_start[row]
+    part: Ints = pieces.number[row]
     rate = first[row] + nth
-    number, groups = question.groups_of(rates.account_id[rate], part)
-    rows = np.stack([question.bucket_of(part), number, rates.metric_id[rate], job_id[row]])
+    number, groups = site_query.groups_of(rates.account_id[rate], rates.job_key[rate], part)
+    rows = np.stack([site_query.bucket_of(part), number, rates.metric_id[rate], job_id[row]])
     # A job that holds something in two accounts of a group is one of its jobs.
     jobs = np.unique(rows[:, number >= 0], axis=1)
     met, counts = np.unique(jobs[:3], axis=1, return_counts=True)
-    metrics = {stored.metric_id: shown_metric(stored) for stored in question.metrics}
-    starts = question.buckets
+    metrics = {stored.metric_id: shown_metric(stored) for stored in site_query.metrics}
+    starts = site_query.buckets
     found: Counts = Counter()
     for (bucket, group, metric), count in zip(met.T.tolist(), counts.tolist(), strict=True):
         found[int(starts[bucket]), groups[group], metrics[metric]] = count

@@ -17,7 +17,7 @@ from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.job_rules import ENDED, RUNNING
 from oar_accounting.usage.keys import Group
-from oar_accounting.usage.request import MOST_ACCOUNTS_NAMED
+from oar_accounting.usage.ledger_query import MOST_ACCOUNTS_NAMED
 
 #: The states of a job that OAR or the ledger knows.
 STATES = (

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from sqlalchemy import ColumnElement, and_
 
-from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, Totals, ints
+from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints
 from oar_accounting.errors import AmountOverflow
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
@@ -17,8 +17,6 @@ EXACT, PROPORTIONAL, WHOLE = 0, 1, 2
 
 #: Accounts up to this many are named to the database; more of them are picked from all rows.
 MOST_ACCOUNTS_NAMED = 500
-#: Bits of an account's id below the key in a holder.
-ACCOUNT_BITS = 32
 
 #: Gives the keys by which jobs are told apart, by their ids; -1 for jobs that are not asked for.
 JobKeys = Callable[[Ints], Ints]
@@ -26,25 +24,18 @@ JobKeys = Callable[[Ints], Ints]
 
 @dataclass(frozen=True, slots=True)
 class Sums(Columns):
-    """Amounts by part of time, holder and metric; the same may come in several rows.
+    """Amounts by part of time, account, key of the job and metric.
 
-    A holder is an account's id, plus 2^32 times the key of the job where jobs are told apart.
+    The same may come in several rows.
     """
 
     part: Ints
-    holder: Ints
+    account_id: Ints
+    job_key: Ints  #: 0 where jobs are not told apart
     metric_id: Ints
     asked: Ints
     used: Ints
     accuracy: Ints
-
-    @classmethod
-    def of_totals(cls, part: Ints, rows: Totals, sign: int = 1) -> Self:
-        """Rows of exact amounts in these parts; with a *sign* of -1 they are taken away."""
-        exact = np.full(len(rows), EXACT)
-        return cls(
-            part, rows.account_id, rows.metric_id, sign * rows.asked, sign * rows.used, exact
-        )
 
     @classmethod
     def of_rows(cls, rows: Sequence[tuple[int, ...]]) -> Self:
@@ -56,8 +47,8 @@ class Sums(Columns):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked."""
+class LedgerQuery:
+    """What is asked of the ledger: a `UsageQuery` of one site, with ids for names."""
 
     site: Site
     metrics: Sequence[int]
@@ -114,22 +105,24 @@ class Question:
             wanted = and_(wanted, account_id.in_(self.accounts.tolist()))
         return wanted
 
-    def holders(self, job_id: Ints, account_id: Ints) -> tuple[Ints, Bools]:
-        """The holder of what jobs gave to accounts, and which of it is asked for."""
+    def told_apart(self, job_id: Ints, account_id: Ints) -> tuple[Ints, Bools]:
+        """The keys of the jobs in rows of what they gave to accounts, and the rows asked for."""
         chosen = np.ones(len(account_id), np.bool_)
         if self.accounts is not None:
             chosen = np.isin(account_id, self.accounts)
         if self.job_keys is None:
-            return account_id, chosen
+            return np.zeros(len(account_id), np.int64), chosen
         jobs, at = np.unique(job_id, return_inverse=True)
         key = self.job_keys(jobs)[at]
-        return (key << ACCOUNT_BITS) + account_id, chosen & (key >= 0)
+        return key, chosen & (key >= 0)
 
-    def of_no_job(self, sums: Sums) -> Sums:
-        """The rows of what no job gave, which have accounts for holders, that are asked for."""
-        holder, chosen = self.holders(np.full(len(sums), schema.CARRIED), sums.holder)
-        named = Sums(sums.part, holder, sums.metric_id, sums.asked, sums.used, sums.accuracy)
-        return named.take(chosen)
+    def of_no_job(
+        self, part: Ints, account_id: Ints, metric_id: Ints, asked: Ints, used: Ints
+    ) -> Sums:
+        """Exact amounts that no single job gave, as far as they are asked for."""
+        key, chosen = self.told_apart(np.full(len(part), schema.CARRIED), account_id)
+        exact = np.full(len(part), EXACT)
+        return Sums(part, account_id, key, metric_id, asked, used, exact).take(chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from oar_accounting.database import bulk
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.metrics.metric import RESOURCE
-from oar_accounting.usage.request import EXACT, PROPORTIONAL, WHOLE, Question, Sums
+from oar_accounting.usage.ledger_query import EXACT, PROPORTIONAL, WHOLE, LedgerQuery, Sums
 
 #: Parts up to this many are summed by the database one by one; more of them from all rows.
 FEW_PARTS = 64
@@ -42,19 +42,19 @@ PRORATED_AT_ONCE = 200_000
 class Laid(Columns):
     """Amounts that lie evenly over half-open spans."""
 
-    holder: Ints
+    account_id: Ints
     metric_id: Ints
     start: Ints
     stop: Ints
     asked: Ints
     used: Ints
 
-    def sums(self, part: Ints, chosen: Bools, asked: Question) -> Sums:
+    def sums(self, part: Ints, chosen: Bools, question: LedgerQuery) -> Sums:
         """The *chosen* rows, which are of no job and lie each in one *part*."""
         rows = self.take(chosen)
-        exact = np.full(len(rows), EXACT)
-        found = Sums(part[chosen], rows.holder, rows.metric_id, rows.asked, rows.used, exact)
-        return asked.of_no_job(found)
+        return question.of_no_job(
+            part[chosen], rows.account_id, rows.metric_id, rows.asked, rows.used
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,17 +100,17 @@ class Source:
     def _columns(self) -> tuple[ColumnElement[int], ...]:
         return (self.account_id, self.metric_id, self.start, self.stop, self.asked, self.used)
 
-    def reaching(self, asked: Question) -> list[ColumnElement[bool]]:
+    def reaching(self, question: LedgerQuery) -> list[ColumnElement[bool]]:
         """True for rows that reach into the time of the question."""
-        if self.length and asked.start > -OPEN + self.length:
+        if self.length and question.start > -OPEN + self.length:
             # In terms of the column itself, which has an index.
-            return [self.start < asked.stop, self.start > asked.start - self.length]
-        return [self.start < asked.stop, self.stop > asked.start]
+            return [self.start < question.stop, self.start > question.start - self.length]
+        return [self.start < question.stop, self.stop > question.start]
 
-    def pages(self, connection: Connection, asked: Question) -> Iterator[tuple[int, int]]:
+    def pages(self, connection: Connection, question: LedgerQuery) -> Iterator[tuple[int, int]]:
         """Times of which each has about so many rows as fit in memory; together all of them."""
         query = self.query(func.count(), func.min(self.start), func.max(self.start)).where(
-            *self.reaching(asked)
+            *self.reaching(question)
         )
         rows, first, last = connection.execute(query).one()
         if not rows:
@@ -120,12 +120,12 @@ class Source:
             yield start, start + step
 
 
-def in_windows(table: Table, length: int, asked: Question) -> Source:
+def in_windows(table: Table, length: int, question: LedgerQuery) -> Source:
     """The totals, or the days, with windows of *length* seconds."""
     start, *_ = table.primary_key.columns
     return Source(
         rows=table,
-        chosen=(asked.wants(table.c.metric_id, table.c.account_id),),
+        chosen=(question.wants(table.c.metric_id, table.c.account_id),),
         account_id=table.c.account_id,
         metric_id=table.c.metric_id,
         start=start,
@@ -136,16 +136,16 @@ def in_windows(table: Table, length: int, asked: Question) -> Source:
     )
 
 
-def measured(asked: Question) -> Source:
+def measured(question: LedgerQuery) -> Source:
     """What was measured of jobs that have ended, and what is carried of purged ones."""
     table, job = schema.entries.c, schema.jobs.c
-    window = asked.site.terms.window
+    window = question.site.terms.window
     of_job = and_(job.site_id == table.site_id, job.job_id == table.job_id)
     return Source(
         rows=schema.entries.join(schema.jobs, of_job),
         chosen=(
-            table.site_id == asked.site.site_id,
-            asked.wants(table.metric_id, table.account_id),
+            table.site_id == question.site.site_id,
+            question.wants(table.metric_id, table.account_id),
             job.closed != schema.OPEN_JOB,
         ),
         account_id=table.account_id,
@@ -159,15 +159,15 @@ def measured(asked: Question) -> Source:
     )
 
 
-def openings(asked: Question) -> Source:
+def openings(question: LedgerQuery) -> Source:
     """What is open of the amounts that were taken over from OAR's own accounting."""
     table, metric = schema.openings.c, schema.metrics.c
     return Source(
         rows=schema.openings.join(schema.metrics, metric.site_id == table.site_id),
         chosen=(
-            table.site_id == asked.site.site_id,
+            table.site_id == question.site.site_id,
             metric.name == RESOURCE.name,
-            asked.wants(metric.metric_id, table.account_id),
+            question.wants(metric.metric_id, table.account_id),
         ),
         account_id=table.account_id,
         metric_id=metric.metric_id,
@@ -182,7 +182,7 @@ def _above_zero(amount: ColumnElement[int]) -> ColumnElement[int]:
     return case((amount > 0, amount), else_=0)
 
 
-def adjustments(asked: Question) -> Source:
+def adjustments(question: LedgerQuery) -> Source:
     """What was corrected by hand."""
     line, header, metric = schema.adjusted.c, schema.adjustments.c, schema.metrics.c
     posted = schema.adjusted.join(
@@ -191,8 +191,8 @@ def adjustments(asked: Question) -> Source:
     return Source(
         rows=posted,
         chosen=(
-            header.site_id == asked.site.site_id,
-            asked.wants(metric.metric_id, line.account_id),
+            header.site_id == question.site.site_id,
+            question.wants(metric.metric_id, line.account_id),
         ),
         account_id=line.account_id,
         metric_id=metric.metric_id,
@@ -212,40 +212,40 @@ def beside_totals(
 
     Columns: account, metric, start and stop of the span over which it lies evenly, asked, used.
     """
-    asked = Question(site=site, metrics=metrics, cuts=ints([start, stop]))
+    question = LedgerQuery(site=site, metrics=metrics, cuts=ints([start, stop]))
     parts = [
-        source.read(connection, *source.reaching(asked))
-        for source in (openings(asked), adjustments(asked))
+        source.read(connection, *source.reaching(question))
+        for source in (openings(question), adjustments(question))
     ]
     return list(Laid.concat(parts).as_dict().values())
 
 
-def evenly_laid(connection: Connection, asked: Question, source: Source) -> Sums:
+def evenly_laid(connection: Connection, question: LedgerQuery, source: Source) -> Sums:
     """The amounts of a source in every part; what a bound cuts is shared out by the second."""
     # Most sites have neither opening amounts nor adjustments.
-    if not asked.parts or source.is_empty(connection):
+    if not question.parts or source.is_empty(connection):
         return Sums.concat([])
     how = EXACT if source.share_is_exact else PROPORTIONAL
 
     def shared(*conditions: ColumnElement[bool]) -> Sums:
-        job_id, rows = source.read_of_jobs(connection, *conditions, *source.reaching(asked))
-        return share_out(asked, job_id, rows, how)
+        job_id, rows = source.read_of_jobs(connection, *conditions, *source.reaching(question))
+        return share_out(question, job_id, rows, how)
 
-    if source.job_id is not None and asked.job_keys is not None:
+    if source.job_id is not None and question.job_keys is not None:
         return shared()
-    if asked.parts > FEW_PARTS:
-        pages = source.pages(connection, asked)
+    if question.parts > FEW_PARTS:
+        pages = source.pages(connection, question)
         return Sums.concat([shared(source.start >= a, source.start < b) for a, b in pages])
     found = [
-        summed(connection, asked, source, part, begin, end)
-        for part, (begin, end) in enumerate(pairwise(asked.cuts.tolist()))
+        summed(connection, question, source, part, begin, end)
+        for part, (begin, end) in enumerate(pairwise(question.cuts.tolist()))
     ]
-    cut = [and_(source.start < at, source.stop > at) for at in asked.bounds().tolist()]
+    cut = [and_(source.start < at, source.stop > at) for at in question.bounds().tolist()]
     return Sums.concat([*found, shared(or_(*cut))]) if cut else Sums.concat(found)
 
 
 def summed(  # noqa: PLR0913 - one reading
-    connection: Connection, asked: Question, source: Source, part: int, begin: int, end: int
+    connection: Connection, question: LedgerQuery, source: Source, part: int, begin: int, end: int
 ) -> Sums:
     """The sums, by account and metric, of what lies within ``[begin, end)`` as a whole."""
     within = [source.start >= begin, source.start < end]
@@ -255,8 +255,7 @@ def summed(  # noqa: PLR0913 - one reading
     account, metric, of_asked, of_used = bulk.read_sums(
         connection, source.query(*keys).where(*within), keys, (source.asked, source.used)
     )
-    parts, exact = (np.full(len(account), value) for value in (part, EXACT))
-    return asked.of_no_job(Sums(parts, account, metric, of_asked, of_used, exact))
+    return question.of_no_job(np.full(len(account), part), account, metric, of_asked, of_used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +290,7 @@ class EqualParts:
 
 
 def summed_in_steps(
-    connection: Connection, asked: Question, source: Source, steps: EqualParts
+    connection: Connection, question: LedgerQuery, source: Source, steps: EqualParts
 ) -> Iterator[Sums]:
     """The sums, by part, account and metric, of the windows of one length that lie within."""
     sparse = steps.length * FEW_OF_MANY < steps.stride
@@ -300,18 +299,18 @@ def summed_in_steps(
         # An index finds single windows; what lies between them is not read.
         for some in steps.at_most(WINDOWS_AT_ONCE // windows):
             named = source.start.in_(some.starts(source.length))
-            yield _in_steps(connection, asked, source, some, named)
+            yield _in_steps(connection, question, source, some, named)
         return
     for some in steps.at_most(1 if sparse else FEW_PARTS):
         within: ColumnElement[bool] = and_(source.start >= some.begin, source.start < some.stop)
         if some.length < some.stride:
             within = and_(within, (source.start - some.begin) % some.stride < some.length)
-        yield _in_steps(connection, asked, source, some, within)
+        yield _in_steps(connection, question, source, some, within)
 
 
 def _in_steps(
     connection: Connection,
-    asked: Question,
+    question: LedgerQuery,
     source: Source,
     steps: EqualParts,
     within: ColumnElement[bool],
@@ -320,49 +319,57 @@ def _in_steps(
         # Each row is in a part of its own.
         rows = source.read(connection, within)
         part = steps.part + (rows.start - steps.begin) // steps.stride
-        return rows.sums(part, np.ones(len(rows), np.bool_), asked)
+        return rows.sums(part, np.ones(len(rows), np.bool_), question)
     nth = ((source.start - steps.begin) // steps.stride).label("nth")
     keys = (nth, source.account_id, source.metric_id)
     number, account, metric, of_asked, of_used = bulk.read_sums(
         connection, source.query(*keys).where(within), keys, (source.asked, source.used)
     )
-    exact = np.full(len(number), EXACT)
-    return asked.of_no_job(Sums(steps.part + number, account, metric, of_asked, of_used, exact))
+    return question.of_no_job(steps.part + number, account, metric, of_asked, of_used)
 
 
 def share_out(
-    asked: Question, job_id: Ints, rows: Laid, how: int, *, carried: bool = False
+    question: LedgerQuery, job_id: Ints, rows: Laid, how: int, *, carried: bool = False
 ) -> Sums:
     """The amounts of rows, each shared out over the parts that it reaches into.
 
     *how*: what a share is. Where they are *carried*, amounts of no job are those of purged ones,
     which are whole in the part in which they begin.
     """
-    holder, wanted = asked.holders(job_id, rows.holder)
-    rows = replace(rows, holder=holder)
-    first, last = asked.part_at(rows.start), asked.part_at(rows.stop - 1)
-    inside = wanted & (first == last) & (first >= 0) & (first < asked.parts)
+    key, wanted = question.told_apart(job_id, rows.account_id)
+    first, last = question.part_at(rows.start), question.part_at(rows.stop - 1)
+    inside = wanted & (first == last) & (first >= 0) & (first < question.parts)
     some = rows.take(inside)
     exact = np.full(len(some), EXACT)
-    found = Sums(first[inside], some.holder, some.metric_id, some.asked, some.used, exact)
+    found = Sums(
+        first[inside],
+        some.account_id,
+        key[inside],
+        some.metric_id,
+        some.asked,
+        some.used,
+        exact,
+    )
     cut = np.flatnonzero(wanted & (first != last))
     whole = (carried & (job_id[cut] == schema.CARRIED)).tolist()
     columns = (column.tolist() for column in rows.take(cut).as_dict().values())
     shares = [
-        (part, name, metric, *amounts, WHOLE if is_whole else how)
-        for is_whole, name, metric, *row in zip(whole, *columns, strict=True)
-        for part, amounts in _shares(asked, *row, whole=is_whole)
+        (part, account, of_job, metric, *amounts, WHOLE if is_whole else how)
+        for is_whole, of_job, account, metric, *row in zip(
+            whole, key[cut].tolist(), *columns, strict=True
+        )
+        for part, amounts in _shares(question, *row, whole=is_whole)
     ]
     return Sums.concat([found, Sums.of_rows(shares)])
 
 
 def _shares(  # noqa: PLR0913 - a row
-    asked: Question, start: int, stop: int, of_asked: int, of_used: int, *, whole: bool
+    question: LedgerQuery, start: int, stop: int, of_asked: int, of_used: int, *, whole: bool
 ) -> Iterator[tuple[int, tuple[int, int]]]:
     """The parts that ``[start, stop)`` reaches into, each with its share of the amounts."""
-    first, last = asked.part_at(ints([start, stop - 1])).tolist()
-    for part in range(max(first, 0), min(last, asked.parts - 1) + 1):
-        begin, end = int(asked.cuts[part]), int(asked.cuts[part + 1])
+    first, last = question.part_at(ints([start, stop - 1])).tolist()
+    for part in range(max(first, 0), min(last, question.parts - 1) + 1):
+        begin, end = int(question.cuts[part]), int(question.cuts[part + 1])
         if whole:
             yield part, (of_asked, of_used) if part == first else (0, 0)
         else:

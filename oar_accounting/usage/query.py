@@ -27,9 +27,9 @@ from oar_accounting.usage.job_keys import (
     known_types,
 )
 from oar_accounting.usage.keys import JOB_KEYS, SITE, Group, find_place
+from oar_accounting.usage.ledger_query import FoundSums, LedgerQuery, Sums
 from oar_accounting.usage.prorated import adjustments, in_windows, openings
 from oar_accounting.usage.records import ShownMetric
-from oar_accounting.usage.request import ACCOUNT_BITS, FoundSums, Question, Sums
 from oar_accounting.usage.result import AMOUNT_COLUMNS, UsageColumns, added_up, amounts_by_share
 from oar_accounting.usage.usage_query import UsageQuery
 
@@ -55,8 +55,8 @@ def count_open_jobs(connection: Connection, own: Site, wanted: UsageQuery) -> in
         return sum(open_jobs(connection, site.site_id) for site in sites)
     count = 0
     for site in sites:
-        asked = SiteQuestion.of(connection, site, wanted).asked
-        _, rates = read_held(connection, asked, open_ids(connection, asked))
+        question = SiteQuery.of(connection, site, wanted).question
+        _, rates = read_held(connection, question, open_ids(connection, question))
         count += len(np.unique(rates.job_id))
     return count
 
@@ -93,18 +93,18 @@ def _together(found: Sequence[UsageColumns]) -> UsageColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteQuestion:
+class SiteQuery:
     """What is asked of one site, and how its answer is told to people."""
 
     wanted: UsageQuery
-    asked: Question
+    question: LedgerQuery
     buckets: Ints
     accounts: AccountGroups
     jobs: KeysOfJobs | None
     metrics: tuple[StoredMetric, ...]  #: that are wanted, in their order
 
     @classmethod
-    def of(cls, connection: Connection, site: Site, wanted: UsageQuery) -> "SiteQuestion":
+    def of(cls, connection: Connection, site: Site, wanted: UsageQuery) -> "SiteQuery":
         """What is wanted of the site. Raises :class:`UnknownName` and :class:`BadSpan`."""
         shown = shown_metrics(connection, site)
         metrics = tuple(shown[name] for name in wanted_metrics(wanted.metrics, shown))
@@ -115,7 +115,7 @@ class SiteQuestion:
         )
         (size,) = wanted_metrics([wanted.sizes.metric], shown)
         keys = _keys_of_jobs(connection, site, wanted, shown[size])
-        asked = Question(
+        question = LedgerQuery(
             site=site,
             metrics=ids,
             cuts=accounts.cuts,
@@ -133,22 +133,20 @@ class SiteQuestion:
         )
         return cls(
             wanted=wanted,
-            asked=asked,
+            question=question,
             buckets=buckets,
             accounts=accounts,
             jobs=keys,
             metrics=metrics,
         )
 
-    def groups_of(self, holder: Ints, part: Ints) -> tuple[Ints, list[Group]]:
-        """The number of the group of each holder in a part; -1 for one not asked for."""
-        account_id = holder & ((1 << ACCOUNT_BITS) - 1)
-        key = holder >> ACCOUNT_BITS
-        return self.accounts.groups_of(account_id, part, key, self.jobs, self.wanted.by)
+    def groups_of(self, account_id: Ints, job_key: Ints, part: Ints) -> tuple[Ints, list[Group]]:
+        """The group of each account and job key in a part, -1 for one not asked for, by number."""
+        return self.accounts.groups_of(account_id, part, job_key, self.jobs, self.wanted.by)
 
     def bucket_of(self, part: Ints) -> Ints:
         """The number of the bucket that each part is in."""
-        bucket: Ints = np.searchsorted(self.buckets, self.asked.cuts[part], "right") - 1
+        bucket: Ints = np.searchsorted(self.buckets, self.question.cuts[part], "right") - 1
         return bucket
 
 
@@ -178,24 +176,24 @@ def _ended(wanted: UsageQuery) -> list[ColumnElement[bool]]:
 
 def _of_site(connection: Connection, site: Site, wanted: UsageQuery) -> UsageColumns:
     if wanted.whole_windows and _reaches_into_none(site.terms.window, wanted):
-        question = SiteQuestion.of(connection, site, replace(wanted, whole_windows=False))
+        site_query = SiteQuery.of(connection, site, replace(wanted, whole_windows=False))
         none = Sums.concat([])
         answer = FoundSums(jobs=none, openings=none, adjustments=none)
     else:
-        question = SiteQuestion.of(connection, site, wanted)
-        answer = amounts_of(connection, question.asked)
+        site_query = SiteQuery.of(connection, site, wanted)
+        answer = amounts_of(connection, site_query.question)
     rows, amounts = amounts_by_share(answer)
-    number, groups = question.groups_of(rows.holder, rows.part)
-    bucket = question.bucket_of(rows.part)
-    ids = ints(question.asked.metrics)
+    number, groups = site_query.groups_of(rows.account_id, rows.job_key, rows.part)
+    bucket = site_query.bucket_of(rows.part)
+    ids = ints(site_query.question.metrics)
     order = np.argsort(ids)
     metric = order[np.searchsorted(ids, rows.metric_id, sorter=order)]
     counts = number >= 0
-    starts, stops = question.buckets[bucket], question.buckets[bucket + 1]
+    starts, stops = site_query.buckets[bucket], site_query.buckets[bucket + 1]
     return added_up(
         wanted.by,
         groups,
-        [shown_metric(stored) for stored in question.metrics],
+        [shown_metric(stored) for stored in site_query.metrics],
         (starts[counts], stops[counts], number[counts], metric[counts]),
         [amount[counts] for amount in amounts],
         rows.accuracy[counts],
@@ -279,10 +277,14 @@ def _reaches_into_none(window: int, wanted: UsageQuery) -> bool:
 
 def _extent(connection: Connection, site: Site, metrics: Sequence[int]) -> tuple[int, int]:
     """When the first amount begins and the last one ends; the same instant where there is none."""
-    asked = Question(site=site, metrics=metrics, cuts=ints(ALWAYS))
+    question = LedgerQuery(site=site, metrics=metrics, cuts=ints(ALWAYS))
     window = site.terms.window
     found: list[tuple[int, int]] = []
-    for source in (in_windows(schema.totals, window, asked), openings(asked), adjustments(asked)):
+    for source in (
+        in_windows(schema.totals, window, question),
+        openings(question),
+        adjustments(question),
+    ):
         query = source.query(func.min(source.start), func.max(source.stop))
         found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
     # What open jobs asked for ends when their walltime does.

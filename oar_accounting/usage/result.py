@@ -13,8 +13,8 @@ import numpy as np
 from oar_accounting.core.columns import OPEN, Ints, exact_sums, group_starts, ints
 from oar_accounting.errors import UnknownName
 from oar_accounting.usage.keys import Group
+from oar_accounting.usage.ledger_query import FoundSums, Sums
 from oar_accounting.usage.records import ACCURACIES, ShownMetric, Usage
-from oar_accounting.usage.request import FoundSums, Sums
 
 if TYPE_CHECKING:
     import pandas

@@ -14,6 +14,7 @@ from oar_accounting.core.columns import (
     OPEN,
     Columns,
     Ints,
+    KeyedRates,
     Rates,
     Spans,
     Totals,
@@ -73,9 +74,11 @@ def _pieces(some: Sequence[Span], window: int) -> Pieces:
     return spread(ints([start for start, _ in some]), ints([stop for _, stop in some]), window)
 
 
-def _rows(pieces: Pieces) -> list[tuple[int, int, int]]:
-    columns = (pieces.row.tolist(), pieces.window_start.tolist(), pieces.seconds.tolist())
-    return list(zip(*columns, strict=True))
+def _rows(some: Sequence[Span], window: int) -> list[tuple[int, int, int]]:
+    """The pieces of spans: row of the span, start of the window, seconds."""
+    pieces = _pieces(some, window)
+    start = pieces.number * window
+    return list(zip(pieces.row.tolist(), start.tolist(), pieces.seconds.tolist(), strict=True))
 
 
 # -- spread -----------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ def _rows(pieces: Pieces) -> list[tuple[int, int, int]]:
 @example([(-1, 1)], 60)
 @example([(-61, -60), (-60, 0), (0, 60)], 60)
 def test_pieces_add_up_lie_in_their_windows_and_touch(some: list[Span], window: int) -> None:
-    rows = _rows(_pieces(some, window))
+    rows = _rows(some, window)
     for number, (start, stop) in enumerate(some):
         own = [(at, seconds) for row, at, seconds in rows if row == number]
         assert sum(seconds for _, seconds in own) == stop - start
@@ -106,16 +109,16 @@ def test_span_that_ends_before_it_starts_fills_nothing() -> None:
 
 
 def test_spans_around_1970_fall_into_the_windows_before_and_after() -> None:
-    assert _rows(_pieces([(-90, 90)], 60)) == [(0, -120, 30), (0, -60, 60), (0, 0, 60), (0, 60, 30)]
+    assert _rows([(-90, 90)], 60) == [(0, -120, 30), (0, -60, 60), (0, 0, 60), (0, 60, 30)]
 
 
 def test_windows_of_one_second_hold_one_second_each() -> None:
-    assert _rows(_pieces([(-2, 2)], 1)) == [(0, -2, 1), (0, -1, 1), (0, 0, 1), (0, 1, 1)]
+    assert _rows([(-2, 2)], 1) == [(0, -2, 1), (0, -1, 1), (0, 0, 1), (0, 1, 1)]
 
 
 def test_windows_of_a_year_hold_a_job_or_its_two_parts() -> None:
     new_year = 52 * YEAR
-    assert _rows(_pieces([(new_year - 5, new_year + 7), (new_year, new_year + 1)], YEAR)) == [
+    assert _rows([(new_year - 5, new_year + 7), (new_year, new_year + 1)], YEAR) == [
         (0, new_year - YEAR, 5),
         (0, new_year, 7),
         (1, new_year, 1),
@@ -128,10 +131,10 @@ def test_ten_years_fall_into_every_hour_of_them() -> None:
     pieces = _pieces([(start, stop)], HOUR)
     assert len(pieces) == 10 * 365 * 24 + 1
     assert int(pieces.seconds.sum()) == stop - start
-    assert np.all(np.diff(pieces.window_start) == HOUR)
+    assert np.all(np.diff(pieces.number) == 1)
     assert set(pieces.seconds[1:-1].tolist()) == {HOUR}
     first, last = start // HOUR * HOUR, stop // HOUR * HOUR
-    assert pieces.window_start[[0, -1]].tolist() == [first, last]
+    assert (pieces.number[[0, -1]] * HOUR).tolist() == [first, last]
     assert pieces.seconds[[0, -1]].tolist() == [first + HOUR - start, stop - last]
 
 
@@ -226,9 +229,9 @@ def test_amounts_between_instants_do_not_depend_on_the_portions(
                     sums[1] += seconds * of_used * (asked == 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oar_accounting.core.windows.PIECES_AT_ONCE", at_once)
-        found = amounts_between(spans, rates, begins, ends)
+        found = amounts_between(spans, KeyedRates.of(rates.as_dict().values()), begins, ends)
     sums_found = dict.fromkeys(expected, (0, 0))
-    for at, asked, used in zip(*_lists(found, "window_start", "asked", "used"), strict=True):
+    for at, asked, used in zip(*_lists(found, "number", "asked", "used"), strict=True):
         before = sums_found[at]
         sums_found[at] = (before[0] + asked, before[1] + used)
     assert sums_found == {at: (asked, used) for at, (asked, used) in expected.items()}

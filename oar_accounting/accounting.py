@@ -16,7 +16,7 @@ from oar_accounting.attributes import stored
 from oar_accounting.attributes.records import Attribute, AttributesReport
 from oar_accounting.core.progress import Progress
 from oar_accounting.database import dialects
-from oar_accounting.dropin import oaraccounting as stock_accounting
+from oar_accounting.dropin import oaraccounting
 from oar_accounting.dropin.records import StockReport
 from oar_accounting.errors import (
     BadSpan,
@@ -49,6 +49,7 @@ from oar_accounting.settings.load import (
     oar_window,
     with_karma_of,
 )
+from oar_accounting.usage.usage_query import Keys
 
 if TYPE_CHECKING:
     from oar_accounting.dropin.last_karma import ShownReport
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from oar_accounting.karma.sums import UsageSums
     from oar_accounting.karma.what_if_report import WhatIfReport
     from oar_accounting.reports.own import OwnReports
-    from oar_accounting.usage.usage_query import Keys
 
 
 class Accounting(Reporting):
@@ -207,8 +207,8 @@ class Accounting(Reporting):
         if delete_older is not None:
             delete_before = _now() - delete_older
         if delete_before is not None:
-            return stock_accounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
-        count = stock_accounting.recount if reinitialize else stock_accounting.account
+            return oaraccounting.delete_before(self.oar_engine, delete_before, dry_run=dry_run)
+        count = oaraccounting.recount if reinitialize else oaraccounting.account
         window = oar_window(self.settings)
         return count(self.oar_engine, window, dry_run=dry_run, progress=progress)
 
@@ -491,7 +491,7 @@ class Accounting(Reporting):
 
     def utilisation(  # noqa: PLR0913 - one question
         self,
-        metrics: "Keys | None" = None,
+        metrics: Keys | None = None,
         start: int | None = None,
         stop: int | None = None,
         *,

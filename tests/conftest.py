@@ -158,13 +158,23 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("slow")
+        if (item.get_closest_marker("slow") and not _is_named(config, item))
         or (chosen and (kind := _kind_of(item)) and kind not in chosen)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
+
+
+def _is_named(config: pytest.Config, item: pytest.Item) -> bool:
+    """True where the command line names this very test, with its parameters or without."""
+    test = item.nodeid.partition("::")[2]
+    for argument in config.args:
+        file, _, name = argument.partition("::")
+        if name and (config.invocation_params.dir / file).resolve() == item.path:
+            return test == name or test.startswith((f"{name}[", f"{name}::"))
+    return False
 
 
 # First, so that the terminal can tell what was found.

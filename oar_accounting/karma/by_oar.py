@@ -10,7 +10,7 @@ from oar_accounting.core.columns import ints
 from oar_accounting.database import bulk, dialects
 from oar_accounting.errors import UnknownName
 from oar_accounting.karma.oar_sums import counted_queues, read_pools, read_sums, site_rule
-from oar_accounting.karma.policies import oar as stock
+from oar_accounting.karma.policies import oar as oar_policy
 from oar_accounting.karma.policies.describe import length
 from oar_accounting.karma.policies.oar import QueueSums, StockRows, StockRule
 from oar_accounting.karma.policies.policy import Stock
@@ -51,7 +51,7 @@ class StockSources:
         if rule.window_rule == "oar3":
             with dialects.reading(self.oar.engine) as connection:
                 pools |= read_pools(connection)
-        return stock.sums_of(rule, self.now, self._rows(rule), pools)
+        return oar_policy.sums_of(rule, self.now, self._rows(rule), pools)
 
     def under_recorded_names(self, jobs: Queued) -> Queued:
         """The same jobs; where our totals count, forgotten users under their pseudonyms."""
@@ -99,7 +99,7 @@ def karma_of(sources: StockSources, jobs: Queued) -> tuple[Floats, list[Part]]:
     queues = list(dict.fromkeys(jobs.queue.tolist()))
     sums = sources.sums(rule, queues)
     jobs = sources.under_recorded_names(jobs)
-    found = stock.evaluate(rule, sums, jobs.user, jobs.project, jobs.queue)
+    found = oar_policy.evaluate(rule, sums, jobs.user, jobs.project, jobs.queue)
     coefficients = (rule.project, rule.user, rule.user_ask)
     parts = [
         Part(

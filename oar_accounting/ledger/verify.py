@@ -13,7 +13,7 @@ from oar_accounting.core.columns import Ints, Totals, add_up, difference
 from oar_accounting.core.lengths import DAY
 from oar_accounting.database import bulk
 from oar_accounting.ledger import schema
-from oar_accounting.ledger import totals as summed
+from oar_accounting.ledger import totals as stored_totals
 from oar_accounting.ledger.catalog import Site, account_names, stored_metrics
 from oar_accounting.ledger.ledger import Book, amounts_of
 from oar_accounting.ledger.reading import (
@@ -103,8 +103,8 @@ def broken(
     """
     for accounts in account_ranges(connection, site_id):
         right = expected_totals(connection, site_id, accounts, window)
-        for table, should in summed.by_table(right, window):
-            stored = summed.stored(connection, table, site_id, accounts)
+        for table, should in stored_totals.by_table(right, window):
+            stored = stored_totals.stored(connection, table, site_id, accounts)
             wrong = difference(should, stored)
             if len(wrong):
                 seconds = DAY if table is schema.days else window
@@ -157,8 +157,8 @@ def restore(book: Book, accounts: Range) -> int:
     right = expected_totals(connection, site.site_id, accounts, site.terms.window)
     count = 0
     # Each table by itself: one may be right where the other is not.
-    for table, should in summed.by_table(right, site.terms.window):
-        wrong = difference(should, summed.stored(connection, table, site.site_id, accounts))
-        summed.add(connection, table, wrong)
+    for table, should in stored_totals.by_table(right, site.terms.window):
+        wrong = difference(should, stored_totals.stored(connection, table, site.site_id, accounts))
+        stored_totals.add(connection, table, wrong)
         count += len(wrong)
     return count

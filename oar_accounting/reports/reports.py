@@ -287,12 +287,12 @@ class Reporting:
 
         Example: ``accounting.waiting(("queue",), start, stop)``
         """
-        from oar_accounting.reports import waiting as waits
+        from oar_accounting.reports import waiting as waiting_times
 
         _only("waiting", given, Chosen)
         asked = _fitting("waiting", self.query(by, None, start, stop, **given), Chosen)
         with self._ledger.reading_site() as (connection, site):
-            return waits.waiting(connection, site, asked)
+            return waiting_times.waiting(connection, site, asked)
 
     def project(  # noqa: PLR0913 - one question
         self,

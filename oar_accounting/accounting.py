@@ -24,9 +24,9 @@ from oar_accounting.errors import (
 )
 from oar_accounting.health import doctor
 from oar_accounting.health.records import Status
-from oar_accounting.ledger.create import create_tables
+from oar_accounting.ledger.create import create_tables, plan_upgrade
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.ledger.records import Difference, OpeningReport, PassReport
+from oar_accounting.ledger.records import Difference, OpeningReport, PassReport, UpgradePlan
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
@@ -136,6 +136,13 @@ class Accounting(Reporting):
         role may not create tables, and where they are of another version.
         """
         return create_tables(self.engine, _pause)
+
+    def upgrade_plan(self) -> UpgradePlan:
+        """What :meth:`init` would do, and about how long it would take; nothing is changed.
+
+        Raises :class:`oar_accounting.SchemaError` where the tables are of a later version.
+        """
+        return plan_upgrade(self.engine)
 
     def catch_up(
         self, *, full: bool = False, wait: bool = False, progress: Progress | None = None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from sqlalchemy import Connection, Engine, Table, event, select
 
-from oar_accounting.core.columns import OPEN, Rates, Spans, Totals, add_up, ints
+from oar_accounting.core.columns import FROM_START, OPEN, Rates, Spans, Totals, add_up, ints
 from oar_accounting.database.bulk import insert_columns
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Names
@@ -75,12 +75,16 @@ Amounts = dict[Key, tuple[int, int]]  # asked, used
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What a job holds each second of one metric at one value of the dimension property."""
+    """What a job holds each second of one metric at one value of the dimension property.
+
+    From *since* on, until the next one of the same metric and value.
+    """
 
     value: str
     metric: str
     asked: int
     used: int
+    since: int = FROM_START
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,16 @@ class Job:
             used = (*used, (self.running, last_seen))
         gone = replace(self, state=VANISHED, used=used, running=None)
         return gone if used else replace(gone, asked=(), shares=())
+
+    def pieces(self, share: Share, spans: Iterable[Span]) -> list[Span]:
+        """What of the spans one of its shares holds."""
+        until = self.until(share)
+        return [(max(start, share.since), min(stop, until)) for start, stop in spans]
+
+    def until(self, share: Share) -> int:
+        """When one of its shares ends."""
+        same = (s.since for s in self.shares if (s.value, s.metric) == (share.value, share.metric))
+        return min((since for since in same if since > share.since), default=OPEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +217,17 @@ def closed_jobs() -> SearchStrategy[Job]:
         walltime=st.one_of(st.none(), lengths()),
         runs_and_pauses=st.lists(lengths(), max_size=5),
         shares=shares(),
+        changes=st.one_of(st.just([]), st.lists(_changes(), max_size=4)),
         types=st.sampled_from(("", "besteffort", "deploy,inner=3")),
     )
+
+
+#: After how many seconds of a job which of its shares changes, to what; else a new one begins.
+Change = tuple[int, int, int, int]
+
+
+def _changes() -> SearchStrategy[Change]:
+    return st.tuples(lengths(), st.integers(0, 4), rates(), rates())
 
 
 def _job(  # noqa: PLR0913 - one drawn job
@@ -215,6 +238,7 @@ def _job(  # noqa: PLR0913 - one drawn job
     walltime: int | None,
     runs_and_pauses: list[int],
     shares: tuple[Share, ...],
+    changes: list[Change],
     types: str,
 ) -> Job:
     cuts = [*accumulate(runs_and_pauses, initial=start)]
@@ -224,9 +248,20 @@ def _job(  # noqa: PLR0913 - one drawn job
         state=state,
         asked=() if walltime is None else ((start, start + walltime),),
         used=tuple(zip(cuts[::2], cuts[1::2], strict=False)),
-        shares=shares,
+        shares=_changed(shares, changes, start),
         types=types,
     )
+
+
+def _changed(shares: tuple[Share, ...], changes: Iterable[Change], start: int) -> tuple[Share, ...]:
+    """The shares, and others that follow them."""
+    found = {(share.value, share.metric, share.since): share for share in shares}
+    for seconds, which, asked, used in changes:
+        whole = shares[which] if which < len(shares) else None
+        value, metric = (whole.value, whole.metric) if whole else ("later", METRICS[0].name)
+        share = Share(value=value, metric=metric, asked=asked, used=used, since=start + seconds)
+        found[value, metric, share.since] = share
+    return tuple(found.values())
 
 
 @cache
@@ -264,7 +299,7 @@ def naive_totals(jobs: Iterable[Job], window: int, entries: Iterable[Entry] = ()
     for job in by_id.values():
         for share in job.shares:
             for column, rate, some in ((0, share.asked, job.asked), (1, share.used, job.used)):
-                for span in some:
+                for span in job.pieces(share, some):
                     for at, seconds in naive_pieces(span, window):
                         sums[at, (*job.owner, share.value), share.metric][column] += seconds * rate
     for entry in entries:
@@ -337,7 +372,7 @@ def columns_of(
     ]
     spans += [(job.job_id, 0, job.running, OPEN) for job in ordered if job.running is not None]
     rates = [
-        (job.job_id, account((*job.owner, s.value)), metric[s.metric], s.asked, s.used)
+        (job.job_id, account((*job.owner, s.value)), metric[s.metric], s.asked, s.used, s.since)
         for job in ordered
         for s in job.shares
     ]
@@ -348,7 +383,7 @@ def columns_of(
             for place, column in enumerate(_turned(records, 10))
         ),
         Spans.of(map(ints, _turned(spans, 4))),
-        Rates.of(map(ints, _turned(rates, 5))),
+        Rates.of(map(ints, _turned(rates, 6))),
     )
 
 
@@ -431,7 +466,8 @@ def naive_contents(jobs: Iterable[Job], entries: Iterable[Entry]) -> dict[str, l
         spans += [(job.job_id, 0, *span) for span in job.used]
         spans += [] if job.running is None else [(job.job_id, 0, job.running, None)]
         rates += [
-            (job.job_id, (*job.owner, s.value), s.metric, s.asked, s.used) for s in job.shares
+            (job.job_id, (*job.owner, s.value), s.metric, s.asked, s.used, s.since)
+            for s in job.shares
         ]
     found = [(e.job_id, e.names, e.metric, e.window_start, e.asked, e.used) for e in entries]
     rows = {"spans": spans, "rates": rates, "entries": found}

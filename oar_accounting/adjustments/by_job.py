@@ -21,15 +21,17 @@ from oar_accounting.core.columns import (
     Bools,
     Columns,
     Ints,
+    KeyedRates,
     Rates,
     Spans,
     exact_product,
     group_starts,
     ints,
     located,
+    repeated,
     row_order,
 )
-from oar_accounting.core.windows import repeated
+from oar_accounting.core.parts import constant
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadAdjustment, UnknownName
@@ -282,21 +284,21 @@ def _counted(spans: Spans, rates: Rates, wanted: JobFilter) -> Lines:
     """What the jobs were counted: a line per job, span, account and metric, if it is anything."""
     if not len(spans) or not len(rates):
         return Lines.concat([])
-    spans, asked, used = _merged(spans)
-    rates = rates.take(np.argsort(rates.job_id, kind="stable"))
-    first = np.searchsorted(rates.job_id, spans.job_id, "left")
-    held = np.searchsorted(rates.job_id, spans.job_id, "right") - first
-    row, nth = repeated(held)
+    parts = constant(spans, KeyedRates.by_account(rates))
+    spans, asked, used = _merged(parts.spans)
+    held = parts.rates.take(np.argsort(parts.rates.job_id, kind="stable"))
+    first = np.searchsorted(held.job_id, spans.job_id, "left")
+    row, nth = repeated(np.searchsorted(held.job_id, spans.job_id, "right") - first)
     rate = first[row] + nth
     seconds = (spans.stop_time - spans.start_time)[row]
     lines = Lines(
-        spans.job_id[row],
-        rates.account_id[rate],
-        rates.metric_id[rate],
+        parts.jobs(spans.job_id[row]),
+        held.key[rate],
+        held.metric_id[rate],
         spans.start_time[row],
         spans.stop_time[row],
-        exact_product(np.where(asked[row] & wanted.asked, seconds, 0), rates.asked[rate]),
-        exact_product(np.where(used[row] & wanted.used, seconds, 0), rates.used[rate]),
+        exact_product(np.where(asked[row] & wanted.asked, seconds, 0), held.asked[rate]),
+        exact_product(np.where(used[row] & wanted.used, seconds, 0), held.used[rate]),
     )
     return _filled(lines)
 

@@ -21,6 +21,10 @@ Texts = npt.NDArray[np.object_]
 MOST_TICKED = 20_000_000
 
 LARGEST = int(np.iinfo(np.int64).max)
+#: Stop of a span that has not ended; stored as NULL.
+OPEN = LARGEST
+#: Start of a rate that holds from the start of its job.
+FROM_START = -OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +89,45 @@ class Spans(Columns):
 
 @dataclass(frozen=True, slots=True)
 class Rates(Columns):
-    """What jobs held: amounts per second, in the metric's unit divided by its scale."""
+    """What jobs held: amounts per second, in the metric's unit divided by its scale.
+
+    A rate holds from its start, `FROM_START` for the first, until that of the next one of the same
+    job, account and metric; one of zero ends what was held.
+    """
 
     job_id: Ints
     account_id: Ints
     metric_id: Ints
     asked: Ints
     used: Ints
+    start_time: Ints
+
+    @classmethod
+    def unchanging(
+        cls, job_id: Ints, account_id: Ints, metric_id: Ints, asked: Ints, used: Ints
+    ) -> Self:
+        """Rates that hold as long as their jobs."""
+        return cls(job_id, account_id, metric_id, asked, used, np.full(len(job_id), FROM_START))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedRates(Columns):
-    """The same, told apart by a key of any kind: who makes the table says which."""
+    """The same, told apart by a key of any kind: who makes the table says which.
+
+    Where rates change, a job has one at a time of each key and metric.
+    """
 
     job_id: Ints
     key: Ints
     metric_id: Ints
     asked: Ints
     used: Ints
+    start_time: Ints
+
+    @classmethod
+    def by_account(cls, rates: Rates) -> Self:
+        """With the account for the key."""
+        return cls.of(rates.as_dict().values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +173,6 @@ class KeyedAmounts(AmountColumns):
     metric_id: Ints
     asked: Ints
     used: Ints
-
-
-#: Stop of a span that has not ended; stored as NULL.
-OPEN = LARGEST
 
 
 def ints(values: Any) -> Ints:
@@ -202,6 +223,13 @@ def numbered(keys: Ints, size: int) -> tuple[Ints, Ints]:
     there = np.zeros(size, np.bool_)
     there[keys] = True
     return np.flatnonzero(there), (np.cumsum(there) - 1)[keys]
+
+
+def repeated(counts: Ints) -> tuple[Ints, Ints]:
+    """Row *i* as often as ``counts[i]``, and beside each the number of the repetition from 0."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return row, nth
 
 
 def group_starts(keys: Sequence[Ints]) -> Ints:

@@ -23,8 +23,10 @@ from oar_accounting.core.columns import (
     Totals,
     add_up,
     exact_product,
+    repeated,
 )
 from oar_accounting.core.lengths import DAY
+from oar_accounting.core.parts import constant
 
 #: Pieces (window × rate) worked on at once; bounds the memory, not the size of a job.
 PIECES_AT_ONCE = 500_000
@@ -111,27 +113,23 @@ def _intervals_touched(start: Ints, stop: Ints, begins: Ints, ends: Ints) -> Int
     return np.where(stop > start, np.maximum(last - first, 0), 0)
 
 
-def repeated(counts: Ints) -> tuple[Ints, Ints]:
-    """Row *i* as often as ``counts[i]``, and beside each the number of the repetition from 0."""
-    row = np.repeat(np.arange(len(counts)), counts)
-    nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return row, nth
-
-
 def totals_of(spans: Spans, rates: Rates, window: int) -> Totals:
     """Amounts per window, account and metric of jobs that have ended: the law of the ledger.
 
     ``asked = Σ seconds of asked spans × asked rate`` and ``used`` likewise, in each window.
     Raises :class:`oar_accounting.errors.AmountOverflow`.
     """
-    keyed = KeyedRates.of(rates.as_dict().values())
-    found = amounts_in_windows(spans, keyed, window)
+    found = amounts_in_windows(spans, KeyedRates.by_account(rates), window)
     return Totals(found.number * window, found.key, found.metric_id, found.asked, found.used)
 
 
 def amounts_in_windows(spans: Spans, rates: KeyedRates, window: int) -> KeyedAmounts:
     """The same amounts by the number of the window, with a key in the place of the account."""
     if not len(spans) or not len(rates):
+        return KeyedAmounts.concat([])
+    parts = constant(spans, rates)
+    spans, rates = parts.spans, parts.rates
+    if not len(rates):
         return KeyedAmounts.concat([])
     most = int(np.unique(rates.job_id, return_counts=True)[1].max())
     spans = _in_lengths(spans, window * max(PIECES_AT_ONCE // most, 1))
@@ -143,6 +141,8 @@ def amounts_between(spans: Spans, rates: KeyedRates, begins: Ints, ends: Ints) -
     """The same by the number of intervals ``[begins, ends)``, which ascend and do not overlap."""
     if not len(spans) or not len(rates):
         return KeyedAmounts.concat([])
+    parts = constant(spans, rates)
+    spans, rates = parts.spans, parts.rates
     touched = _intervals_touched(spans.start_time, spans.stop_time, begins, ends)
     spans, touched = spans.take(touched > 0), touched[touched > 0]
     return _added_up(

@@ -77,6 +77,7 @@ class StockSources:
                 )
             table = schema.totals.c
             query = select(table.window_start, table.account_id, table.asked, table.used).where(
+                table.site_id == site.site_id,
                 table.metric_id.in_(ids),
                 table.window_start >= self.now - rule.window,
                 table.window_start < self.now,

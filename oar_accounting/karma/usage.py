@@ -131,29 +131,34 @@ def read_usage(  # noqa: PLR0913 - one reading
     since = earliest(weighting, now)
     begin = BEGINNING if since is None else since
     window = site.terms.window
-    newest = _newest(connection, metric_ids, recent, now) + window
+    newest = _newest(connection, site, metric_ids, recent, now) + window
     days = (
         _days(weighting, begin, min(newest, now), now) if by_day and kept_by_day(window) else None
     )
     in_days, in_windows = _split(_wanted(recent.totals, metric_ids, begin, now), days)
     total = schema.totals.c.window_start
     outside = (total >= begin // window * window) if days is None else _outside(total, begin, days)
-    stored = _read(connection, schema.totals, metric_ids, (total < now) & outside)
+    stored = _read(connection, schema.totals, site, metric_ids, (total < now) & outside)
     parts = [(Totals.concat([stored, in_windows]), window)]
     if days is not None:
         day = schema.days.c.day_start
         inside = (day >= days[0]) & (day < days[1])
-        stored = _read(connection, schema.days, metric_ids, inside)
+        stored = _read(connection, schema.days, site, metric_ids, inside)
         parts.append((Totals.concat([stored, in_days]), DAY))
     loose = _loose(connection, site, weighting, metric_ids, recent, begin, now)
     return _laid_out(parts, loose, weighting, now)
 
 
-def _newest(connection: Connection, metric_ids: Sequence[int], recent: Recent, now: int) -> int:
+def _newest(
+    connection: Connection, site: Site, metric_ids: Sequence[int], recent: Recent, now: int
+) -> int:
     """The last window before *now* in which something was used."""
     table = schema.totals.c
     query = select(func.coalesce(func.max(table.window_start), BEGINNING)).where(
-        table.metric_id.in_(metric_ids), table.window_start < now, table.used != 0
+        table.site_id == site.site_id,
+        table.metric_id.in_(metric_ids),
+        table.window_start < now,
+        table.used != 0,
     )
     stored = int(connection.execute(query).scalar_one())
     used = recent.totals.window_start[recent.totals.used != 0]
@@ -202,10 +207,13 @@ def _split(totals: Totals, days: tuple[int, int] | None) -> tuple[Totals, Totals
 def _read(
     connection: Connection,
     table: Table,
+    site: Site,
     metric_ids: Sequence[int],
     chosen: ColumnElement[bool],
 ) -> Totals:
-    query = select(*table.c).where(table.c.metric_id.in_(metric_ids), chosen)
+    columns = [column for column in table.c if column.name != "site_id"]
+    of_site = table.c.site_id == site.site_id
+    query = select(*columns).where(of_site, table.c.metric_id.in_(metric_ids), chosen)
     return Totals.of(bulk.read_ints(connection, query))
 
 

@@ -173,7 +173,8 @@ def remove_metric(connection: Connection, site_id: int, metric_id: int) -> None:
         )
     )
     for table in schema.SUMMED:
-        connection.execute(table.delete().where(table.c.metric_id == metric_id))
+        of_site = table.c.site_id == site_id
+        connection.execute(table.delete().where(of_site, table.c.metric_id == metric_id))
     connection.execute(schema.metrics.delete().where(schema.metrics.c.metric_id == metric_id))
 
 

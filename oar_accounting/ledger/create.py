@@ -2,17 +2,60 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
 from oar_accounting.database import dialects
 from oar_accounting.errors import DatabaseError, SchemaError
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import check_version
+from oar_accounting.ledger.records import UpgradePlan, UpgradeStep
 
 #: How often tables are tried to be created while another process may be creating them.
 CREATE_ATTEMPTS = 8
 #: Seconds between two of these.
 PAUSE = 0.2
+
+
+#: What others cannot do with the tables that an upgrade changes, until it ends.
+LOCKS = {
+    "mariadb": "nobody else can write these tables; they can be read until each is exchanged",
+    "postgresql": "nobody else can read or write these tables",
+    "sqlite": "nobody else can write to the file; it is read as it was",
+}
+#: About so many seconds a table takes for a million of its rows, where its key changes.
+SECONDS_A_MILLION = {"mariadb": 10.0, "postgresql": 6.0, "sqlite": 4.0}
+
+
+def plan_upgrade(engine: Engine) -> UpgradePlan:
+    """What :func:`create_tables` would do; nothing is changed.
+
+    Raises :class:`SchemaError` where the tables are of a later version.
+    """
+    with dialects.reading(engine) as connection:
+        found = schema.version_of(connection)
+        if found is None or found >= schema.VERSION:
+            if found is not None:
+                check_version(connection)
+            return UpgradePlan(found=found, version=schema.VERSION, steps=())
+        database = dialects.database_name(engine)
+        tables = [
+            table
+            for version in range(found + 1, schema.VERSION + 1)
+            for table in schema.REKEYED.get(version, ())
+            if inspect(connection).has_table(table.name)
+        ]
+        return UpgradePlan(
+            found=found,
+            version=schema.VERSION,
+            steps=tuple(_step(connection, database, table) for table in tables),
+            locks=LOCKS[database],
+        )
+
+
+def _step(connection: Connection, database: str, table: Table) -> UpgradeStep:
+    rows = int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+    seconds = rows / 1_000_000 * SECONDS_A_MILLION[database]
+    return UpgradeStep(table=table.name, rows=rows, seconds=seconds)
 
 
 def create_tables(engine: Engine, wait: Callable[[float], None]) -> bool:

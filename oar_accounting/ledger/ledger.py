@@ -317,7 +317,7 @@ class Book:
     def move(self, change: Totals) -> None:
         """Add amounts, which may be negative, to the totals and to their days."""
         for table, part in totals.by_table(change, self.site.terms.window):
-            totals.add(self.connection, table, part)
+            totals.add(self.connection, table, self.site.site_id, part)
 
     def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
         """Delete the jobs' rows; what they gave to the totals, and the entries they had."""

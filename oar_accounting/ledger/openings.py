@@ -18,11 +18,12 @@ from oar_accounting.core.columns import (
     Bools,
     Columns,
     Ints,
-    KeyedRates,
+    Rates,
     Spans,
     add_up,
     difference,
 )
+from oar_accounting.core.parts import by_job
 from oar_accounting.core.windows import after, amounts_in_windows
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
@@ -118,23 +119,22 @@ class Cover:
         return jobs.take(there & (jobs.start_time < self._stop) & (ended > self._start))
 
     def _of_jobs(self, jobs: JobRecords) -> Iterator[Shares]:
-        rates = self._rates(jobs)
-        spans = self._spans(jobs)
+        spans, rates = by_job(self._spans(jobs), self._rates(jobs))
         for length, starts in self._windows():
             given = amounts_in_windows(spans, rates, length)
             given = given.take(np.isin(given.number * length, starts))
             start = given.number * length
             yield Shares(
-                jobs.job_id[given.key],
+                given.key,
                 start,
                 start + length,
-                jobs.account_id[given.key],
+                jobs.account_id[np.searchsorted(jobs.job_id, given.key)],
                 given.asked,
                 given.used,
             )
 
-    def _rates(self, jobs: JobRecords) -> KeyedRates:
-        """The resources that the jobs held; the key is the row of the job."""
+    def _rates(self, jobs: JobRecords) -> Rates:
+        """The resources that the jobs held."""
         metric = schema.metrics.c
         query = select(metric.metric_id).where(
             metric.site_id == self._site_id,
@@ -143,9 +143,7 @@ class Cover:
         )
         metric_id = int(self._connection.execute(query).scalar_one())
         rates = read_rates(self._connection, self._site_id, jobs.job_id)
-        rates = rates.take(rates.metric_id == metric_id)
-        row = np.searchsorted(jobs.job_id, rates.job_id)
-        return KeyedRates(rates.job_id, row, rates.metric_id, rates.asked, rates.used)
+        return rates.take(rates.metric_id == metric_id)
 
     def _spans(self, jobs: JobRecords) -> Spans:
         """When OAR counts the jobs, pauses and all, within the time of the opening amounts."""

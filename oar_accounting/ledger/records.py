@@ -67,3 +67,27 @@ class OpeningReport:
     left_out: int  #: rows of windows in which there still are jobs
     left_out_asked: int
     left_out_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeStep:
+    """A table that an upgrade writes anew."""
+
+    table: str
+    rows: int
+    seconds: float  #: about so long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradePlan:
+    """What creating or upgrading our tables would do."""
+
+    found: int | None  #: the version of the tables; None where there are none
+    version: int  #: the version they would have
+    steps: tuple[UpgradeStep, ...]  #: tables that are changed as a whole; the rest takes no time
+    locks: str = ""  #: what others cannot do meanwhile
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+        return sum(step.seconds for step in self.steps)

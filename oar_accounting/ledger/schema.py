@@ -16,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
@@ -28,10 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from oar_accounting.core.columns import FROM_START
 from oar_accounting.database import dialects
 from oar_accounting.database.dialects import Name, Words
 
-VERSION = 5
+VERSION = 6
 
 #: States of a metric: filled in every job, or being filled by a rebuild and hidden until then.
 ACTIVE, BUILDING = "active", "building"
@@ -124,6 +126,14 @@ jobs = Table(
     Column("unsettled", SmallInteger, nullable=False),
     # So many times as long as jobs are a span of time is searched for them: see `REACHES`.
     Column("reach", SmallInteger, nullable=False, server_default=text(str(ENDLESS))),
+    # What people know the job by. NULL: not recorded, as in jobs of earlier versions.
+    Column("name", Name),
+    # As OAR has it: 256 times what the program returned, where no signal ended it.
+    Column("exit_code", Integer),
+    # The nodes it held, as in ``n[1-4,7]``.
+    Column("nodes", Words),
+    # OAR's word for how its start was fixed in advance; ``None`` where it was not.
+    Column("reservation", String(16)),
     info=dialects.BULK,
 )
 Index("accounting_jobs_times", jobs.c.site_id, jobs.c.reach, jobs.c.start_time)
@@ -150,12 +160,16 @@ spans = Table(
 rates = Table(
     "accounting_rates",
     metadata,
-    Column("site_id", Integer, primary_key=True, autoincrement=False),
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("account_id", Integer, primary_key=True, autoincrement=False),
-    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("site_id", Integer, nullable=False, autoincrement=False),
+    Column("job_id", BigInteger, nullable=False, autoincrement=False),
+    Column("account_id", Integer, nullable=False),
+    Column("metric_id", Integer, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
+    # From when the rate holds, until the next one of the same job, account and metric does. The
+    # first of a job holds from its start, and has the lowest of all times for its own.
+    Column("start_time", BigInteger, nullable=False, server_default=text(str(FROM_START))),
+    PrimaryKeyConstraint("site_id", "job_id", "account_id", "metric_id", "start_time"),
     info=dialects.BULK,
 )
 
@@ -176,11 +190,14 @@ Index("accounting_entries_times", entries.c.site_id, entries.c.window_start)
 totals = Table(
     "accounting_totals",
     metadata,
-    Column("window_start", BigInteger, primary_key=True, autoincrement=False),
-    Column("account_id", Integer, primary_key=True, autoincrement=False),
-    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("window_start", BigInteger, nullable=False, autoincrement=False),
+    Column("account_id", Integer, nullable=False),
+    Column("metric_id", Integer, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
+    # That of the account; by it the table may be divided.
+    Column("site_id", Integer, nullable=False),
+    PrimaryKeyConstraint("site_id", "window_start", "account_id", "metric_id"),
     *dialects.whole_numbers("asked", "used"),
     info=dialects.BULK,
 )
@@ -189,11 +206,13 @@ totals = Table(
 days = Table(
     "accounting_days",
     metadata,
-    Column("day_start", BigInteger, primary_key=True, autoincrement=False),
-    Column("account_id", Integer, primary_key=True, autoincrement=False),
-    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    Column("day_start", BigInteger, nullable=False, autoincrement=False),
+    Column("account_id", Integer, nullable=False),
+    Column("metric_id", Integer, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
+    Column("site_id", Integer, nullable=False),
+    PrimaryKeyConstraint("site_id", "day_start", "account_id", "metric_id"),
     *dialects.whole_numbers("asked", "used"),
     info=dialects.BULK,
 )
@@ -296,16 +315,63 @@ attributes = Table(
     info=dialects.BULK,
 )
 
+#: What a purged job asked for and used in all. Of jobs that an earlier version purged, nothing.
+purged = Table(
+    "accounting_purged",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric_id", Integer, primary_key=True, autoincrement=False),
+    # What it held each second when it began.
+    Column("rate", BigInteger, nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    info=dialects.BULK,
+)
+
+#: What somebody must look at, for as long as it is so.
+problems = Table(
+    "accounting_problems",
+    metadata,
+    Column("site_id", Integer, primary_key=True, autoincrement=False),
+    # What has the problem, by its id or name.
+    Column("kind", String(8), primary_key=True),
+    Column("subject", Name, primary_key=True),
+    # Which problem: a subject may have several.
+    Column("code", String(32), primary_key=True),
+    Column("message", Words, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    CheckConstraint(
+        "kind IN ('job', 'metric', 'resource', 'site')", name="accounting_problems_kind"
+    ),
+    info=dialects.TABLE,
+)
+
 #: The tables that each version added to the one before.
 ADDED: dict[int, tuple[Table, ...]] = {
     2: (passes, forgotten),
     3: (openings, adjustments, adjusted, attributes),
     4: (days,),
     5: (),
+    6: (purged, problems),
 }
 #: The columns and indexes that it added to tables which were there before.
-ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {5: (jobs.c.reach,)}
+ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {
+    5: (jobs.c.reach,),
+    6: (
+        *(jobs.c[name] for name in ("name", "exit_code", "nodes", "reservation")),
+        rates.c.start_time,
+        totals.c.site_id,
+        days.c.site_id,
+    ),
+}
 ADDED_INDEXES = {5: ("accounting_entries_times", "accounting_jobs_times")}
+#: The tables whose primary key it changed.
+REKEYED: dict[int, tuple[Table, ...]] = {6: (rates, totals, days)}
+#: Where tables are changed in a transaction, or not at all.
+TRANSACTIONAL = ("postgresql", "sqlite")
 
 # A remainder has the sign of what is divided, in every database, and a time may be negative.
 _FILL_DAYS = """\
@@ -331,8 +397,17 @@ _FILL_REACH = "\n".join(
         "END",
     )
 )
-#: The statement that fills what a version added from what stood there before.
-FILLED = {4: _FILL_DAYS, 5: _FILL_REACH}
+#: The site of the metric: somebody may have deleted an account by hand.
+_FILL_SITE = """\
+UPDATE {table} SET site_id = COALESCE((
+    SELECT m.site_id FROM accounting_metrics m WHERE m.metric_id = {table}.metric_id
+), 0)"""
+#: The statements that fill what a version added from what stood there before.
+FILLED: dict[int, tuple[str, ...]] = {
+    4: (_FILL_DAYS,),
+    5: (_FILL_REACH,),
+    6: tuple(_FILL_SITE.format(table=table.name) for table in SUMMED),
+}
 
 
 def ddl(database: str) -> str:
@@ -344,22 +419,89 @@ def ddl(database: str) -> str:
 
 def upgrade_ddl(database: str, version: int) -> str:
     """The statements that bring our tables from the version before to *version*."""
+    statements = _added(database, version) + _changed(database, version)
+    statements.append(f"UPDATE {schema_version.name} SET version = {version}")  # noqa: S608
     parts = [dialects.plain_sql(database)] if version in FILLED else []
-    parts += [_created(database, ADDED[version])] if ADDED[version] else []
-    parts += [f"{_add_column(database, column)};" for column in ADDED_COLUMNS.get(version, ())]
-    parts += [f"{FILLED[version]};"] if version in FILLED else []
+    parts += [f"{each};" for each in statements]
+    if version in REKEYED and database in TRANSACTIONAL:
+        parts = ["BEGIN;", *parts, "COMMIT;"]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _added(database: str, version: int) -> list[str]:
+    """The statements that add the tables of a version."""
+    tables = [as_of(table, version) for table in ADDED[version]]
+    return [_created(database, tables).removesuffix(";")] if tables else []
+
+
+def _changed(database: str, version: int) -> list[str]:
+    """The statements that change tables which were there before, and fill those that were not."""
     dialect = dialects.dialect_of(database)
+    statements = [_add_column(database, column) for column in ADDED_COLUMNS.get(version, ())]
+    statements += FILLED.get(version, ())
+    for table in REKEYED.get(version, ()):
+        statements += _rekey(database, as_of(table, version))
     for index in _indexes_added(version):
-        parts.append(f"{str(CreateIndex(index).compile(dialect=dialect)).strip()};")
-    parts.append(f"UPDATE {schema_version.name} SET version = {version};\n")  # noqa: S608
-    return "\n\n".join(filter(None, parts))
+        statements.append(str(CreateIndex(index).compile(dialect=dialect)).strip())
+    return statements
+
+
+def as_of(table: Table, version: int, name: str | None = None) -> Table:
+    """A table as it was in a version, without what later ones added; under another *name*."""
+    later = {
+        (column.table.name, column.name)
+        for each, columns in ADDED_COLUMNS.items()
+        for column in columns
+        if each > version
+    }
+    kept = [column for column in table.columns if (table.name, column.name) not in later]
+    if len(kept) == len(table.columns) and name is None:
+        return table
+    key = [column.name for column in table.primary_key.columns if column in kept]
+    checks = dialects.whole_numbers("asked", "used") if table in SUMMED else []
+    return Table(
+        name or table.name,
+        MetaData(),
+        *(
+            Column(c.name, c.type, nullable=c.nullable, server_default=c.server_default)
+            for c in kept
+        ),
+        PrimaryKeyConstraint(*key),
+        *checks,
+        info=table.info,
+    )
 
 
 def _add_column(database: str, column: Column[Any]) -> str:
+    """The statement that adds a column; one that is filled later may be empty until then."""
     dialect = dialects.dialect_of(database)
     compiler: Any = CreateTable(column.table).compile(dialect=dialect)
     described = compiler.get_column_specification(column)
+    if column.server_default is None:
+        described = described.removesuffix(" NOT NULL")
+    # SQLite adds no column with a default in brackets, and takes the number without.
+    described = described.replace(f"({FROM_START})", str(FROM_START))
     return f"ALTER TABLE {column.table.name} ADD COLUMN {described}"
+
+
+def _rekey(database: str, table: Table) -> list[str]:
+    """The statements that give a table its primary key in the place of another."""
+    name, key = table.name, ", ".join(column.name for column in table.primary_key.columns)
+    match database:
+        case "postgresql":
+            drop = f"DROP CONSTRAINT {name}_pkey"
+            return [f"ALTER TABLE {name}\n    {drop},\n    ADD PRIMARY KEY ({key})"]
+        case "mariadb":
+            return [f"ALTER TABLE {name}\n    DROP PRIMARY KEY,\n    ADD PRIMARY KEY ({key})"]
+    # SQLite has no other way.
+    new = as_of(table, VERSION, f"{name}_new")
+    columns = ", ".join(column.name for column in table.columns)
+    return [
+        _created(database, [new]).removesuffix(";"),
+        f"INSERT INTO {new.name} ({columns})\nSELECT {columns} FROM {name}\nORDER BY {key}",
+        f"DROP TABLE {name}",
+        f"ALTER TABLE {new.name} RENAME TO {name}",
+    ]
 
 
 def _indexes_added(version: int) -> list[Index]:
@@ -417,32 +559,46 @@ def create(connection: Connection) -> None:
     """Create what is missing of our tables, fill it where they are older, write the version."""
     before = version_of(connection)
     dialects.complete(metadata.sorted_tables)
-    metadata.create_all(connection)
-    if before is not None:
-        _fill(connection, before)
+    if before is None:
+        metadata.create_all(connection)
+    else:
+        _upgrade(connection, before)
     if not connection.execute(schema_version.update().values(version=VERSION)).rowcount:
         connection.execute(schema_version.insert().values(version=VERSION))
 
 
-def _fill(connection: Connection, before: int) -> None:
-    """Fill what was added after the version *before*, and add it to the tables that were there."""
+def _upgrade(connection: Connection, before: int) -> None:
+    """Add what came after the version *before*, also where an upgrade to it was interrupted."""
     # A writer of that version, which knows nothing of the new tables, is waited for.
     connection.execute(select(sites.c.site_id).order_by(sites.c.site_id).with_for_update()).all()
+    database = dialects.database_name(connection.engine)
     for version in range(before + 1, VERSION + 1):
-        _add_columns(connection, version)
+        added = [as_of(table, version) for table in ADDED[version]]
+        dialects.complete(added)
+        for table in added:
+            table.create(connection, checkfirst=True)
+        _add_columns(connection, database, version)
         if version in FILLED:
             # An upgrade by hand that was interrupted may have filled them.
-            for table in ADDED[version]:
+            for table in added:
                 connection.execute(table.delete())
-            connection.execute(text(FILLED[version]))
+        for statement in FILLED.get(version, ()):
+            connection.execute(text(statement))
+        for table in REKEYED.get(version, ()):
+            _change_key(connection, database, as_of(table, version))
         for index in _indexes_added(version):
             index.create(connection, checkfirst=True)
 
 
-def _add_columns(connection: Connection, version: int) -> None:
-    """Add what is missing of its columns: an upgrade that was interrupted may have added them."""
-    database = dialects.database_name(connection.engine)
+def _add_columns(connection: Connection, database: str, version: int) -> None:
     for column in ADDED_COLUMNS.get(version, ()):
         there = inspect(connection).get_columns(column.table.name)
         if column.name not in {each["name"] for each in there}:
             connection.execute(text(_add_column(database, column)))
+
+
+def _change_key(connection: Connection, database: str, table: Table) -> None:
+    key = inspect(connection).get_pk_constraint(table.name)["constrained_columns"]
+    if key != [column.name for column in table.primary_key.columns]:
+        for statement in _rekey(database, table):
+            connection.execute(text(statement))

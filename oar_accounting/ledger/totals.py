@@ -33,61 +33,71 @@ def stored(connection: Connection, table: Table, site_id: int, accounts: tuple[i
     """The rows of a range of accounts of the site, its last one too, as they stand."""
     owner = schema.accounts.c
     query = (
-        select(*table.c)
+        select(*(table.c[name] for name in _names(table)))
         .select_from(table.join(schema.accounts, owner.account_id == table.c.account_id))
-        .where(owner.site_id == site_id, table.c.account_id.between(*accounts))
+        .where(
+            table.c.site_id == site_id,
+            owner.site_id == site_id,
+            table.c.account_id.between(*accounts),
+        )
     )
     return add_up(Totals.of(bulk.read_ints(connection, query)))
 
 
 def clear(connection: Connection, site_id: int) -> None:
     """Delete the rows of the site."""
-    owner = schema.accounts.c
-    of_site = select(owner.account_id).where(owner.site_id == site_id)
     for table in schema.SUMMED:
-        connection.execute(table.delete().where(table.c.account_id.in_(of_site)))
+        connection.execute(table.delete().where(table.c.site_id == site_id))
 
 
-def add(connection: Connection, table: Table, change: Totals) -> None:
-    """Add amounts, which may be negative, to the rows of a table; rows that become zero go.
+def add(connection: Connection, table: Table, site_id: int, change: Totals) -> None:
+    """Add amounts, which may be negative, to the site's rows; rows that become zero go.
 
     The *change* is sorted by key. Raises :class:`oar_accounting.errors.AmountOverflow`.
     """
     if not len(change):
         return
-    new = ~_standing(connection, table, change)
-    bulk.insert_columns(connection, table, _named(table, change.take(new)))
+    new = ~_standing(connection, table, site_id, change)
+    bulk.insert_columns(connection, table, _named(table, site_id, change.take(new)))
     change = change.take(~new)
-    bulk.add_columns(connection, table, _named(table, change))
+    bulk.add_columns(connection, table, _named(table, site_id, change))
     lowered = change.take((change.asked < 0) | (change.used < 0))
     if len(lowered):
-        _drop_zeros(connection, table, lowered)
+        _drop_zeros(connection, table, site_id, lowered)
 
 
-def _named(table: Table, rows: Totals) -> Mapping[str, Ints]:
-    return dict(zip(table.c.keys(), rows.as_dict().values(), strict=True))
+def _names(table: Table) -> list[str]:
+    """The names of the columns that `Totals` has."""
+    return [name for name in table.c.keys() if name != "site_id"]
 
 
-def _drop_zeros(connection: Connection, table: Table, lowered: Totals) -> None:
+def _named(table: Table, site_id: int, rows: Totals) -> Mapping[str, Ints]:
+    columns = dict(zip(_names(table), rows.as_dict().values(), strict=True))
+    return columns | {"site_id": np.full(len(rows), site_id)}
+
+
+def _drop_zeros(connection: Connection, table: Table, site_id: int, lowered: Totals) -> None:
     """Delete those of the rows that have become zero, by their keys.
 
     A delete over a range would lock rows of other sites in MariaDB, in another order than
     theirs.
     """
-    start, account, metric = table.primary_key
+    _, start, account, metric = table.primary_key
     at, accounts = lowered.window_start, lowered.account_id
     query = select(start, account, metric).where(
+        table.c.site_id == site_id,
         start.between(int(at.min()), int(at.max())),
         account.between(int(accounts.min()), int(accounts.max())),
         table.c.asked == 0,
         table.c.used == 0,
     )
     zeros = bulk.read_ints(connection, query)
-    gone = _named(table, lowered.take(rows_among((at, accounts, lowered.metric_id), zeros)))
+    rows = lowered.take(rows_among((at, accounts, lowered.metric_id), zeros))
+    gone = _named(table, site_id, rows)
     bulk.delete_rows(connection, table, {key.name: gone[key.name] for key in table.primary_key})
 
 
-def _standing(connection: Connection, table: Table, change: Totals) -> Bools:
+def _standing(connection: Connection, table: Table, site_id: int, change: Totals) -> Bools:
     """The rows that may stand in the table; false only for those that certainly do not.
 
     In bulk most rows are new, and adding them costs a third of looking for each of them. No
@@ -97,12 +107,12 @@ def _standing(connection: Connection, table: Table, change: Totals) -> Bools:
     starts = np.unique(change.window_start)
     if len(change) < MANY_ROWS or len(starts) > min(len(change) // 100, SPARSE_BLOCK):
         return standing
-    start, account, metric = table.primary_key
+    _, start, account, metric = table.primary_key
     first, last = int(change.account_id.min()), int(change.account_id.max())
     most = 2 * len(change)
     query: Select[Any] = (
         select(start, account, metric)
-        .where(among(starts, start), account.between(first, last))
+        .where(table.c.site_id == site_id, among(starts, start), account.between(first, last))
         .limit(most)
     )
     found = bulk.read_ints(connection, query)

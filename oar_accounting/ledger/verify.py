@@ -42,7 +42,10 @@ def account_ranges(connection: Connection, site_id: int, growth: int = 1) -> lis
     query = (
         select(accounts.account_id, func.count(totals.account_id))
         .select_from(
-            schema.accounts.outerjoin(schema.totals, totals.account_id == accounts.account_id)
+            schema.accounts.outerjoin(
+                schema.totals,
+                (totals.site_id == site_id) & (totals.account_id == accounts.account_id),
+            )
         )
         .where(accounts.site_id == site_id)
         .group_by(accounts.account_id)
@@ -159,6 +162,6 @@ def restore(book: Book, accounts: Range) -> int:
     # Each table by itself: one may be right where the other is not.
     for table, should in stored_totals.by_table(right, site.terms.window):
         wrong = difference(should, stored_totals.stored(connection, table, site.site_id, accounts))
-        stored_totals.add(connection, table, wrong)
+        stored_totals.add(connection, table, site.site_id, wrong)
         count += len(wrong)
     return count

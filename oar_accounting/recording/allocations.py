@@ -141,7 +141,7 @@ class Holder:
 def _above_zero(job_id: Ints, accounts: Ints, metric_id: int, rate: Ints) -> Rates:
     some = np.flatnonzero(rate)
     numbers = np.full(len(some), metric_id)
-    return Rates(job_id[some], accounts[some], numbers, rate[some], rate[some])
+    return Rates.unchanging(job_id[some], accounts[some], numbers, rate[some], rate[some])
 
 
 def _whole(pairs: Assigned, held: Held) -> Ints:

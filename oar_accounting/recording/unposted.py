@@ -21,6 +21,7 @@ from oar_accounting.core.columns import (
     exact_product,
     ints,
 )
+from oar_accounting.core.parts import in_force
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
@@ -127,7 +128,7 @@ def _read(  # noqa: PLR0913 - one reading
 
 def _left(rows: JobRows, rates: Rates, now: int) -> AccountAmounts:
     """What jobs on the machine may still use until their walltimes end."""
-    rates = rates.take(np.isin(rates.job_id, rows.job_id))
+    rates = in_force(rates.take(np.isin(rates.job_id, rows.job_id)), now)
     row = np.searchsorted(rows.job_id, rates.job_id)
     left = np.clip(rows.start_time + rows.walltime - now, 0, np.maximum(rows.walltime, 0))[row]
     nothing = np.zeros(len(rates), np.int64)

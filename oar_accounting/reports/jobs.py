@@ -16,12 +16,12 @@ from oar_accounting.core.columns import (
     OPEN,
     Ints,
     KeyedAmounts,
-    KeyedRates,
     Rates,
     add_up,
     ints,
     located,
 )
+from oar_accounting.core.parts import by_job
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.database.id_blocks import among
 from oar_accounting.errors import BadSpan
@@ -199,8 +199,7 @@ class _JobReader:
         ends = np.minimum(spans.stop_time, -OPEN if self._as_of is None else self._as_of)
         stop = np.where(goes_on, np.maximum(ends, spans.start_time), spans.stop_time)
         spans = type(spans)(spans.job_id, spans.asked, spans.start_time, stop)
-        of_job = KeyedRates(rates.job_id, rates.job_id, rates.metric_id, rates.asked, rates.used)
-        held = amounts_between(spans, of_job, ints([-OPEN]), ints([OPEN]))
+        held = amounts_between(*by_job(spans, rates), ints([-OPEN]), ints([OPEN]))
         entries = read_entries(self._connection, self._site.site_id, ids)
         measured = KeyedAmounts(
             np.zeros(len(entries), np.int64),

@@ -24,10 +24,21 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, func, select
 
-from oar_accounting.core.columns import Ints, Rates, Spans, exact_sums, group_starts, ints, located
+from oar_accounting.core.columns import (
+    Ints,
+    KeyedRates,
+    Rates,
+    Spans,
+    exact_sums,
+    group_starts,
+    ints,
+    located,
+    repeated,
+)
 from oar_accounting.core.lengths import DAY
+from oar_accounting.core.parts import constant
 from oar_accounting.core.periods import cuts, zone
-from oar_accounting.core.windows import evenly, repeated
+from oar_accounting.core.windows import evenly
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.errors import BadSpan, UnknownName
@@ -256,8 +267,9 @@ def _of_page(  # noqa: PLR0913 - the sources of one answer
     for block in job_blocks(connection, chosen.site.site_id, start, stop):
         spans = _used_within(read_spans(connection, chosen.site.site_id, block), start, stop)
         rates = read_rates(connection, chosen.site.site_id, block)
-        rates = rates.take(rates.used > 0)
-        jobs.use_of_resources(block, spans.take(np.isin(spans.job_id, rates.job_id)))
+        using = np.unique(rates.job_id[rates.used > 0])
+        rates = rates.take(np.isin(rates.job_id, using))
+        jobs.use_of_resources(block, spans.take(np.isin(spans.job_id, using)))
         if accounts is not None:
             rates = rates.take(np.isin(rates.account_id, accounts))
         jobs.use_of_metrics(spans, rates, [stored.metric_id for stored in chosen.metrics])
@@ -302,10 +314,11 @@ class _PageOfJobs:
 
     def use_of_metrics(self, spans: Spans, rates: Rates, metrics: Sequence[int]) -> None:
         """Count what these used spans hold each second of each metric."""
+        parts = constant(spans, KeyedRates.by_account(rates))
         for metric_id in metrics:
-            job, rate = _by_job(rates.take(rates.metric_id == metric_id))
-            at, there = located(spans.job_id, job)
-            some = spans.take(there)
+            job, rate = _by_job(parts.rates.take(parts.rates.metric_id == metric_id))
+            at, there = located(parts.spans.job_id, job)
+            some = parts.spans.take(there)
             self._parts[metric_id].append((some.start_time, some.stop_time, rate[at[there]]))
 
     def use_of_resources(self, block: Ints, spans: Spans) -> None:
@@ -348,7 +361,7 @@ class _PageOfJobs:
         return machine.use_of(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _by_job(rates: Rates) -> tuple[Ints, Ints]:
+def _by_job(rates: KeyedRates) -> tuple[Ints, Ints]:
     """The jobs, ascending, and what each uses each second on all its accounts together."""
     if not len(rates):
         return ints([]), ints([])

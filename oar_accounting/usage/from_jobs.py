@@ -118,8 +118,8 @@ def read_held(connection: Connection, question: LedgerQuery, block: Ints) -> tup
     read = read_rates(connection, question.site.site_id, block)
     read = read.take(np.isin(read.metric_id, question.metrics))
     key, chosen = question.told_apart(read.job_id, read.account_id)
-    rates = JobRates(read.job_id, read.account_id, key, read.metric_id, read.asked, read.used)
-    rates = rates.take(chosen)
+    columns = (read.metric_id, read.asked, read.used, read.start_time)
+    rates = JobRates(read.job_id, read.account_id, key, *columns).take(chosen)
     spans = read_spans(connection, question.site.site_id, block)
     return spans.take(np.isin(spans.job_id, rates.job_id)), rates
 

@@ -79,27 +79,31 @@ class JobRates(Columns):
     metric_id: Ints
     asked: Ints
     used: Ints
+    start_time: Ints
 
     def amounts_in(self, intervals: Intervals, spans: Spans) -> JobAmounts:
         """What the jobs asked and used in the intervals, by these spans."""
-        owners, owner = self._owners()
-        rates = KeyedRates(self.job_id, owner, self.metric_id, self.asked, self.used)
-        found = amounts_between(spans, rates, intervals.begin, intervals.end)
+        owner, account_id, job_key = self.owners()
+        found = amounts_between(spans, self.keyed(owner), intervals.begin, intervals.end)
         return JobAmounts(
             found.number,
-            self.account_id[owners[found.key]],
-            self.job_key[owners[found.key]],
+            account_id[found.key],
+            job_key[found.key],
             found.metric_id,
             found.asked,
             found.used,
         )
 
-    def _owners(self) -> tuple[Ints, Ints]:
-        """A row of each account and job key that there is, and the number of that of each row."""
+    def keyed(self, key: Ints) -> KeyedRates:
+        """The rates, with a key for account and job key of each row."""
+        return KeyedRates(self.job_id, key, self.metric_id, self.asked, self.used, self.start_time)
+
+    def owners(self) -> tuple[Ints, Ints, Ints]:
+        """A number for account and job key of each row; account and job key by this number."""
         if not len(self):
-            return ints([]), ints([])
+            return ints([]), ints([]), ints([])
         order = row_order([self.account_id, self.job_key])
         starts = group_starts([self.account_id[order], self.job_key[order]])
         number = np.empty(len(self), np.int64)
         number[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(self))))
-        return order[starts], number
+        return number, self.account_id[order[starts]], self.job_key[order[starts]]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import Ints, Spans
-from oar_accounting.core.windows import repeated, spread_between
+from oar_accounting.core.columns import Ints, Spans, repeated
+from oar_accounting.core.parts import constant
+from oar_accounting.core.windows import spread_between
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.usage.from_jobs import closed_jobs, open_ids, read_held, until
 from oar_accounting.usage.job_amounts import JobRates
@@ -46,18 +47,21 @@ def _held(connection: Connection, site_query: SiteQuery) -> Iterator[tuple[Spans
 
 def _met(site_query: SiteQuery, spans: Spans, rates: JobRates) -> Counts:
     """The jobs among these by bucket, group and metric."""
-    used = spans.take(spans.asked == 0)
-    cuts = site_query.question.cuts
+    owner, account_id, job_key = rates.owners()
+    parts = constant(spans.take(spans.asked == 0), rates.keyed(owner))
+    cuts, used = site_query.question.cuts, parts.spans
     pieces = spread_between(used.start_time, used.stop_time, cuts[:-1], cuts[1:])
-    rates = rates.take(rates.used > 0)
-    rates = rates.take(np.argsort(rates.job_id, kind="stable"))
-    job_id = used.job_id[pieces.row]
-    first = np.searchsorted(rates.job_id, job_id, "left")
-    row, nth = repeated(np.searchsorted(rates.job_id, job_id, "right") - first)
+    held = parts.rates.take(parts.rates.used > 0)
+    held = held.take(np.argsort(held.job_id, kind="stable"))
+    part_id = used.job_id[pieces.row]
+    first = np.searchsorted(held.job_id, part_id, "left")
+    row, nth = repeated(np.searchsorted(held.job_id, part_id, "right") - first)
     part: Ints = pieces.number[row]
     rate = first[row] + nth
-    number, groups = site_query.groups_of(rates.account_id[rate], rates.job_key[rate], part)
-    rows = np.stack([site_query.bucket_of(part), number, rates.metric_id[rate], job_id[row]])
+    key = held.key[rate]
+    number, groups = site_query.groups_of(account_id[key], job_key[key], part)
+    job_id = parts.jobs(part_id[row])
+    rows = np.stack([site_query.bucket_of(part), number, held.metric_id[rate], job_id])
     # A job that holds something in two accounts of a group is one of its jobs.
     jobs = np.unique(rows[:, number >= 0], axis=1)
     met, counts = np.unique(jobs[:3], axis=1, return_counts=True)

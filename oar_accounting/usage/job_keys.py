@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from oar_accounting.core.columns import Bools, Ints, distinct, ints
+from oar_accounting.core.columns import FROM_START, Bools, Ints, distinct, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadSpan
@@ -184,11 +184,19 @@ def _label(name: str, value: str) -> str:
 
 
 def held_by(connection: Connection, site: Site, block: Ints, metric_id: int) -> tuple[Ints, Ints]:
-    """The jobs of the block that asked for something of a metric, ascending, and how much of it."""
+    """The jobs of the block that asked for something of a metric, ascending, and how much of it.
+
+    Where that changed, it is what they began with.
+    """
     rate = schema.rates.c
     query = (
         select(rate.job_id, bulk.whole_number(func.sum(rate.asked)))
-        .where(rate.site_id == site.site_id, among(block, rate.job_id), rate.metric_id == metric_id)
+        .where(
+            rate.site_id == site.site_id,
+            among(block, rate.job_id),
+            rate.metric_id == metric_id,
+            rate.start_time == FROM_START,
+        )
         .group_by(rate.job_id)
         .order_by(rate.job_id)
     )

@@ -14,14 +14,17 @@ def own_projects(connection: Connection, site: Site, user: str) -> frozenset[str
     own = {number: each for number, each in names.items() if each[0] == user}
     if not own:
         return None
-    return frozenset(own[number][1] for number in _used(connection, list(own)))
+    used = _used(connection, site.site_id, list(own))
+    return frozenset(own[number][1] for number in used)
 
 
-def _used(connection: Connection, account_ids: list[int]) -> list[int]:
+def _used(connection: Connection, site_id: int, account_ids: list[int]) -> list[int]:
     """Those of the accounts that have used something."""
     table = schema.totals.c
     found: list[int] = []
     for some in short_lists(ints(account_ids)):
-        query = select(table.account_id).where(table.account_id.in_(some), table.used > 0)
+        query = select(table.account_id).where(
+            table.site_id == site_id, table.account_id.in_(some), table.used > 0
+        )
         found += connection.execute(query.distinct()).scalars()
     return found

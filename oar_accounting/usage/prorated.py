@@ -122,10 +122,13 @@ class Source:
 
 def in_windows(table: Table, length: int, question: LedgerQuery) -> Source:
     """The totals, or the days, with windows of *length* seconds."""
-    start, *_ = table.primary_key.columns
+    _, start, *_ = table.primary_key.columns
     return Source(
         rows=table,
-        chosen=(question.wants(table.c.metric_id, table.c.account_id),),
+        chosen=(
+            table.c.site_id == question.site.site_id,
+            question.wants(table.c.metric_id, table.c.account_id),
+        ),
         account_id=table.c.account_id,
         metric_id=table.c.metric_id,
         start=start,

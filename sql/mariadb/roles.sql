@@ -56,6 +56,8 @@ BEGIN NOT ATOMIC
                 ('accounting_metrics'),
                 ('accounting_openings'),
                 ('accounting_passes'),
+                ('accounting_problems'),
+                ('accounting_purged'),
                 ('accounting_rates'),
                 ('accounting_schema'),
                 ('accounting_sites'),

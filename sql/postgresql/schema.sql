@@ -29,7 +29,8 @@ CREATE TABLE accounting_days (
     metric_id INTEGER NOT NULL,
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
-    PRIMARY KEY (day_start, account_id, metric_id)
+    site_id INTEGER NOT NULL,
+    PRIMARY KEY (site_id, day_start, account_id, metric_id)
 );
 
 CREATE TABLE accounting_entries (
@@ -58,6 +59,10 @@ CREATE TABLE accounting_jobs (
     closed SMALLINT NOT NULL,
     unsettled SMALLINT NOT NULL,
     reach SMALLINT DEFAULT 63 NOT NULL,
+    name VARCHAR(255),
+    exit_code INTEGER,
+    nodes TEXT,
+    reservation VARCHAR(16),
     PRIMARY KEY (site_id, job_id)
 );
 
@@ -77,6 +82,29 @@ CREATE TABLE accounting_openings (
     PRIMARY KEY (site_id, window_start, window_stop, account_id)
 );
 
+CREATE TABLE accounting_problems (
+    site_id INTEGER NOT NULL,
+    kind VARCHAR(8) NOT NULL,
+    subject VARCHAR(255) NOT NULL,
+    code VARCHAR(32) NOT NULL,
+    message TEXT NOT NULL,
+    first_seen BIGINT NOT NULL,
+    last_seen BIGINT NOT NULL,
+    PRIMARY KEY (site_id, kind, subject, code),
+    CONSTRAINT accounting_problems_kind CHECK (kind IN ('job', 'metric', 'resource', 'site'))
+);
+
+CREATE TABLE accounting_purged (
+    site_id INTEGER NOT NULL,
+    job_id BIGINT NOT NULL,
+    account_id INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL,
+    rate BIGINT NOT NULL,
+    asked BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (site_id, job_id, account_id, metric_id)
+);
+
 CREATE TABLE accounting_rates (
     site_id INTEGER NOT NULL,
     job_id BIGINT NOT NULL,
@@ -84,7 +112,8 @@ CREATE TABLE accounting_rates (
     metric_id INTEGER NOT NULL,
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
-    PRIMARY KEY (site_id, job_id, account_id, metric_id)
+    start_time BIGINT DEFAULT -9223372036854775807 NOT NULL,
+    PRIMARY KEY (site_id, job_id, account_id, metric_id, start_time)
 );
 
 CREATE TABLE accounting_schema (
@@ -122,7 +151,8 @@ CREATE TABLE accounting_totals (
     metric_id INTEGER NOT NULL,
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
-    PRIMARY KEY (window_start, account_id, metric_id)
+    site_id INTEGER NOT NULL,
+    PRIMARY KEY (site_id, window_start, account_id, metric_id)
 );
 
 CREATE TABLE accounting_accounts (
@@ -190,4 +220,4 @@ CREATE TABLE accounting_passes (
     FOREIGN KEY(site_id) REFERENCES accounting_sites (site_id)
 );
 
-INSERT INTO accounting_schema (version) VALUES (5);
+INSERT INTO accounting_schema (version) VALUES (6);

@@ -23,37 +23,52 @@ chosen AS (
     JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
     WHERE m.state = 'active'
 ),
--- For how long each job asked for and used what it held.
+-- What jobs hold each second, and from when until when: a rate holds until the next one begins.
+held AS (
+    SELECT
+        r.site_id,
+        r.job_id,
+        r.account_id,
+        r.asked,
+        r.used,
+        r.start_time AS begins,
+        COALESCE(
+            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            9223372036854775807
+        ) AS ends
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+),
+-- What each job asked for and used, over all its accounts.
 spent AS (
     SELECT
         j.job_id,
         j.account_id,
-        SUM(CASE WHEN p.asked = 1 THEN p.stop_time - p.start_time ELSE 0 END) AS asked,
-        SUM(CASE WHEN p.asked = 0 THEN p.stop_time - p.start_time ELSE 0 END) AS used
+        SUM(CASE WHEN p.asked = 1 THEN h.asked ELSE 0 END * (
+            CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END
+            - CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END
+        )) AS asked,
+        SUM(CASE WHEN p.asked = 0 THEN h.used ELSE 0 END * (
+            CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END
+            - CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END
+        )) AS used
     FROM asked_for q
     CROSS JOIN chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
         AND j.stop_time >= q.start_time AND j.stop_time < q.stop_time
     JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
+    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
     GROUP BY j.job_id, j.account_id
-),
--- What they held each second, over all their accounts.
-held AS (
-    SELECT r.job_id, SUM(r.asked) AS asked, SUM(r.used) AS used
-    FROM chosen c
-    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
-    GROUP BY r.job_id
 ),
 users AS (
     SELECT
         a.user_name,
-        SUM(CASE WHEN s.used * h.used > 0 THEN 1 ELSE 0 END) AS jobs,
-        SUM(s.asked * h.asked) AS asked,
-        SUM(s.used * h.used) AS used
+        SUM(CASE WHEN s.used > 0 THEN 1 ELSE 0 END) AS jobs,
+        SUM(s.asked) AS asked,
+        SUM(s.used) AS used
     FROM spent s
-    JOIN held h ON h.job_id = s.job_id
     JOIN accounting_accounts a ON a.account_id = s.account_id
-    WHERE s.asked * h.asked > 0 OR s.used * h.used > 0
+    WHERE s.asked > 0 OR s.used > 0
     GROUP BY a.user_name
 )
 SELECT

@@ -36,24 +36,38 @@ ran AS (
     WHERE j.start_time > 1 AND j.stop_time > j.start_time
         AND j.start_time < q.stop_time AND j.stop_time > q.start_time
 ),
--- For how long they asked for and used what they held.
+-- What jobs hold each second, and from when until when: a rate holds until the next one begins.
+held AS (
+    SELECT
+        r.site_id,
+        r.job_id,
+        r.account_id,
+        r.asked,
+        r.used,
+        r.start_time AS begins,
+        COALESCE(
+            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            9223372036854775807
+        ) AS ends
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+),
+-- What they asked for and used, over all their accounts.
 spent AS (
     SELECT
-        p.job_id,
-        SUM(CASE WHEN p.asked = 1 THEN p.stop_time - p.start_time ELSE 0 END) AS asked,
-        SUM(CASE WHEN p.asked = 0 THEN p.stop_time - p.start_time ELSE 0 END) AS used
+        h.job_id,
+        SUM(CASE WHEN p.asked = 1 THEN h.asked ELSE 0 END * (
+            CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END
+            - CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END
+        )) AS asked,
+        SUM(CASE WHEN p.asked = 0 THEN h.used ELSE 0 END * (
+            CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END
+            - CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END
+        )) AS used
     FROM ran x
     JOIN accounting_spans p ON p.site_id = x.site_id AND p.job_id = x.job_id
-    GROUP BY p.job_id
-),
--- What they held each second, over all their accounts.
-held AS (
-    SELECT r.job_id, SUM(r.asked) AS asked, SUM(r.used) AS used
-    FROM chosen c
-    CROSS JOIN ran x
-    JOIN accounting_rates r
-        ON r.site_id = x.site_id AND r.job_id = x.job_id AND r.metric_id = c.metric_id
-    GROUP BY r.job_id
+    JOIN held h ON h.job_id = x.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+    GROUP BY h.job_id
 )
 SELECT
     j.job_id,
@@ -70,15 +84,14 @@ SELECT
         ELSE 0
     END AS waited,
     j.walltime,
-    COALESCE(s.asked * h.asked, 0) AS asked,
-    COALESCE(s.used * h.used, 0) AS used,
-    COALESCE(s.asked * h.asked - s.used * h.used, 0) AS unused
+    COALESCE(s.asked, 0) AS asked,
+    COALESCE(s.used, 0) AS used,
+    COALESCE(s.asked - s.used, 0) AS unused
 FROM asked_for q
 CROSS JOIN ran x
 JOIN accounting_jobs j ON j.site_id = x.site_id AND j.job_id = x.job_id
 JOIN accounting_accounts a ON a.account_id = j.account_id
 -- A job may hold nothing, of this metric or at all.
 LEFT JOIN spent s ON s.job_id = j.job_id
-LEFT JOIN held h ON h.job_id = j.job_id
 WHERE q.user_name = '' OR a.user_name = q.user_name
 ORDER BY j.job_id;

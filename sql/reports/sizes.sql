@@ -34,35 +34,61 @@ chosen AS (
     JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
     WHERE m.state = 'active'
 ),
--- How many resources each job holds, over all its accounts.
-held AS (
+-- How many resources each job holds, over all its accounts; where that changed, at its beginning.
+resources AS (
     SELECT r.job_id, SUM(r.asked) AS resources
     FROM chosen c
     JOIN accounting_metrics m
         ON m.site_id = c.site_id AND m.name = 'resource' AND m.state = 'active'
-    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = m.metric_id
+    JOIN accounting_rates r
+        ON r.site_id = c.site_id AND r.metric_id = m.metric_id
+            AND r.start_time = -9223372036854775807
     GROUP BY r.job_id
+),
+-- What jobs hold each second, and from when until when: a rate holds until the next one begins.
+held AS (
+    SELECT
+        r.site_id,
+        r.job_id,
+        r.account_id,
+        r.asked,
+        r.used,
+        r.start_time AS begins,
+        COALESCE(
+            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            9223372036854775807
+        ) AS ends
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
 ),
 -- What each job used within the span.
 jobs_used AS (
     SELECT
         j.job_id,
-        SUM(r.used * (
-            CASE WHEN p.stop_time < q.stop_time THEN p.stop_time ELSE q.stop_time END
-            - CASE WHEN p.start_time > q.start_time THEN p.start_time ELSE q.start_time END
+        SUM(h.used * (
+            CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END
+            - CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END
         )) AS used
     FROM asked_for q
     CROSS JOIN chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
-    JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id AND p.asked = 0
-    JOIN accounting_rates r
-        ON r.site_id = j.site_id AND r.job_id = j.job_id AND r.metric_id = c.metric_id
-    WHERE p.start_time < q.stop_time AND p.stop_time > q.start_time
+    JOIN (
+        SELECT
+            o.site_id,
+            o.job_id,
+            CASE WHEN o.start_time > q.start_time THEN o.start_time ELSE q.start_time END
+                AS start_time,
+            CASE WHEN o.stop_time < q.stop_time THEN o.stop_time ELSE q.stop_time END AS stop_time
+        FROM asked_for q
+        JOIN accounting_spans o
+            ON o.asked = 0 AND o.start_time < q.stop_time AND o.stop_time > q.start_time
+    ) p ON p.site_id = j.site_id AND p.job_id = j.job_id
+    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
     GROUP BY j.job_id
 )
 SELECT k.size, COUNT(*) AS jobs, SUM(u.used) AS used
 FROM jobs_used u
-LEFT JOIN held h ON h.job_id = u.job_id
+LEFT JOIN resources h ON h.job_id = u.job_id
 JOIN classes k ON COALESCE(h.resources, 0) BETWEEN k.at_least AND k.at_most
 WHERE u.used > 0
 GROUP BY k.size, k.at_least

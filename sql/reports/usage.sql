@@ -29,22 +29,47 @@ chosen AS (
     JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
     WHERE m.state = 'active'
 ),
--- What jobs that have ended asked for (is_asked = 1) and used each second, and for how long.
-pieces AS (
+-- What jobs hold each second, and from when until when: a rate holds until the next one begins.
+held AS (
     SELECT
-        t.begins,
+        r.site_id,
+        r.job_id,
         r.account_id,
-        p.asked AS is_asked,
         r.asked,
         r.used,
-        CASE WHEN p.stop_time < t.ends THEN p.stop_time ELSE t.ends END
-            - CASE WHEN p.start_time > t.begins THEN p.start_time ELSE t.begins END AS seconds
+        r.start_time AS begins,
+        COALESCE(
+            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            9223372036854775807
+        ) AS ends
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+),
+-- What jobs that have ended asked for (is_asked = 1) and used, and when.
+spent AS (
+    SELECT
+        h.account_id,
+        p.asked AS is_asked,
+        h.asked,
+        h.used,
+        CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END AS begins,
+        CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END AS ends
     FROM chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
     JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
-    JOIN accounting_rates r
-        ON r.site_id = j.site_id AND r.job_id = j.job_id AND r.metric_id = c.metric_id
-    JOIN times t ON t.begins < p.stop_time AND t.ends > p.start_time
+    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+),
+pieces AS (
+    SELECT
+        t.begins,
+        s.account_id,
+        s.is_asked,
+        s.asked,
+        s.used,
+        CASE WHEN s.ends < t.ends THEN s.ends ELSE t.ends END
+            - CASE WHEN s.begins > t.begins THEN s.begins ELSE t.begins END AS seconds
+    FROM spent s
+    JOIN times t ON t.begins < s.ends AND t.ends > s.begins
 ),
 -- What lies evenly over a span: what is open of OAR's own accounting, adjustments, what was
 -- measured of jobs.

@@ -39,18 +39,40 @@ logged AS (
     JOIN resources r ON r.resource_id = l.resource_id
     WHERE r.type = 'default'
 ),
-used AS (
+-- What jobs hold each second, and from when until when: a rate holds until the next one begins.
+held AS (
     SELECT
-        CASE WHEN p.stop_time < c.stop_time THEN p.stop_time ELSE c.stop_time END
-            - CASE WHEN p.start_time > c.start_time THEN p.start_time ELSE c.start_time END
-            AS seconds,
-        r.used
+        r.site_id,
+        r.job_id,
+        r.account_id,
+        r.asked,
+        r.used,
+        r.start_time AS begins,
+        COALESCE(
+            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            9223372036854775807
+        ) AS ends
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+),
+-- What jobs that have ended used, and when.
+spent AS (
+    SELECT
+        h.used,
+        CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END AS begins,
+        CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END AS ends
     FROM chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
     JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id AND p.asked = 0
-    JOIN accounting_rates r
-        ON r.site_id = j.site_id AND r.job_id = j.job_id AND r.metric_id = c.metric_id
-    WHERE p.start_time < c.stop_time AND p.stop_time > c.start_time
+    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+),
+used AS (
+    SELECT
+        CASE WHEN s.ends < c.stop_time THEN s.ends ELSE c.stop_time END
+            - CASE WHEN s.begins > c.start_time THEN s.begins ELSE c.start_time END AS seconds,
+        s.used
+    FROM chosen c
+    JOIN spent s ON s.begins < c.stop_time AND s.ends > c.start_time
     UNION ALL
     SELECT 1, e.used
     FROM chosen c

@@ -33,13 +33,15 @@ chosen AS (
     FROM asked_for q
     JOIN accounting_sites s ON s.name = q.site
 ),
--- How many resources each job holds, over all its accounts.
-held AS (
+-- How many resources each job holds, over all its accounts; where that changed, at its beginning.
+resources AS (
     SELECT r.job_id, SUM(r.asked) AS resources
     FROM chosen c
     JOIN accounting_metrics m
         ON m.site_id = c.site_id AND m.name = 'resource' AND m.state = 'active'
-    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = m.metric_id
+    JOIN accounting_rates r
+        ON r.site_id = c.site_id AND r.metric_id = m.metric_id
+            AND r.start_time = -9223372036854775807
     GROUP BY r.job_id
 ),
 waits AS (
@@ -56,7 +58,7 @@ waits AS (
     CROSS JOIN chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id
     JOIN accounting_accounts a ON a.account_id = j.account_id
-    LEFT JOIN held h ON h.job_id = j.job_id
+    LEFT JOIN resources h ON h.job_id = j.job_id
     JOIN classes k ON COALESCE(h.resources, 0) BETWEEN k.at_least AND k.at_most
     WHERE j.job_id <> 0 AND j.start_time > 1
         AND j.start_time >= q.start_time AND j.start_time < q.stop_time

@@ -8,6 +8,8 @@ DROP TABLE accounting_spans;
 DROP TABLE accounting_sites;
 DROP TABLE accounting_schema;
 DROP TABLE accounting_rates;
+DROP TABLE accounting_purged;
+DROP TABLE accounting_problems;
 DROP TABLE accounting_openings;
 DROP TABLE accounting_jobs;
 DROP TABLE accounting_entries;

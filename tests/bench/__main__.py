@@ -8,6 +8,7 @@ from tests.bench.karma import karma
 from tests.bench.queries import queries
 from tests.bench.scheduler import scheduler
 from tests.bench.stock import stock
+from tests.bench.upgrade import upgrade
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -21,6 +22,7 @@ main.add_command(karma)
 main.add_command(queries)
 main.add_command(scheduler)
 main.add_command(stock)
+main.add_command(upgrade)
 
 if __name__ == "__main__":
     main(prog_name="python -m tests.bench")

@@ -123,7 +123,7 @@ def _rates(
     nodes = -(-cores // 16)
     held = {"resource": cores, "node": nodes, "memory": nodes * 64_000, "gpu": (cores % 3) * nodes}
     parts = [
-        Rates(ids[row], account, np.full(len(row), known[name]), held[name], held[name])
+        Rates.unchanging(ids[row], account, np.full(len(row), known[name]), held[name], held[name])
         for name in METRICS
     ]
     rates = Rates.concat(parts)

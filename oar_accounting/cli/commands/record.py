@@ -1,5 +1,7 @@
 """Commands that record: tables, passes, single jobs, and the law."""
 
+import math
+
 import click
 
 from oar_accounting import errors
@@ -16,23 +18,57 @@ from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
 from oar_accounting.ledger import schema
+from oar_accounting.ledger.records import UpgradePlan
 
 
 @command("init")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Change nothing; say what would be done, about how long it takes, and what it locks.",
+)
 @click.pass_obj
-def init(options: Options) -> None:
+def init(options: Options, dry_run: bool) -> None:
     """Create the accounting tables, bring them to this version, or check that they are there.
 
     Where the role may not create tables, the SQL to run as one that may is printed.
 
     \b
-    Example: oar-accounting --oar-conf /etc/oar/oar.conf init
+    Examples:
+      oar-accounting --oar-conf /etc/oar/oar.conf init
+      oar-accounting init --dry-run
     """
     with options.accounting() as accounting:
+        if dry_run:
+            _tell_plan(dialects.shown(accounting.engine.url), accounting.upgrade_plan())
+            return
         created = accounting.init()
         place = dialects.shown(accounting.engine.url)
     click.echo(
         f"{place}: the accounting tables {'were created or upgraded' if created else 'are there'}"
+    )
+
+
+def _tell_plan(place: str, plan: UpgradePlan) -> None:
+    if plan.found is None:
+        click.echo(f"{place}: the accounting tables would be created, in version {plan.version}")
+        return
+    if plan.found == plan.version:
+        click.echo(f"{place}: the accounting tables are there, in version {plan.version}")
+        return
+    click.echo(
+        f"{place}: the accounting tables would be brought from version {plan.found} to version "
+        f"{plan.version}"
+    )
+    table = new_table("table")
+    for name in ("rows", "about"):
+        table.add_column(name, justify="right")
+    for step in plan.steps:
+        add_row(table, step.table, f"{step.rows:,}", formats.lasting(math.ceil(step.seconds)))
+    show(table)
+    click.echo(
+        f"It takes about {formats.lasting(math.ceil(plan.seconds))}. Until it ends, {plan.locks}; "
+        "a hook that is called meanwhile\nends well, and the next catch-up records what it did not."
     )
 
 

@@ -515,7 +515,7 @@ def _post_metric(ledger: Ledger, metric_id: int, rates: dict[int, int]) -> None:
         account = book.accounts.ids([("alice", "green", "default", "")])[0]
         some = [(job, account, metric_id, 0, rate) for job, rate in rates.items() if rate]
         columns = [[row[place] for row in some] for place in range(5)]
-        book.post_metric(ints(sorted(rates)), metric_id, Rates.of(map(ints, columns)))
+        book.post_metric(ints(sorted(rates)), metric_id, Rates.unchanging(*map(ints, columns)))
 
 
 def test_one_metric_is_said_again_and_the_others_stay(new_ledger: NewLedger) -> None:
@@ -723,6 +723,7 @@ def test_total_that_was_invented_is_found_and_mended(
     with ledger.writing() as book:
         account = book.accounts.ids([("alice", "green", "default", "")])[0]
         values = {"window_start": at, "account_id": account, "metric_id": metric_id}
+        values["site_id"] = book.site.site_id
         book.connection.execute(insert(schema.totals).values(**values, asked=3, used=4))
     found = differences(ledger)
     assert [_place(each) for each in found] == [(at, *RIGHT[1:5], metric)]
@@ -765,6 +766,7 @@ def test_day_that_was_invented_is_found_and_mended(new_ledger: NewLedger, window
     with ledger.writing() as book:
         (account,) = book.accounts.ids([("alice", "green", "default", "")])
         key = {"account_id": account, "metric_id": metric_ids(book)["resource"]}
+        key["site_id"] = book.site.site_id
         book.connection.execute(insert(schema.days).values(day_start=-DAY, asked=3, used=4, **key))
     (found,) = differences(ledger)
     assert _place(found) == (-DAY, *RIGHT[1:])

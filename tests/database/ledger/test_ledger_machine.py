@@ -290,6 +290,7 @@ def post_metric(book: Book, metric: str, jobs: Iterable[Job]) -> None:
         [metric_id] * len(held),
         [share.asked for _, share in held],
         [share.used for _, share in held],
+        [share.since for _, share in held],
     )
     book.post_metric(ints([job.job_id for job in some]), metric_id, Rates.of(map(ints, columns)))
 

@@ -139,10 +139,13 @@ def rows_of(engine: Engine, version: int) -> dict[str, list[dict[str, Any]]]:
     """The rows of the tables that *version* had, the tables referred to first."""
     with engine.connect() as connection:
         return {
-            table.name: [
-                dict(row)
-                for row in connection.execute(select(*columns_of(table, version))).mappings()
-            ]
+            table.name: sorted(
+                (
+                    dict(row)
+                    for row in connection.execute(select(*columns_of(table, version))).mappings()
+                ),
+                key=lambda row: str(list(row.values())),
+            )
             for table in schema.metadata.sorted_tables
             if table.name not in added_since(version) and table is not schema.schema_version
         }
@@ -235,9 +238,10 @@ def test_days_that_were_filled_by_hand_are_filled_again(old: Engine, version: in
     if version != min(each for each in schema.ADDED if schema.days in schema.ADDED[each]) - 1:
         pytest.skip("the days are there already, or tables between are missing")
     key = {"day_start": 0, "account_id": 1, "metric_id": 1}
+    days = schema.as_of(schema.days, version + 1)
     with old.begin() as connection:
-        schema.days.create(connection)
-        connection.execute(insert(schema.days).values(**key, asked=1, used=1))
+        days.create(connection)
+        connection.execute(insert(days).values(**key, asked=1, used=1))
     assert Accounting.open(engine=old).init()
     assert_days(old)
     assert figures(old)
@@ -273,7 +277,10 @@ def test_an_interrupted_upgrade_is_finished(
     tables = added_since(version)
     with old.begin() as connection:
         if tables:
-            schema.metadata.tables[tables[which]].create(connection)
+            name = tables[which]
+            table = schema.metadata.tables[name]
+            first = min(each for each in schema.ADDED if table in schema.ADDED[each])
+            schema.as_of(table, first).create(connection)
         else:
             connection.execute(
                 text("ALTER TABLE accounting_jobs ADD COLUMN reach SMALLINT DEFAULT 63 NOT NULL")
@@ -377,6 +384,43 @@ def test_the_command_upgrades(database: Database, old: Engine) -> None:
     assert (first.returncode, second.returncode) == (0, 0)
     assert run("--url", database.url, "catch-up").returncode == 0
     assert run("--url", database.url, "verify").returncode == 0
+
+
+def test_a_dry_run_says_what_is_changed_and_changes_nothing(
+    database: Database, old: Engine, version: int
+) -> None:
+    before = reflected_names(old), rows_of(old, version)
+    plan = Accounting.open(engine=old).upgrade_plan()
+    assert (plan.found, plan.version) == (version, schema.VERSION)
+    rows = {step.table: step.rows for step in plan.steps}
+    assert rows["accounting_rates"] == len(before[1]["accounting_rates"]) > 0
+    assert rows["accounting_totals"] == len(before[1]["accounting_totals"]) > 0
+    assert plan.seconds == sum(step.seconds for step in plan.steps) > 0
+    done = run("--url", database.url, "init", "--dry-run")
+    assert done.returncode == 0
+    assert f"from version {version} to version {schema.VERSION}" in done.stdout
+    assert "accounting_rates" in done.stdout
+    assert "nobody else can" in done.stdout
+    assert (reflected_names(old), rows_of(old, version)) == before
+    Accounting.open(engine=old).init()
+    assert Accounting.open(engine=old).upgrade_plan().steps == ()
+    assert "are there" in run("--url", database.url, "init", "--dry-run").stdout
+
+
+def reflected_names(engine: Engine) -> dict[str, list[str]]:
+    """The tables that there are, and their columns."""
+    inspector = inspect(engine)
+    return {
+        table: [column["name"] for column in inspector.get_columns(table)]
+        for table in sorted(inspector.get_table_names())
+    }
+
+
+def test_a_dry_run_without_tables_says_that_they_would_be_created(database: Database) -> None:
+    done = run("--url", database.url, "init", "--dry-run")
+    assert done.returncode == 0
+    assert "would be created" in done.stdout
+    assert run("--url", database.url, "catch-up").returncode == 3
 
 
 @pytest.mark.databases("postgresql")

@@ -14,18 +14,20 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, insert, select, text
 
 from oar_accounting import Accounting
-from oar_accounting.core.columns import OPEN
+from oar_accounting.core.columns import OPEN, Rates, ints
 from oar_accounting.ledger import schema
+from oar_accounting.ledger.ledger import Ledger
 from tests.database.ledger.test_schema import client
 from tests.servers import Database, Server, SQLiteServer, fresh_database
 from tests.small_oar import DAY, HOUR, SmallOar, stopped_clock
@@ -421,6 +423,41 @@ def site(server: Server) -> Iterator[Site]:
         found.accounting.close()
 
 
+@pytest.fixture(scope="module")
+def changed(server: Server) -> Iterator[Site]:
+    """The same, in which two jobs come to hold other amounts while they run."""
+    with fresh_database(server) as database:
+        found = build(database)
+        let_change(found)
+        yield found
+        found.accounting.close()
+
+
+def let_change(site: Site) -> None:
+    """Move half of what a job holds to another account, let another job hold more for a while."""
+    numbers = {job: number for number, job in site.numbers.items()}
+    over_months, moving = (numbers[JOBS[place]] for place in (4, 2))
+    with Ledger(site.accounting.engine, "oar").writing() as book:
+        for number, seconds in ((over_months, 3 * HOUR), (moving, 600)):
+            jobs, spans = book.known(ints([number])), book.spans(ints([number]))
+            rates = book.rates(ints([number]))
+            start = int(jobs.start_time[0]) + seconds
+            later = replace(rates, start_time=np.full(len(rates), start), used=rates.used * 3)
+            if number == moving:
+                # Its rates end, and those of one cluster go on with that of another name.
+                names = (*book.accounts.names()[int(jobs.account_id[0])][:3], "gamma")
+                book.accounts.add(book.connection, [names])
+                (other,) = book.accounts.ids([names])
+                ended = replace(later, asked=0 * rates.asked, used=0 * rates.used)
+                taken = later.take(rates.account_id == rates.account_id[0])
+                taken = replace(taken, account_id=np.full(len(taken), other))
+                later = Rates.concat([ended, taken])
+            last = replace(rates, start_time=np.full(len(rates), start + HOUR // 2))
+            parts = [rates, later] if number == moving else [rates, later, last]
+            book.post(jobs, spans, Rates.concat(parts))
+    assert site.accounting.verify() == []
+
+
 # -- the plainest arithmetic ------------------------------------------------------------------
 
 
@@ -763,6 +800,34 @@ def test_the_library_says_the_same_of_a_project(site: Site) -> None:
         members = [(m.user, m.used, m.before) for m in page.members]
         found = [row for row in said if row["part"] == "member"]
         assert sorted(cells(found, "user_name", *columns)) == sorted(texts(members))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_the_library_answers_the_same,
+        test_the_library_answers_the_same_by_month,
+        test_the_library_says_the_same_of_jobs,
+        test_the_library_says_the_same_of_waits,
+        test_the_library_says_the_same_of_a_project,
+    ],
+)
+def test_the_library_says_the_same_of_jobs_whose_rates_change(
+    changed: Site, check: Callable[[Site], None]
+) -> None:
+    check(changed)
+
+
+def test_what_resources_were_used_where_rates_change(changed: Site) -> None:
+    for span in SPANS:
+        given = {**USUAL, **span}
+        asked = {k: v for k, v in given.items() if k != "metric"}
+        (used,) = [row for row in changed.ask("utilisation", **asked) if row["source"] == "ledger"]
+        report = changed.accounting.usage(
+            (), ("resource",), given["start_time"], given["stop_time"], without_adjustments=True
+        )
+        total = sum(row.used - row.opening_used for row in report.rows)
+        assert int(used["resource_seconds"]) == total, given
 
 
 def cells(rows: Iterable[Row], *columns: str) -> list[tuple[str, ...]]:

@@ -23,6 +23,7 @@ from oar_accounting.core.columns import (
     exact_product,
     exact_sums,
     ints,
+    repeated,
     row_order,
 )
 from oar_accounting.core.windows import (
@@ -31,7 +32,6 @@ from oar_accounting.core.windows import (
     amounts_between,
     by_day,
     kept_by_day,
-    repeated,
     spread,
     too_large,
     totals_of,
@@ -213,23 +213,23 @@ def test_amounts_between_instants_do_not_depend_on_the_portions(
 ) -> None:
     """Every other interval is asked for; what lies between them is left out."""
     begins, ends = ints(cuts[:-1:2]), ints(cuts[1::2])
-    spans, rates = columns_of(_ended(some), lambda _: 1, {m.name: 1 for m in METRICS})[1:]
+    jobs = _ended(some)
+    accounts: dict[Names, int] = {}
+    metrics = {metric.name: number for number, metric in enumerate(METRICS)}
+    _, spans, rates = columns_of(
+        jobs, lambda names: accounts.setdefault(names, len(accounts)), metrics
+    )
     expected: dict[int, list[int]] = {}
     for at, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         sums = expected.setdefault(at, [0, 0])
-        for job, asked, start, stop in zip(
-            *_lists(spans, "job_id", "asked", "start_time", "stop_time"), strict=True
-        ):
-            seconds = max(0, min(stop, end) - max(start, begin))
-            for owner, of_asked, of_used in zip(
-                *_lists(rates, "job_id", "asked", "used"), strict=True
-            ):
-                if owner == job:
-                    sums[0] += seconds * of_asked * (asked != 0)
-                    sums[1] += seconds * of_used * (asked == 0)
+        for job in jobs:
+            for share in job.shares:
+                for place, rate, of in ((0, share.asked, job.asked), (1, share.used, job.used)):
+                    for start, stop in job.pieces(share, of):
+                        sums[place] += rate * max(0, min(stop, end) - max(start, begin))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oar_accounting.core.windows.PIECES_AT_ONCE", at_once)
-        found = amounts_between(spans, KeyedRates.of(rates.as_dict().values()), begins, ends)
+        found = amounts_between(spans, KeyedRates.by_account(rates), begins, ends)
     sums_found = dict.fromkeys(expected, (0, 0))
     for at, asked, used in zip(*_lists(found, "number", "asked", "used"), strict=True):
         before = sums_found[at]
@@ -260,12 +260,12 @@ def test_totals_over_all_time_are_rate_times_seconds(some: list[Job]) -> None:
     jobs = _ended(some)
     expected = [
         sum(
-            share.used * sum(stop - start for start, stop in job.used)
+            share.used * sum(max(b - a, 0) for a, b in job.pieces(share, job.used))
             for job in jobs
             for share in job.shares
         ),
         sum(
-            share.asked * sum(stop - start for start, stop in job.asked)
+            share.asked * sum(max(b - a, 0) for a, b in job.pieces(share, job.asked))
             for job in jobs
             for share in job.shares
         ),
@@ -276,7 +276,7 @@ def test_totals_over_all_time_are_rate_times_seconds(some: list[Job]) -> None:
 
 def test_rates_of_jobs_without_spans_and_spans_without_rates_give_nothing() -> None:
     some = Spans(ints([1]), ints([0]), ints([0]), ints([10]))
-    rates = Rates(ints([2]), ints([1]), ints([1]), ints([5]), ints([5]))
+    rates = Rates.unchanging(ints([2]), ints([1]), ints([1]), ints([5]), ints([5]))
     assert not len(totals_of(some, rates, 60))
     assert not len(totals_of(some, Rates.concat([]), 60))
     assert not len(totals_of(Spans.concat([]), rates, 60))
@@ -431,14 +431,14 @@ def test_job_that_is_not_too_large_alone_never_overflows_alone() -> None:
 
 def test_open_span_is_not_too_large() -> None:
     some = Spans(ints([4]), ints([0]), ints([0]), ints([OPEN]))
-    rates = Rates(ints([4]), ints([1]), ints([1]), ints([1]), ints([1]))
+    rates = Rates.unchanging(ints([4]), ints([1]), ints([1]), ints([1]), ints([1]))
     assert too_large(some, rates, 1) == {}
 
 
 def test_rates_of_other_jobs_are_no_trouble() -> None:
     some = Spans(ints([4]), ints([0]), ints([0]), ints([10]))
     for other in (3, 5):
-        rates = Rates(ints([other]), ints([1]), ints([1]), ints([LARGEST]), ints([1]))
+        rates = Rates.unchanging(ints([other]), ints([1]), ints([1]), ints([LARGEST]), ints([1]))
         assert too_large(some, rates, DAY) == {}
     assert too_large(Spans.concat([]), rates, DAY) == {}
 
@@ -461,7 +461,7 @@ def test_jobs_over_very_many_windows_are_worked_on_in_portions() -> None:
     job = np.arange(count)
     zero = np.zeros(count, np.int64)
     some = Spans(job, zero, zero + 30, zero + windows * 60 + 30)
-    rates = Rates(job, zero + 1, zero + 1, zero, job)
+    rates = Rates.unchanging(job, zero + 1, zero + 1, zero, job)
     totals, peak = _peak(lambda: totals_of(some, rates, 60))
     assert peak < 200 * MEGABYTE
     rate = sum(range(count))
@@ -473,7 +473,7 @@ def test_span_over_most_windows_and_several_rates_is_worked_on_in_portions() -> 
     held = 16
     some = Spans(ints([1]), ints([0]), ints([0]), ints([MOST_WINDOWS]))
     one = np.ones(held, np.int64)
-    rates = Rates(one, one, one, one, np.arange(held))
+    rates = Rates.unchanging(one, one, one, one, np.arange(held))
     totals, peak = _peak(lambda: totals_of(some, rates, 1))
     assert totals.used.tolist() == [sum(range(held))] * MOST_WINDOWS
     # The result alone takes 40 bytes a window.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
-from oar_accounting.database import dialects
+from oar_accounting.database import dialects, table_changes
 from oar_accounting.errors import DatabaseError, SchemaError
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import check_version
@@ -14,16 +14,6 @@ from oar_accounting.ledger.records import UpgradePlan, UpgradeStep
 CREATE_ATTEMPTS = 8
 #: Seconds between two of these.
 PAUSE = 0.2
-
-
-#: What others cannot do with the tables that an upgrade changes, until it ends.
-LOCKS = {
-    "mariadb": "nobody else can write these tables; they can be read until each is exchanged",
-    "postgresql": "nobody else can read or write these tables",
-    "sqlite": "nobody else can write to the file; it is read as it was",
-}
-#: About so many seconds a table takes for a million of its rows, where its key changes.
-SECONDS_A_MILLION = {"mariadb": 10.0, "postgresql": 6.0, "sqlite": 4.0}
 
 
 def plan_upgrade(engine: Engine) -> UpgradePlan:
@@ -48,13 +38,13 @@ def plan_upgrade(engine: Engine) -> UpgradePlan:
             found=found,
             version=schema.VERSION,
             steps=tuple(_step(connection, database, table) for table in tables),
-            locks=LOCKS[database],
+            locks=table_changes.LOCKS[database],
         )
 
 
 def _step(connection: Connection, database: str, table: Table) -> UpgradeStep:
     rows = int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-    seconds = rows / 1_000_000 * SECONDS_A_MILLION[database]
+    seconds = rows / 1_000_000 * table_changes.SECONDS_A_MILLION[database]
     return UpgradeStep(table=table.name, rows=rows, seconds=seconds)
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from oar_accounting.core.columns import FROM_START
-from oar_accounting.database import dialects
+from oar_accounting.database import dialects, table_changes
 from oar_accounting.database.dialects import Name, Words
 
 VERSION = 6
@@ -315,7 +315,7 @@ attributes = Table(
     info=dialects.BULK,
 )
 
-#: What a purged job asked for and used in all. Of jobs that an earlier version purged, nothing.
+#: What a purged job asked for and used day by day. Of jobs that an earlier version purged, nothing.
 purged = Table(
     "accounting_purged",
     metadata,
@@ -323,7 +323,9 @@ purged = Table(
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     Column("account_id", Integer, primary_key=True, autoincrement=False),
     Column("metric_id", Integer, primary_key=True, autoincrement=False),
-    # What it held each second when it began.
+    # The day UTC; the window, where a day is not several whole windows of the site.
+    Column("day_start", BigInteger, primary_key=True, autoincrement=False),
+    # What it held each second when it began, in the first of its rows; 0 in the others.
     Column("rate", BigInteger, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
@@ -370,8 +372,6 @@ ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {
 ADDED_INDEXES = {5: ("accounting_entries_times", "accounting_jobs_times")}
 #: The tables whose primary key it changed.
 REKEYED: dict[int, tuple[Table, ...]] = {6: (rates, totals, days)}
-#: Where tables are changed in a transaction, or not at all.
-TRANSACTIONAL = ("postgresql", "sqlite")
 
 # A remainder has the sign of what is divided, in every database, and a time may be negative.
 _FILL_DAYS = """\
@@ -422,9 +422,10 @@ def upgrade_ddl(database: str, version: int) -> str:
     statements = _added(database, version) + _changed(database, version)
     statements.append(f"UPDATE {schema_version.name} SET version = {version}")  # noqa: S608
     parts = [dialects.plain_sql(database)] if version in FILLED else []
-    parts += [f"{each};" for each in statements]
-    if version in REKEYED and database in TRANSACTIONAL:
-        parts = ["BEGIN;", *parts, "COMMIT;"]
+    if version in REKEYED:
+        parts += table_changes.in_transaction(database, statements)
+    else:
+        parts += [f"{each};" for each in statements]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -486,22 +487,9 @@ def _add_column(database: str, column: Column[Any]) -> str:
 
 def _rekey(database: str, table: Table) -> list[str]:
     """The statements that give a table its primary key in the place of another."""
-    name, key = table.name, ", ".join(column.name for column in table.primary_key.columns)
-    match database:
-        case "postgresql":
-            drop = f"DROP CONSTRAINT {name}_pkey"
-            return [f"ALTER TABLE {name}\n    {drop},\n    ADD PRIMARY KEY ({key})"]
-        case "mariadb":
-            return [f"ALTER TABLE {name}\n    DROP PRIMARY KEY,\n    ADD PRIMARY KEY ({key})"]
-    # SQLite has no other way.
-    new = as_of(table, VERSION, f"{name}_new")
-    columns = ", ".join(column.name for column in table.columns)
-    return [
-        _created(database, [new]).removesuffix(";"),
-        f"INSERT INTO {new.name} ({columns})\nSELECT {columns} FROM {name}\nORDER BY {key}",
-        f"DROP TABLE {name}",
-        f"ALTER TABLE {new.name} RENAME TO {name}",
-    ]
+    key = [column.name for column in table.primary_key.columns]
+    anew = _created(database, [as_of(table, VERSION, f"{table.name}_new")]).removesuffix(";")
+    return table_changes.rekey(database, table.name, key, table.c.keys(), anew)
 
 
 def _indexes_added(version: int) -> list[Index]:

@@ -5,10 +5,11 @@ CREATE TABLE accounting_purged (
     job_id BIGINT NOT NULL,
     account_id INTEGER NOT NULL,
     metric_id INTEGER NOT NULL,
+    day_start BIGINT NOT NULL,
     rate BIGINT NOT NULL,
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
-    PRIMARY KEY (site_id, job_id, account_id, metric_id)
+    PRIMARY KEY (site_id, job_id, account_id, metric_id, day_start)
 );
 
 CREATE TABLE accounting_problems (

@@ -81,7 +81,7 @@ DATABASE_WORDS = ("postgresql", "mysql", "mariadb", "sqlite")
 # OAR's settings have names of databases; the command line names the demo's file and examples; a
 # driver is called after its database.
 MAY_NAME_DATABASES = {
-    *("database.bulk", "database.dialects", "database.sockets"),
+    *("database.bulk", "database.dialects", "database.sockets", "database.table_changes"),
     *("settings.load", "settings.oar_conf", "health.drivers", "cli.commands.record"),
 }
 MAY_NAME_TOTALS = {"ledger", "usage", "karma"}

@@ -140,7 +140,9 @@ def per_job(site: Recorded) -> dict[int, tuple[int, int]]:
     """Asked and used resource-seconds of every recorded job, from its spans and rates."""
     content = site.everything()
     rates = {
-        job: held for job, _, metric, held, _ in content["accounting_rates"] if metric == "resource"
+        job: held
+        for job, _, metric, held, _, _ in content["accounting_rates"]
+        if metric == "resource"
     }
     amounts = {job: [0, 0] for job in site.jobs()}
     for job, asked, start, stop in content["accounting_spans"]:

@@ -150,7 +150,7 @@ def plain_seconds(site: Recorded, metric: str, start: int, stop: int) -> Iterato
           for job, own in moldable.items()}  # fmt: skip
     rates = {
         job: used
-        for job, _, name, _, used in site.everything()["accounting_rates"]
+        for job, _, name, _, used, _ in site.everything()["accounting_rates"]
         if name == metric
     }
     spans = [

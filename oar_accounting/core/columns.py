@@ -91,8 +91,8 @@ class Spans(Columns):
 class Rates(Columns):
     """What jobs held: amounts per second, in the metric's unit divided by its scale.
 
-    A rate holds from its start, `FROM_START` for the first, until that of the next one of the same
-    job, account and metric; one of zero ends what was held.
+    A rate holds from its start until that of the next one of the same job, account and metric; one
+    of zero ends what was held. `FROM_START` is the start of what a job began with.
     """
 
     job_id: Ints

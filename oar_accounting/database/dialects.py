@@ -306,8 +306,9 @@ def _set_up(connection: Connection) -> None:
             cursor.execute("SET SESSION sql_mode = %s", (_sql_mode(connection),))
             wait = max(1, ceil(_lock_wait(connection.engine)))
             cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (wait,))
+            # Who changes a table waits for all who have read it, and others wait behind.
+            cursor.execute("SET SESSION lock_wait_timeout = %s", (wait,))
             if limit is not None:
-                cursor.execute("SET SESSION lock_wait_timeout = %s", (wait,))
                 if getattr(connection.dialect, "is_mariadb", False):
                     cursor.execute("SET SESSION max_statement_time = %s", (limit,))
                 else:

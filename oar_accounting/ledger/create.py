@@ -19,32 +19,31 @@ PAUSE = 0.2
 def plan_upgrade(engine: Engine) -> UpgradePlan:
     """What :func:`create_tables` would do; nothing is changed.
 
-    Raises :class:`SchemaError` where the tables are of a later version.
+    Raises :class:`SchemaError` where the tables are of a later version, or not complete.
     """
     with dialects.reading(engine) as connection:
         found = schema.version_of(connection)
         if found is None or found >= schema.VERSION:
             if found is not None:
-                check_version(connection)
+                _check_complete(connection)
             return UpgradePlan(found=found, version=schema.VERSION, steps=())
         database = dialects.database_name(engine)
-        tables = [
-            table
-            for version in range(found + 1, schema.VERSION + 1)
-            for table in schema.REKEYED.get(version, ())
-            if inspect(connection).has_table(table.name)
-        ]
+        times: dict[Table, float] = {}
+        for version in range(found + 1, schema.VERSION + 1):
+            for table, times_longer in schema.TAKES_TIME.get(version, {}).items():
+                times[table] = times.get(table, 0) + times_longer
+        there = [table for table in times if inspect(connection).has_table(table.name)]
         return UpgradePlan(
             found=found,
             version=schema.VERSION,
-            steps=tuple(_step(connection, database, table) for table in tables),
+            steps=tuple(_step(connection, database, table, times[table]) for table in there),
             locks=table_changes.LOCKS[database],
         )
 
 
-def _step(connection: Connection, database: str, table: Table) -> UpgradeStep:
+def _step(connection: Connection, database: str, table: Table, times: float) -> UpgradeStep:
     rows = int(connection.execute(select(func.count()).select_from(table)).scalar_one())
-    seconds = rows / 1_000_000 * table_changes.SECONDS_A_MILLION[database]
+    seconds = rows / 1_000_000 * times * table_changes.SECONDS_A_MILLION[database]
     return UpgradeStep(table=table.name, rows=rows, seconds=seconds)
 
 
@@ -92,10 +91,15 @@ def _are_there(engine: Engine) -> bool:
             return False
         if (found := schema.version_of(connection)) is not None and found < schema.VERSION:
             return False
-        check_version(connection)
-        if (missing := schema.first_missing(connection)) is not None:
-            raise SchemaError(
-                f"{dialects.shown(engine.url)}: {missing} is missing; the tables were "
-                "changed by hand, or restored in part"
-            )
+        _check_complete(connection)
     return True
+
+
+def _check_complete(connection: Connection) -> None:
+    """Raise :class:`SchemaError` unless tables of this version are there as they must be."""
+    check_version(connection)
+    if (missing := schema.first_missing(connection)) is not None:
+        raise SchemaError(
+            f"{dialects.shown(connection.engine.url)}: {missing} is missing; the tables were "
+            "changed by hand, or restored in part"
+        )

@@ -71,7 +71,7 @@ class OpeningReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpgradeStep:
-    """A table that an upgrade writes anew."""
+    """A table that an upgrade changes."""
 
     table: str
     rows: int
@@ -84,7 +84,7 @@ class UpgradePlan:
 
     found: int | None  #: the version of the tables; None where there are none
     version: int  #: the version they would have
-    steps: tuple[UpgradeStep, ...]  #: tables that are changed as a whole; the rest takes no time
+    steps: tuple[UpgradeStep, ...]  #: tables that take time, or are locked; others take none
     locks: str = ""  #: what others cannot do meanwhile
 
     @property

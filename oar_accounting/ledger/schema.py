@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from oar_accounting.core.columns import FROM_START
-from oar_accounting.database import dialects, table_changes
+from oar_accounting.database import bulk, dialects, table_changes
 from oar_accounting.database.dialects import Name, Words
 
 VERSION = 6
@@ -166,8 +166,8 @@ rates = Table(
     Column("metric_id", Integer, nullable=False),
     Column("asked", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
-    # From when the rate holds, until the next one of the same job, account and metric does. The
-    # first of a job holds from its start, and has the lowest of all times for its own.
+    # From when the rate holds, until the next one of the same job, account and metric does. What a
+    # job began with has the lowest of all times here.
     Column("start_time", BigInteger, nullable=False, server_default=text(str(FROM_START))),
     PrimaryKeyConstraint("site_id", "job_id", "account_id", "metric_id", "start_time"),
     info=dialects.BULK,
@@ -218,6 +218,7 @@ days = Table(
 )
 #: The tables that sum what jobs gave, by whatever time is in their first column.
 SUMMED = (totals, days)
+_SUMMED_NAMES = tuple(table.name for table in SUMMED)
 
 passes = Table(
     "accounting_passes",
@@ -372,6 +373,13 @@ ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {
 ADDED_INDEXES = {5: ("accounting_entries_times", "accounting_jobs_times")}
 #: The tables whose primary key it changed.
 REKEYED: dict[int, tuple[Table, ...]] = {6: (rates, totals, days)}
+#: The tables that it reads or writes as a whole, or locks, and how much longer than for a new key
+#: that takes.
+TAKES_TIME: dict[int, dict[Table, float]] = {
+    4: {totals: 1},
+    5: {jobs: 2.5},
+    6: {rates: 1, totals: 1, days: 1, jobs: 0},
+}
 
 # A remainder has the sign of what is divided, in every database, and a time may be negative.
 _FILL_DAYS = """\
@@ -423,6 +431,7 @@ def upgrade_ddl(database: str, version: int) -> str:
     statements.append(f"UPDATE {schema_version.name} SET version = {version}")  # noqa: S608
     parts = [dialects.plain_sql(database)] if version in FILLED else []
     if version in REKEYED:
+        parts = [table_changes.FIRST.get(database, ""), *parts]
         parts += table_changes.in_transaction(database, statements)
     else:
         parts += [f"{each};" for each in statements]
@@ -459,18 +468,14 @@ def as_of(table: Table, version: int, name: str | None = None) -> Table:
     if len(kept) == len(table.columns) and name is None:
         return table
     key = [column.name for column in table.primary_key.columns if column in kept]
-    checks = dialects.whole_numbers("asked", "used") if table in SUMMED else []
-    return Table(
-        name or table.name,
-        MetaData(),
-        *(
-            Column(c.name, c.type, nullable=c.nullable, server_default=c.server_default)
-            for c in kept
-        ),
-        PrimaryKeyConstraint(*key),
-        *checks,
-        info=table.info,
-    )
+    columns = [
+        Column(c.name, c.type, nullable=c.nullable, server_default=c.server_default) for c in kept
+    ]
+    checks = dialects.whole_numbers("asked", "used") if table.name in _SUMMED_NAMES else []
+    # What else a table may have is copied when the first one of these has it.
+    assert not table.indexes and len(table.constraints) == len(checks) + 1, table.name
+    key_columns = PrimaryKeyConstraint(*key)
+    return Table(name or table.name, MetaData(), *columns, key_columns, *checks, info=table.info)
 
 
 def _add_column(database: str, column: Column[Any]) -> str:
@@ -557,7 +562,8 @@ def create(connection: Connection) -> None:
 
 def _upgrade(connection: Connection, before: int) -> None:
     """Add what came after the version *before*, also where an upgrade to it was interrupted."""
-    # A writer of that version, which knows nothing of the new tables, is waited for.
+    # A writer of that version, which knows nothing of the new tables, is waited for; in MariaDB
+    # another one may begin after the first change, and what it adds makes a later one fail.
     connection.execute(select(sites.c.site_id).order_by(sites.c.site_id).with_for_update()).all()
     database = dialects.database_name(connection.engine)
     for version in range(before + 1, VERSION + 1):
@@ -576,6 +582,9 @@ def _upgrade(connection: Connection, before: int) -> None:
             _change_key(connection, database, as_of(table, version))
         for index in _indexes_added(version):
             index.create(connection, checkfirst=True)
+        # MariaDB ends a transaction with every change: the next version may be interrupted.
+        connection.execute(schema_version.update().values(version=version))
+    bulk.analyze(connection, [table for tables in REKEYED.values() for table in tables])
 
 
 def _add_columns(connection: Connection, database: str, version: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import Ints, JobRows, Rates, Spans, ints
+from oar_accounting.core.columns import FROM_START, Ints, JobRows, Rates, Spans, ints
 from oar_accounting.core.progress import Progress
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
@@ -205,12 +205,16 @@ def interpret(
 
 
 def lowered(book: Book, held: Holdings) -> Ints:
-    """The recorded jobs that OAR gives fewer resources than are recorded, or describes less."""
+    """The recorded jobs that OAR gives fewer resources than are recorded, or describes less.
+
+    What they began with is compared: what a job holds may change, and it may change accounts.
+    """
     metric_id = book.resource_metric().metric_id
     jobs = np.intersect1d(held.asked_about, book.spans(held.asked_about).job_id)
     counts = []
     for rates in (book.rates(jobs, metric_id), held.rates):
-        rates = rates.take((rates.metric_id == metric_id) & np.isin(rates.job_id, jobs))
+        begun = (rates.metric_id == metric_id) & (rates.start_time == FROM_START)
+        rates = rates.take(begun & np.isin(rates.job_id, jobs))
         counts.append(
             np.bincount(np.searchsorted(jobs, rates.job_id), rates.used, minlength=len(jobs))
         )

@@ -27,7 +27,6 @@ from sqlalchemy import Connection, Select, func, select
 from oar_accounting.core.columns import (
     Ints,
     KeyedRates,
-    Rates,
     Spans,
     exact_sums,
     group_starts,
@@ -267,12 +266,13 @@ def _of_page(  # noqa: PLR0913 - the sources of one answer
     for block in job_blocks(connection, chosen.site.site_id, start, stop):
         spans = _used_within(read_spans(connection, chosen.site.site_id, block), start, stop)
         rates = read_rates(connection, chosen.site.site_id, block)
-        using = np.unique(rates.job_id[rates.used > 0])
-        rates = rates.take(np.isin(rates.job_id, using))
-        jobs.use_of_resources(block, spans.take(np.isin(spans.job_id, using)))
+        parts = constant(spans, KeyedRates.by_account(rates))
+        held = parts.rates.take(parts.rates.used > 0)
+        using = parts.spans.take(np.isin(parts.spans.job_id, held.job_id))
+        jobs.use_of_resources(block, replace(using, job_id=parts.jobs(using.job_id)))
         if accounts is not None:
-            rates = rates.take(np.isin(rates.account_id, accounts))
-        jobs.use_of_metrics(spans, rates, [stored.metric_id for stored in chosen.metrics])
+            held = held.take(np.isin(held.key, accounts))
+        jobs.use_of_metrics(using, held, [stored.metric_id for stored in chosen.metrics])
     if jobs.rescued():
         there = machine.stretches(jobs.raised(level), log.kind, start, stop)
     there = _of_values(there, log, chosen)
@@ -312,13 +312,12 @@ class _PageOfJobs:
         self._parts: dict[int, list[tuple[Ints, Ints, Ints]]] = defaultdict(list)
         self._busy: list[tuple[Ints, Ints, Ints]] = []
 
-    def use_of_metrics(self, spans: Spans, rates: Rates, metrics: Sequence[int]) -> None:
+    def use_of_metrics(self, spans: Spans, rates: KeyedRates, metrics: Sequence[int]) -> None:
         """Count what these used spans hold each second of each metric."""
-        parts = constant(spans, KeyedRates.by_account(rates))
         for metric_id in metrics:
-            job, rate = _by_job(parts.rates.take(parts.rates.metric_id == metric_id))
-            at, there = located(parts.spans.job_id, job)
-            some = parts.spans.take(there)
+            job, rate = _by_job(rates.take(rates.metric_id == metric_id))
+            at, there = located(spans.job_id, job)
+            some = spans.take(there)
             self._parts[metric_id].append((some.start_time, some.stop_time, rate[at[there]]))
 
     def use_of_resources(self, block: Ints, spans: Spans) -> None:

@@ -1,3 +1,6 @@
+-- Stop catch-up and the hooks first: what they write meanwhile may make this fail.
+-- What was interrupted is finished by: oar-accounting init
+
 SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';
 
 CREATE TABLE accounting_purged (

@@ -36,6 +36,20 @@ ran AS (
     WHERE j.start_time > 1 AND j.stop_time > j.start_time
         AND j.start_time < q.stop_time AND j.stop_time > q.start_time
 ),
+-- Where rates change: few do, and the rest need not be sorted.
+changes AS (
+    SELECT
+        r.job_id,
+        r.account_id,
+        r.start_time AS begins,
+        COALESCE(
+            LAG(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            -9223372036854775807
+        ) AS previous
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    WHERE r.start_time > -9223372036854775807
+),
 -- What jobs hold each second, and from when until when: a rate holds until the next one begins.
 held AS (
     SELECT
@@ -45,12 +59,11 @@ held AS (
         r.asked,
         r.used,
         r.start_time AS begins,
-        COALESCE(
-            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
-            9223372036854775807
-        ) AS ends
+        COALESCE(n.begins, 9223372036854775807) AS ends
     FROM chosen c
     JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    LEFT JOIN changes n
+        ON n.job_id = r.job_id AND n.account_id = r.account_id AND n.previous = r.start_time
 ),
 -- What they asked for and used, over all their accounts.
 spent AS (
@@ -66,7 +79,9 @@ spent AS (
         )) AS used
     FROM ran x
     JOIN accounting_spans p ON p.site_id = x.site_id AND p.job_id = x.job_id
-    JOIN held h ON h.job_id = x.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+    JOIN held h
+        ON h.site_id = x.site_id AND h.job_id = x.job_id
+            AND h.begins < p.stop_time AND h.ends > p.start_time
     GROUP BY h.job_id
 )
 SELECT

@@ -29,6 +29,20 @@ chosen AS (
     JOIN accounting_metrics m ON m.site_id = s.site_id AND m.name = q.metric
     WHERE m.state = 'active'
 ),
+-- Where rates change: few do, and the rest need not be sorted.
+changes AS (
+    SELECT
+        r.job_id,
+        r.account_id,
+        r.start_time AS begins,
+        COALESCE(
+            LAG(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            -9223372036854775807
+        ) AS previous
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    WHERE r.start_time > -9223372036854775807
+),
 -- What jobs hold each second, and from when until when: a rate holds until the next one begins.
 held AS (
     SELECT
@@ -38,12 +52,11 @@ held AS (
         r.asked,
         r.used,
         r.start_time AS begins,
-        COALESCE(
-            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
-            9223372036854775807
-        ) AS ends
+        COALESCE(n.begins, 9223372036854775807) AS ends
     FROM chosen c
     JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    LEFT JOIN changes n
+        ON n.job_id = r.job_id AND n.account_id = r.account_id AND n.previous = r.start_time
 ),
 -- What jobs that have ended asked for (is_asked = 1) and used, and when.
 spent AS (
@@ -52,12 +65,16 @@ spent AS (
         p.asked AS is_asked,
         h.asked,
         h.used,
+        p.start_time AS span_begins,
+        p.stop_time AS span_ends,
         CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END AS begins,
         CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END AS ends
     FROM chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
     JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id
-    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+    JOIN held h
+        ON h.site_id = j.site_id AND h.job_id = j.job_id
+            AND h.begins < p.stop_time AND h.ends > p.start_time
 ),
 pieces AS (
     SELECT
@@ -69,7 +86,10 @@ pieces AS (
         CASE WHEN s.ends < t.ends THEN s.ends ELSE t.ends END
             - CASE WHEN s.begins > t.begins THEN s.begins ELSE t.begins END AS seconds
     FROM spent s
-    JOIN times t ON t.begins < s.ends AND t.ends > s.begins
+    -- Spans are told apart by time before their rates are looked at.
+    JOIN times t
+        ON t.begins < s.ends AND t.ends > s.begins
+            AND t.begins < s.span_ends AND t.ends > s.span_begins
 ),
 -- What lies evenly over a span: what is open of OAR's own accounting, adjustments, what was
 -- measured of jobs.

@@ -39,6 +39,20 @@ logged AS (
     JOIN resources r ON r.resource_id = l.resource_id
     WHERE r.type = 'default'
 ),
+-- Where rates change: few do, and the rest need not be sorted.
+changes AS (
+    SELECT
+        r.job_id,
+        r.account_id,
+        r.start_time AS begins,
+        COALESCE(
+            LAG(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
+            -9223372036854775807
+        ) AS previous
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    WHERE r.start_time > -9223372036854775807
+),
 -- What jobs hold each second, and from when until when: a rate holds until the next one begins.
 held AS (
     SELECT
@@ -48,23 +62,26 @@ held AS (
         r.asked,
         r.used,
         r.start_time AS begins,
-        COALESCE(
-            LEAD(r.start_time) OVER (PARTITION BY r.job_id, r.account_id ORDER BY r.start_time),
-            9223372036854775807
-        ) AS ends
+        COALESCE(n.begins, 9223372036854775807) AS ends
     FROM chosen c
     JOIN accounting_rates r ON r.site_id = c.site_id AND r.metric_id = c.metric_id
+    LEFT JOIN changes n
+        ON n.job_id = r.job_id AND n.account_id = r.account_id AND n.previous = r.start_time
 ),
 -- What jobs that have ended used, and when.
 spent AS (
     SELECT
         h.used,
+        p.start_time AS span_begins,
+        p.stop_time AS span_ends,
         CASE WHEN p.start_time > h.begins THEN p.start_time ELSE h.begins END AS begins,
         CASE WHEN p.stop_time < h.ends THEN p.stop_time ELSE h.ends END AS ends
     FROM chosen c
     JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
     JOIN accounting_spans p ON p.site_id = j.site_id AND p.job_id = j.job_id AND p.asked = 0
-    JOIN held h ON h.job_id = j.job_id AND h.begins < p.stop_time AND h.ends > p.start_time
+    JOIN held h
+        ON h.site_id = j.site_id AND h.job_id = j.job_id
+            AND h.begins < p.stop_time AND h.ends > p.start_time
 ),
 used AS (
     SELECT
@@ -72,7 +89,10 @@ used AS (
             - CASE WHEN s.begins > c.start_time THEN s.begins ELSE c.start_time END AS seconds,
         s.used
     FROM chosen c
-    JOIN spent s ON s.begins < c.stop_time AND s.ends > c.start_time
+    -- Spans are told apart by time before their rates are looked at.
+    JOIN spent s
+        ON s.begins < c.stop_time AND s.ends > c.start_time
+            AND s.span_begins < c.stop_time AND s.span_ends > c.start_time
     UNION ALL
     SELECT 1, e.used
     FROM chosen c

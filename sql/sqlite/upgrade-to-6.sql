@@ -1,3 +1,5 @@
+.bail on
+
 BEGIN;
 
 CREATE TABLE accounting_purged (
@@ -65,7 +67,11 @@ ORDER BY site_id, job_id, account_id, metric_id, start_time;
 
 DROP TABLE accounting_rates;
 
+PRAGMA legacy_alter_table = ON;
+
 ALTER TABLE accounting_rates_new RENAME TO accounting_rates;
+
+PRAGMA legacy_alter_table = OFF;
 
 CREATE TABLE accounting_totals_new (
     window_start BIGINT NOT NULL,
@@ -86,7 +92,11 @@ ORDER BY site_id, window_start, account_id, metric_id;
 
 DROP TABLE accounting_totals;
 
+PRAGMA legacy_alter_table = ON;
+
 ALTER TABLE accounting_totals_new RENAME TO accounting_totals;
+
+PRAGMA legacy_alter_table = OFF;
 
 CREATE TABLE accounting_days_new (
     day_start BIGINT NOT NULL,
@@ -107,7 +117,11 @@ ORDER BY site_id, day_start, account_id, metric_id;
 
 DROP TABLE accounting_days;
 
+PRAGMA legacy_alter_table = ON;
+
 ALTER TABLE accounting_days_new RENAME TO accounting_days;
+
+PRAGMA legacy_alter_table = OFF;
 
 UPDATE accounting_schema SET version = 6;
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -329,7 +330,8 @@ class Accounting(Reporting):
     ) -> AttributesReport:
         """Record who belongs where, as a file of comma-separated values says.
 
-        *given* is its text, its bytes or its lines; *source* names it in errors. Of the attributes
+        *given* is its text, its bytes or its lines, with times by the clocks of the settings' zone
+        where they have no offset; *source* names it in errors. Of the attributes
         in its first line it is the truth: all that was recorded of them before goes. With *dry_run*
         nothing is written. Raises :class:`oar_accounting.BadFile`, whose text names every mistake,
         and :class:`oar_accounting.UnknownName` where the site is not recorded.
@@ -375,10 +377,11 @@ class Accounting(Reporting):
         :class:`oar_accounting.BadSpan` and :class:`oar_accounting.BadAdjustment`.
         """
         names = (user, project, queue, property)
+        zone = self.zone
         given = Amount(names=names, metric=metric, start=start, stop=stop, asked=asked, used=used)
         return post_adjustment(
             self._runs,
-            lambda book, note: adjust_account(book, given, note),
+            lambda book, note: adjust_account(book, given, note, zone),
             author=author,
             reason=reason,
             dry_run=dry_run,
@@ -394,9 +397,10 @@ class Accounting(Reporting):
         :class:`oar_accounting.UnknownName`, :class:`oar_accounting.BadSpan` and
         :class:`oar_accounting.BadAdjustment`.
         """
+        zone = self.zone
         return post_adjustment(
             self._runs,
-            lambda book, note: adjust_jobs(book, self._oar, wanted, note),
+            lambda book, note: adjust_jobs(book, self._oar, wanted, note, zone),
             author=author,
             reason=reason,
             dry_run=dry_run,
@@ -478,6 +482,13 @@ class Accounting(Reporting):
 
         now = _now()
         return check(oar_conf=oar_conf, config=config, url=url, site=site, now=now)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the settings: whose clocks say when a day of the site begins."""
+        from oar_accounting.core import periods
+
+        return periods.zone(self.settings.timezone)
 
     def period(self, said: str, timezone: str | None = None) -> tuple[int, int]:
         """The half-open span that people mean: "last month", "2026-03"; see `periods.period`.

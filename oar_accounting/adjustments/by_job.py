@@ -7,6 +7,7 @@ job that is adjusted already over some of the time is left out: posting twice is
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import tzinfo
 from decimal import Decimal
 from fractions import Fraction
 
@@ -105,12 +106,15 @@ class _LeftOut:
         return [f"{subject}: {', '.join(map(str, self._first))}{more}"]
 
 
-def adjust_jobs(book: Book, oar: OarJobs, wanted: JobFilter, note: Note | None) -> AdjustmentReport:
+def adjust_jobs(
+    book: Book, oar: OarJobs, wanted: JobFilter, note: Note | None, tz: tzinfo
+) -> AdjustmentReport:
     """Take back what the jobs that match were counted; without a *note* nothing is written.
 
-    Raises :class:`UnknownName`, :class:`BadSpan`, :class:`BadAdjustment` and :class:`WriterBusy`.
+    *tz*: whose clocks tell a time in an error. Raises :class:`UnknownName`, :class:`BadSpan`,
+    :class:`BadAdjustment` and :class:`WriterBusy`.
     """
-    check_span(*wanted.within)
+    check_span(*wanted.within, tz)
     if not wanted.nodes and not wanted.jobs and (wanted.start, wanted.stop) == (None, None):
         raise BadAdjustment("a filter on jobs needs a node, a span of time, or jobs")
     metrics = metrics_to_adjust(book, wanted.metrics)

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Collection
+from datetime import tzinfo
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from fractions import Fraction
 
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import LARGEST
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.errors import BadAdjustment, BadSpan, UnknownName
@@ -89,9 +90,13 @@ def check_known(kind: str, name: str, known: Collection[str]) -> None:
         raise UnknownName(f"nothing is recorded of a {kind} {name!r}{hint}")
 
 
-def check_span(start: int, stop: int) -> None:
-    """Raise :class:`BadSpan` unless time passes from *start* to *stop*."""
+def check_span(start: int, stop: int, tz: tzinfo) -> None:
+    """Raise :class:`BadSpan` unless time passes from *start* to *stop*.
+
+    *tz*: whose clocks tell them.
+    """
     if stop <= start:
-        raise BadSpan(f"the span from {formats.date(start)} to {formats.date(stop)} is empty")
+        begin, end = periods.shown(start, tz), periods.shown(stop, tz)
+        raise BadSpan(f"the span from {begin} to {end} is empty")
     if max(abs(start), abs(stop)) > 2**62:
         raise BadSpan(f"the span from {start} to {stop} is beyond any calendar")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import tzinfo
 
 import numpy as np
 from sqlalchemy import func, insert, literal, select
@@ -185,15 +186,16 @@ def metrics_to_adjust(book: Book, names: Iterable[str] | None) -> dict[int, Metr
     return {known[name].metric_id: known[name].metric for name in wanted}
 
 
-def adjust_account(book: Book, given: Amount, note: Note | None) -> AdjustmentReport:
+def adjust_account(book: Book, given: Amount, note: Note | None, tz: tzinfo) -> AdjustmentReport:
     """Post an amount to an account; without a *note* nothing is written.
 
-    Each of the account's names must be recorded; together they may be new. Raises
-    :class:`UnknownName`, :class:`BadSpan`, :class:`BadAdjustment` and :class:`WriterBusy`.
+    Each of the account's names must be recorded; together they may be new. *tz*: whose clocks tell
+    a time in an error. Raises :class:`UnknownName`, :class:`BadSpan`, :class:`BadAdjustment` and
+    :class:`WriterBusy`.
     """
     _check_names(book, given.names)
     ((metric_id, metric),) = metrics_to_adjust(book, (given.metric,)).items()
-    check_span(given.start, given.stop)
+    check_span(given.start, given.stop, tz)
     asked, used = whole_amount(given.asked, metric), whole_amount(given.used, metric)
     if not asked and not used:
         raise BadAdjustment("an adjustment by 0 says nothing: another amount was expected")

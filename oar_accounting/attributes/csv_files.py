@@ -4,9 +4,9 @@
     bob,LIG,DATAMOVE,,2026-02-15
     bob,LJK,,2026-02-15,
 
-Times are UTC, and a line is valid from the first to before the second, half-open; an empty time
-is no bound, and an empty cell of an attribute says nothing. A file is read to its end, so that all
-its mistakes are told at once.
+Times are those of the clocks of a zone, the site's, and a line is valid from the first to before
+the second, half-open; an empty time is no bound, and an empty cell of an attribute says nothing. A
+file is read to its end, so that all its mistakes are told at once.
 """
 
 import csv
@@ -14,11 +14,11 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import tzinfo
 
 from oar_accounting.attributes.memberships import LOWEST, Claim
 from oar_accounting.attributes.records import Attribute
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import OPEN
 from oar_accounting.errors import BadFile, BadSpan
 from oar_accounting.metrics.metric import NAME
@@ -115,10 +115,11 @@ class _Header:
         return cells[self.names.index(name)] if name in self.names else ""
 
 
-def read(given: str | bytes | Iterable[str], source: str) -> AttributeFile:
+def read(given: str | bytes | Iterable[str], source: str, tz: tzinfo) -> AttributeFile:
     """What the text, its bytes or its lines say; *source* names them in errors.
 
-    Raises :class:`BadFile` that tells line, column and value of each mistake.
+    Times without an offset are those of the clocks of *tz*. Raises :class:`BadFile` that tells
+    line, column and value of each mistake.
     """
     mistakes = Mistakes(source)
     rows = _rows(_text(given, mistakes), mistakes)
@@ -127,7 +128,7 @@ def read(given: str | bytes | Iterable[str], source: str) -> AttributeFile:
     mistakes.tell()
     claims: dict[str, list[Claim]] = {name: [] for name in header.attributes}
     for line, cells in rows:
-        for attribute, claim in _claims(header, line, cells, mistakes):
+        for attribute, claim in _claims(header, line, cells, tz, mistakes):
             claims[attribute].append(claim)
     mistakes.tell()
     return AttributeFile(source, header.kind, claims)
@@ -208,7 +209,7 @@ def refusal(attribute: str, kind: str) -> str | None:
 
 
 def _claims(
-    header: _Header, line: int, cells: Sequence[str], mistakes: Mistakes
+    header: _Header, line: int, cells: Sequence[str], tz: tzinfo, mistakes: Mistakes
 ) -> Iterator[tuple[str, Claim]]:
     """What a row says of each attribute."""
     if len(cells) != len(header.names):
@@ -219,7 +220,7 @@ def _claims(
         mistakes.add(f"{where}{header.kind}: a name was expected")
     name = _name(cells[0], f"{where}{header.kind}", mistakes)
     start, stop = (
-        _instant(header.cell(bound, cells), unbounded, f"{where}{bound}", mistakes)
+        _instant(header.cell(bound, cells), unbounded, tz, f"{where}{bound}", mistakes)
         for bound, unbounded in zip(BOUNDS, (LOWEST, OPEN), strict=True)
     )
     if stop <= start:
@@ -242,14 +243,19 @@ def _name(cell: str, where: str, mistakes: Mistakes) -> str:
     return cell
 
 
-def _instant(cell: str, unbounded: int, where: str, mistakes: Mistakes) -> int:
+def _instant(cell: str, unbounded: int, tz: tzinfo, where: str, mistakes: Mistakes) -> int:
     """Epoch seconds of a cell; *unbounded* where it is empty, and where it is wrong."""
     if not cell:
         return unbounded
     try:
         if BARE_DATE.fullmatch(cell):
             raise BadSpan(f"{cell} is a date or a number of seconds; write a date like 2026-03-01")
-        instant = formats.instant(cell[:100])
+        instant = periods.moment(cell[:100], tz)
+        if instant is None:
+            raise BadSpan(
+                f"{shown(cell)} is no time; expected a date like 2026-03-01, a time like "
+                f"2026-03-01T12:00 ({tz}), or epoch seconds"
+            )
         if abs(instant) >= BEYOND:
             raise BadSpan(f"{shown(cell)} is beyond any calendar; leave it empty for no bound")
     except BadSpan as error:
@@ -263,23 +269,17 @@ def shown(cell: str) -> str:
     return repr(cell) if len(cell) <= 60 else f"{cell[:60]!r}..."
 
 
-def written(entries: Sequence[Attribute]) -> str:
-    """The file that says what the *entries*, which are of one attribute, say."""
+def written(entries: Sequence[Attribute], tz: tzinfo) -> str:
+    """The file that says what the *entries*, which are of one attribute, say; `read` as it is."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([entries[0].kind, entries[0].attribute, *BOUNDS])
     for each in entries:
-        bounds = (time_text(each.valid_from), time_text(each.valid_to))
+        bounds = (time_text(each.valid_from, tz), time_text(each.valid_to, tz))
         writer.writerow([each.name, each.value, *bounds])
     return file.getvalue()
 
 
-def time_text(instant: int | None) -> str:
-    """A date, or a time of a day, UTC, from which `formats.instant` reads the same; "" for None."""
-    if instant is None:
-        return ""
-    try:
-        moment = datetime.fromtimestamp(instant, UTC).replace(tzinfo=None)
-    except (OverflowError, ValueError, OSError):
-        return str(instant)
-    return moment.date().isoformat() if instant % 86_400 == 0 else moment.isoformat()
+def time_text(instant: int | None, tz: tzinfo) -> str:
+    """The cell of a time, from which `read` reads the same; "" for None."""
+    return "" if instant is None else periods.written(instant, tz)

@@ -6,6 +6,7 @@ A file is the truth about its attributes: what was stored of them before goes.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from functools import cache
 
 from sqlalchemy import Connection, select
@@ -136,11 +137,11 @@ class Import:
         )
 
 
-def prepare(connection: Connection, site: Site, given: AttributeFile) -> Import:
+def prepare(connection: Connection, site: Site, given: AttributeFile, tz: tzinfo) -> Import:
     """What an import of the file would do; nothing is written.
 
-    Raises :class:`oar_accounting.BadFile` where the file contradicts itself, or has an attribute
-    that others have.
+    *tz*: whose clocks tell times. Raises :class:`oar_accounting.BadFile` where the file contradicts
+    itself, or has an attribute that others have.
     """
     mistakes = Mistakes(given.source)
     kinds = known(connection, site.site_id)
@@ -152,11 +153,11 @@ def prepare(connection: Connection, site: Site, given: AttributeFile) -> Import:
         claims = [
             Claim(forgotten(c.name), c.start, c.stop, forgotten(c.value), c.line) for c in claims
         ]
-        _check_claims(given.kind, attribute, claims, mistakes)
+        _check_claims(given.kind, attribute, claims, tz, mistakes)
         new[attribute] = merged(claims)
     mistakes.tell()
     if PARENT in new:
-        _check_tree(new[PARENT], mistakes)
+        _check_tree(new[PARENT], tz, mistakes)
     mistakes.tell()
     old = {each: _stored(connection, site.site_id, each) for each in new}
     found = [
@@ -165,7 +166,7 @@ def prepare(connection: Connection, site: Site, given: AttributeFile) -> Import:
         if not spans and old[attribute]
     ]
     recorded = _recorded(connection, site, given.kind)
-    found += notes(given.kind, new, recorded, site.terms.window)
+    found += notes(given.kind, new, recorded, site.terms.window, tz)
     return Import(given.kind, old, new, found)
 
 
@@ -213,9 +214,11 @@ def _check_kind(
         )
 
 
-def _check_claims(kind: str, attribute: str, claims: Sequence[Claim], mistakes: Mistakes) -> None:
+def _check_claims(
+    kind: str, attribute: str, claims: Sequence[Claim], tz: tzinfo, mistakes: Mistakes
+) -> None:
     for one, other in contradictions(claims):
-        span = when(max(one.start, other.start), min(one.stop, other.stop))
+        span = when(max(one.start, other.start), min(one.stop, other.stop), tz)
         first, second = sorted((one, other), key=lambda claim: claim.line)
         mistakes.add(
             f"lines {first.line} and {second.line}: {kind} {shown(first.name)} has {attribute} "
@@ -223,9 +226,9 @@ def _check_claims(kind: str, attribute: str, claims: Sequence[Claim], mistakes: 
         )
 
 
-def _check_tree(parents: Spans, mistakes: Mistakes) -> None:
+def _check_tree(parents: Spans, tz: tzinfo, mistakes: Mistakes) -> None:
     for each in wrong_climbs(Memberships("project", parents), parents):
-        span, name = when(each.start, each.stop), shown(each.path[0])
+        span, name = when(each.start, each.stop, tz), shown(each.path[0])
         if each.is_circle:
             way = " in ".join(map(shown, each.path))
             mistakes.add(f"project {name} is above itself {span}: {way}")

@@ -1,6 +1,7 @@
 """What an administrator should know of a file of attributes that is right in itself. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import tzinfo
 from itertools import islice
 
 from oar_accounting.attributes.csv_files import PARENT, shown, time_text
@@ -13,14 +14,16 @@ MOST_TOLD = 5
 Attributed = Mapping[str, Mapping[str, Sequence[Span]]]  # by attribute and name
 
 
-def notes(kind: str, said: Attributed, recorded: Collection[str], window: int) -> list[str]:
-    """One line for each thing that may be meant otherwise.
+def notes(
+    kind: str, said: Attributed, recorded: Collection[str], window: int, tz: tzinfo
+) -> list[str]:
+    """One line for each thing that may be meant otherwise; times by the clocks of *tz*.
 
     *recorded* are the users or projects of which there are jobs; windows are of *window* seconds.
     """
     found: list[str] = []
     for attribute, spans in said.items():
-        found += _notes_of(kind, attribute, spans, recorded, window)
+        found += _notes_of(kind, attribute, spans, recorded, window, tz)
     names = {name for spans in said.values() for name in spans}
     # What is above others need not have jobs of its own.
     above = {value for spans in said.get(PARENT, {}).values() for _, _, value in spans}
@@ -32,14 +35,15 @@ def notes(kind: str, said: Attributed, recorded: Collection[str], window: int) -
     return found
 
 
-def _notes_of(
+def _notes_of(  # noqa: PLR0913 - as `notes`, of one attribute
     kind: str,
     attribute: str,
     spans: Mapping[str, Sequence[Span]],
     recorded: Collection[str],
     window: int,
+    tz: tzinfo,
 ) -> Iterator[str]:
-    if holes := [f"{shown(name)} {when(start, stop)}" for name, start, stop in gaps(spans)]:
+    if holes := [f"{shown(name)} {when(start, stop, tz)}" for name, start, stop in gaps(spans)]:
         yield f"{attribute}: {counted(len(holes), 'gap')} between entries: {listed(holes)}"
     missing = sorted(set(recorded) - spans.keys())
     # A project without a parent is the top of its tree.
@@ -49,7 +53,7 @@ def _notes_of(
             f"an entry: {listed(map(shown, missing))}"
         )
     if within := [
-        f"{shown(name)} {time_text(bound)}"
+        f"{shown(name)} {time_text(bound, tz)}"
         for name, some in sorted(spans.items())
         for bound in sorted({bound for start, stop, _ in some for bound in (start, stop)})
         if bound not in (LOWEST, OPEN) and bound % window
@@ -66,10 +70,10 @@ def _notes_of(
         )
 
 
-def when(start: int, stop: int) -> str:
-    """A span of time in words, UTC."""
-    begins = "" if start == LOWEST else f"from {time_text(start)}"
-    ends = "" if stop == OPEN else f"until {time_text(stop)}"
+def when(start: int, stop: int, tz: tzinfo) -> str:
+    """A span of time in words, by the clocks of a zone."""
+    begins = "" if start == LOWEST else f"from {time_text(start, tz)}"
+    ends = "" if stop == OPEN else f"until {time_text(stop, tz)}"
     return f"{begins} {ends}".strip() or "at all times"
 
 

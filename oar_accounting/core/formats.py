@@ -1,12 +1,10 @@
-"""How amounts, times and names are written for people, and read from them. Pure."""
+"""How amounts, times and names are written for people. Pure."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
-from oar_accounting.core import periods
 from oar_accounting.core.lengths import HOUR
-from oar_accounting.errors import BadSpan
 
 #: Units that people read in larger ones.
 LARGER = {"KiB": ("GiB", 1024**2), "MiB": ("GiB", 1024)}
@@ -39,20 +37,6 @@ def one_hour(unit: str, scale: int) -> int:
 def exact_unit(unit: str, scale: int) -> str:
     """The unit of whole amounts: ``core·s``, or ``core·s/1000`` for thousandths."""
     return unit if scale == 1 else f"{unit}/{scale}"
-
-
-def instant(said: str) -> int:
-    """Epoch seconds from a whole number of them, or from a date or time in UTC.
-
-    `periods.instant` reads them in a zone, and words. Raises :class:`BadSpan`.
-    """
-    seconds = periods.moment(said, UTC)
-    if seconds is None:
-        raise BadSpan(
-            f"{said!r} is no time; expected a date like 2026-03-01, a time like "
-            "2026-03-01T12:00 (UTC), or epoch seconds"
-        )
-    return seconds
 
 
 def date(instant: int) -> str:

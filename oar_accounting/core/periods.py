@@ -438,6 +438,20 @@ def shown(at: int, tz: tzinfo) -> str:
     return f"{iso[:19]} {name if name.isalpha() else iso[19:]}"
 
 
+def written(at: int, tz: tzinfo) -> str:
+    """A date, or a time of a day, by the clocks of a zone, from which `moment` reads the same.
+
+    With its offset where the clocks show it twice; the seconds beyond the calendar.
+    """
+    try:
+        local = datetime.fromtimestamp(at, tz)
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+    naive = local.replace(tzinfo=None, fold=0)
+    texts = (naive.date().isoformat(), naive.isoformat(), local.isoformat())
+    return next((text for text in texts if moment(text, tz) == at), str(at))
+
+
 def year_before(at: int, tz: tzinfo) -> int:
     """The same date and time of the clocks a year before; of a 29th of February a 1st of March."""
     local = datetime.fromtimestamp(at, tz)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.karma.report import Explanation, JobKarma, KarmaPart
 
 #: Policies whose karma is the sum of the values of its parts.
@@ -14,10 +14,11 @@ TREES = ("tree", "fair_tree")
 def explanation(told: Explanation) -> Iterator[str]:
     """Why a job stands where it does, line by line."""
     job = told.job
+    now = periods.shown(told.now, periods.zone(told.timezone))
     yield (
         f"Job {job.job_id} of {job.user}, project {job.project or '(none)'}, is number {job.place} "
         f"of {job.waiting} waiting in queue {job.queue}: karma {figure(job.karma)}, lowest first "
-        f"({told.policy}, on {formats.date(told.now)} UTC)."
+        f"({told.policy}, on {now})."
     )
     yield ""
     yield _what_it_is(told.policy, job)

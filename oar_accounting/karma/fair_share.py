@@ -115,6 +115,7 @@ class FairShare:
             job=report.job(row),
             ahead=ahead,
             lower=lower_karma,
+            timezone=report.timezone,
         )
 
     def fairshare(self) -> FairShareReport:
@@ -129,7 +130,13 @@ class FairShare:
             with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
                 jobs = waiters(sources.connection, sources.site, queued)
                 rows, counts = _rows(policy, jobs, sources)
-        return FairShareReport(policy=policy.name, now=self.now, counts=counts, rows=rows)
+        return FairShareReport(
+            policy=policy.name,
+            now=self.now,
+            counts=counts,
+            rows=rows,
+            timezone=self._given.timezone,
+        )
 
     def sums(self, metrics: Mapping[str, float], queues: Sequence[str], start: int) -> UsageSums:
         """What was used in these queues from *start* on; open jobs as karma counts them.
@@ -152,12 +159,28 @@ class FairShare:
         if isinstance(policy, Stock):
             from oar_accounting.karma import by_oar
 
-            return _report(
-                policy.name, self.now, queued, *by_oar.karma_of(self._stock(policy), queued)
-            )
+            return self._report(queued, *by_oar.karma_of(self._stock(policy), queued))
         with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
-            return _report(policy.name, self.now, jobs.jobs, *_karma_of(policy, jobs, sources))
+            return self._report(jobs.jobs, *_karma_of(policy, jobs, sources))
+
+    def _report(self, jobs: Queued, karma: Floats, parts: Sequence[Part]) -> KarmaReport:
+        rows = order(karma, jobs.job_id)
+        queue = jobs.queue[rows]
+        places, waiting = _places(queue.tolist())
+        return KarmaReport(
+            policy=self.rules.policy.name,
+            now=self.now,
+            job_id=jobs.job_id[rows],
+            user=jobs.user[rows],
+            project=jobs.project[rows],
+            queue=queue,
+            karma=karma[rows],
+            place=places,
+            parts=tuple(part.take(rows) for part in parts),
+            waiting=waiting,
+            timezone=self._given.timezone,
+        )
 
     def _stock(self, policy: Stock) -> "StockSources":
         from oar_accounting.karma.by_oar import StockSources
@@ -245,26 +268,6 @@ def _rows(
     from oar_accounting.karma import by_dominant
 
     return by_dominant.rows(policy, sources), counts
-
-
-def _report(
-    policy: str, now: int, jobs: Queued, karma: Floats, parts: Sequence[Part]
-) -> KarmaReport:
-    rows = order(karma, jobs.job_id)
-    queue = jobs.queue[rows]
-    places, waiting = _places(queue.tolist())
-    return KarmaReport(
-        policy=policy,
-        now=now,
-        job_id=jobs.job_id[rows],
-        user=jobs.user[rows],
-        project=jobs.project[rows],
-        queue=queue,
-        karma=karma[rows],
-        place=places,
-        parts=tuple(part.take(rows) for part in parts),
-        waiting=waiting,
-    )
 
 
 def _places(queues: Sequence[str]) -> tuple[Ints, dict[str, int]]:

@@ -105,6 +105,7 @@ class KarmaReport:
     place: Ints  #: in its queue, from 1
     parts: tuple[Part, ...]
     waiting: Mapping[str, int]  #: how many jobs wait in each queue
+    timezone: str = "UTC"  #: of the site, in which people are told of times
 
     def __len__(self) -> int:
         return len(self.job_id)
@@ -146,6 +147,7 @@ class Explanation:
     job: JobKarma
     ahead: JobKarma | None  #: the job just before it in its queue; None: not there, or not shown
     lower: JobKarma | None  #: the last one before it whose karma is lower; None: likewise
+    timezone: str = "UTC"  #: of the site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ class FairShareReport:
     now: int
     counts: str  #: in words: how much use of which time counts
     rows: Sequence[FairShareRow]
+    timezone: str = "UTC"  #: of the site
 
 
 # -- what an ordinary user may see ------------------------------------------------------------

@@ -150,6 +150,7 @@ def _replay(  # noqa: PLR0913 - as above
         explained=int((choice & before.same).sum()),
         chance=float((1 / before.able[choice]).sum()),
         waits=_waits(users, started, before, after),
+        timezone=given.timezone,
     )
 
 

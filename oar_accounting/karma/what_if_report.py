@@ -56,6 +56,7 @@ class Replay:
     explained: int  #: of these: where the settings in force pick the job that really started
     chance: float  #: of these: where one that is drawn by lot would be that job, on average
     waits: Sequence[WaitShift]
+    timezone: str = "UTC"  #: of the site, in which people are told of times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from oar_accounting.attributes import csv_files, stored
 from oar_accounting.attributes.records import AttributesReport
+from oar_accounting.core import periods
 from oar_accounting.ledger.records import PassReport
 from oar_accounting.recording.runs import Runs
 
@@ -12,15 +13,16 @@ def import_attributes(
     runs: Runs, given: str | bytes | Iterable[str], source: str, *, dry_run: bool
 ) -> AttributesReport:
     """Record what a file says; *source* names it in errors. Raises as `Accounting` says."""
-    file = csv_files.read(given, source)
+    zone = periods.zone(runs.given.timezone)
+    file = csv_files.read(given, source, zone)
     if dry_run:
         with runs.ledger.reading_site() as (connection, site):
-            planned = stored.prepare(connection, site, file)
+            planned = stored.prepare(connection, site, file, zone)
         return planned.report(dry_run=True)
     with runs.noted("attributes", new=False) as entry:
         entry.secret = True
         with runs.ledger.writing() as book:
-            planned = stored.prepare(book.connection, book.site, file)
+            planned = stored.prepare(book.connection, book.site, file, zone)
             stored.store(book.connection, book.site.site_id, planned)
         report = planned.report(dry_run=False)
         changed = report.added + report.removed + report.changed

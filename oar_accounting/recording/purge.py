@@ -5,7 +5,7 @@ recomputed and windows made larger. What is gone for good: the job cannot be cor
 in another metric, under other terms, or within a part of a window.
 """
 
-from oar_accounting.core import formats
+from oar_accounting.core import periods
 from oar_accounting.core.lengths import DAY
 from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
@@ -26,26 +26,27 @@ def purge(runs: Runs, before: int, progress: Progress | None) -> tuple[int, int]
     Raises :class:`BadSpan` where catch-up still compares such jobs with OAR.
     """
     with runs.noted("purge", new=False) as entry:
+        site = runs.site()
+        bound = before // site.terms.window * site.terms.window
         latest = entry.began - runs.given.recheck_days * DAY
-        bound, count = purge_before(runs.ledger, runs.site(), before, latest, progress)
+        if bound > latest:
+            told, last = (
+                periods.shown(at, periods.zone(runs.given.timezone)) for at in (bound, latest)
+            )
+            raise BadSpan(
+                f"{told} is too late to purge before: jobs are compared with OAR for some days "
+                f"after their end; the latest is {last}"
+            )
+        count = purge_before(runs.ledger, site, bound, progress)
         entry.report = PassReport(done=count)
     return bound, count
 
 
-def purge_before(
-    ledger: Ledger, site: Site, before: int, latest: int, progress: Progress | None
-) -> tuple[int, int]:
-    """Purge what ended before the window around *before* began; that bound, and how many jobs.
+def purge_before(ledger: Ledger, site: Site, bound: int, progress: Progress | None) -> int:
+    """Purge what ended before *bound*, where a window begins; how many jobs.
 
-    Raises :class:`BadSpan` where it is after *latest*: passes still compare those jobs. Killed, it
-    goes on where it is run again.
+    Killed, it goes on where it is run again.
     """
-    bound = before // site.terms.window * site.terms.window
-    if bound > latest:
-        raise BadSpan(
-            f"{formats.date(bound)} is too late to purge before: jobs are compared with OAR for "
-            f"some days after their end; the latest is {formats.date(latest)}"
-        )
     with ledger.writing() as book:
         book.check_no_rebuild()
         if bound > (book.site.purged_before or 0):
@@ -59,4 +60,4 @@ def purge_before(
                 book.check_no_rebuild()
                 count += carry(book, block, bound)
         shown.advance(len(page))
-    return bound, count
+    return count

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from oar_accounting.core import formats
+from oar_accounting.core import periods
 from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.usage.job_keys import DEFAULT_SIZES, Sizes
@@ -45,9 +45,10 @@ class UsageQuery:
 
     def __post_init__(self) -> None:
         if self.start is not None and self.stop is not None and self.stop <= self.start:
+            zone = periods.zone(self.timezone)
             raise BadSpan(
-                f"the span from {self.start} ({formats.date(self.start)} UTC) to {self.stop} "
-                f"({formats.date(self.stop)} UTC) is empty"
+                f"the span from {self.start} ({periods.shown(self.start, zone)}) to {self.stop} "
+                f"({periods.shown(self.stop, zone)}) is empty"
             )
         for instant in (self.start, self.stop, self.as_of):
             if instant is not None and abs(instant) > FARTHEST:

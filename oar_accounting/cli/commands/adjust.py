@@ -7,6 +7,7 @@ import pwd
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import tzinfo
 from typing import Any
 
 import click
@@ -25,7 +26,7 @@ from oar_accounting.cli.commands.report_options import names_of
 from oar_accounting.cli.terminal.display import add_row, new_table, show
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.errors import BadAdjustment
 
 #: What goes with an account, beside an amount.
@@ -66,7 +67,10 @@ EVERY_WAY = ("--reason", "--author", "--dry-run", "--json")
 )
 @click.option("--asked", metavar="AMOUNT", help="The same of what was asked for.")
 @click.option(
-    "--from", "start", metavar="TIME", help="First instant: a date (UTC) or epoch seconds."
+    "--from",
+    "start",
+    metavar="TIME",
+    help="First instant: a date or time in the site's zone, or epoch seconds.",
 )
 @click.option("--to", "stop", metavar="TIME", help="First instant that is no longer adjusted.")
 @click.option(
@@ -80,7 +84,7 @@ EVERY_WAY = ("--reason", "--author", "--dry-run", "--json")
     "--between",
     nargs=2,
     metavar="FROM TO",
-    help="What jobs were counted between these times; else all that they were counted.",
+    help="What jobs were counted between these times, as for --from; else all they were counted.",
 )
 @click.option(
     "--job",
@@ -172,20 +176,21 @@ def _adjusted(
     if way == COUNTER:
         return accounting.counter(given["counter"], **words)
     if way == JOBS:
-        return accounting.adjust_jobs(_job_filter(given), **words)
+        return accounting.adjust_jobs(_job_filter(accounting, given), **words)
     return accounting.adjust(
         **{name: given[name] for name in ("user", "project", "queue")},
         metric=given["metrics"][0],
         property=given["property"] or "",
-        start=formats.instant(given["start"]),
-        stop=formats.instant(given["stop"]),
+        start=accounting.instant(given["start"]),
+        stop=accounting.instant(given["stop"]),
         **{name: given[name] for name in ("asked", "used") if given[name] is not None},
         **words,
     )
 
 
-def _job_filter(given: Mapping[str, Any]) -> JobFilter:
-    start, stop = map(formats.instant, given["between"]) if given["between"] else (None, None)
+def _job_filter(accounting: Accounting, given: Mapping[str, Any]) -> JobFilter:
+    between = given["between"]
+    start, stop = map(accounting.instant, between) if between else (None, None)
     return JobFilter(
         nodes=given["nodes"],
         jobs=given["jobs"],
@@ -271,9 +276,9 @@ def adjustments(options: Options, number: int | None, form: str | None) -> None:
     """
     with options.accounting() as accounting:
         if number is None:
-            _show_all(accounting.adjustments(), form)
+            _show_all(accounting.adjustments(), form, accounting.zone)
         else:
-            _show_lines(accounting.adjustment_lines(number), form)
+            _show_lines(accounting.adjustment_lines(number), form, accounting.zone)
 
 
 #: What is told of an adjustment, and of a line, beside the amounts.
@@ -281,7 +286,7 @@ TOLD = ("adjustment_id", "posted", "author", "reason", "counters", "countered_by
 LINE_FIELDS = ("line", "job_id", "user", "project", "queue", "property", "metric")
 
 
-def _show_all(found: Sequence[Adjustment], form: str | None) -> None:
+def _show_all(found: Sequence[Adjustment], form: str | None, zone: tzinfo) -> None:
     if form == "json":
         _print_json(
             {name: getattr(each, name) for name in TOLD}
@@ -301,13 +306,14 @@ def _show_all(found: Sequence[Adjustment], form: str | None) -> None:
         table.add_column("countered by", justify="right")
         table.add_column("reason")
         for each in found:
-            _add_adjustment(table, each)
+            _add_adjustment(table, each, zone)
         show(table)
 
 
-def _add_adjustment(table: Table, each: Adjustment) -> None:
+def _add_adjustment(table: Table, each: Adjustment, zone: tzinfo) -> None:
     """A row per metric; what is of the adjustment as a whole stands in the first."""
-    first = (str(each.adjustment_id), formats.date(each.posted), each.author, str(each.jobs))
+    posted = periods.shown(each.posted, zone)
+    first = (str(each.adjustment_id), posted, each.author, str(each.jobs))
     by = "" if each.countered_by is None else str(each.countered_by)
     reason = each.reason if each.counters is None else f"(counters {each.counters}) {each.reason}"
     for place, row in enumerate(each.amounts):
@@ -315,7 +321,7 @@ def _add_adjustment(table: Table, each: Adjustment) -> None:
         add_row(table, *names, row.metric, *_amounts(row), *last)
 
 
-def _show_lines(found: Sequence[AdjustmentLine], form: str | None) -> None:
+def _show_lines(found: Sequence[AdjustmentLine], form: str | None, zone: tzinfo) -> None:
     rows = [_exact(asdict(line)) for line in found]
     if form == "json":
         _print_json(rows)
@@ -327,7 +333,7 @@ def _show_lines(found: Sequence[AdjustmentLine], form: str | None) -> None:
         for line in found:
             job = "" if line.job_id is None else str(line.job_id)
             names = (line.user, line.project, line.queue, line.property, line.metric)
-            span = (formats.date(line.start), formats.date(line.stop))
+            span = (periods.shown(line.start, zone), periods.shown(line.stop, zone))
             add_row(table, str(line.line), job, *names, *span, *_amounts(line))
         show(table)
 

@@ -35,9 +35,9 @@ def import_file(options: Options, file: str, dry_run: bool) -> None:
     """Record who belongs where, as FILE says; - is standard input.
 
     FILE is comma-separated values in UTF-8. The first column is user or project, the others are
-    attributes, and valid_from and valid_to: dates (UTC), from the first to before the second, empty
-    for no bound. The column parent makes projects a tree. Of the attributes in its first line FILE
-    is the truth: what was imported of them before goes.
+    attributes, and valid_from and valid_to: dates in the site's zone, from the first to before the
+    second, empty for no bound. The column parent makes projects a tree. Of the attributes in its
+    first line FILE is the truth: what was imported of them before goes.
 
     \b
     Example: oar-accounting attributes import laboratories.csv
@@ -46,10 +46,11 @@ def import_file(options: Options, file: str, dry_run: bool) -> None:
     given = _content(file, source)
     with options.accounting() as accounting:
         report = accounting.import_attributes(given, source=source, dry_run=dry_run)
+        zone = accounting.zone
     counts = f"{report.added} added, {report.removed} removed, {report.changed} changed"
     click.echo(
         f"{', '.join(report.attributes)}: {report.entries} entries of {report.names} "
-        f"{report.kind}s; {counts}{'; nothing was written' if dry_run else ''}"
+        f"{report.kind}s; {counts}; times in {zone}{'; nothing was written' if dry_run else ''}"
     )
     for note in report.notes:
         click.echo(f"note: {formats.printable(note)}", err=True)
@@ -70,18 +71,20 @@ def show_entries(options: Options, attribute: str | None, form: str | None) -> N
         raise click.UsageError("--csv is a file of one attribute; name it: show ATTRIBUTE --csv")
     with options.accounting() as accounting:
         entries = accounting.attributes(attribute)
+        zone = accounting.zone
     if form == "json":
         click.echo(json.dumps([asdict(each) for each in entries], ensure_ascii=False, indent=1))
     elif form == "csv":
-        click.echo(csv_files.written(entries), nl=False)
+        click.echo(csv_files.written(entries, zone), nl=False)
     elif attribute is None:
         _show_attributes(entries)
     else:
         table = new_table(entries[0].kind, attribute, *csv_files.BOUNDS)
         for each in entries:
-            bounds = map(csv_files.time_text, (each.valid_from, each.valid_to))
+            bounds = (csv_files.time_text(at, zone) for at in (each.valid_from, each.valid_to))
             add_row(table, each.name, each.value, *bounds)
         show(table)
+        click.echo(f"note: times are those of {zone}", err=True)
 
 
 @command("remove")

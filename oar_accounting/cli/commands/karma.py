@@ -13,7 +13,7 @@ from oar_accounting.cli.commands import what_if
 from oar_accounting.cli.terminal.display import add_row, bar, new_table, show
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.karma.explain import SUMMED_POLICIES, explanation, figure
 from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
 
@@ -24,7 +24,9 @@ from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, 
 )
 @click.option("--queue", metavar="NAME", help="Only the jobs of this queue.")
 @click.option("--first", type=click.IntRange(1), metavar="N", help="Only the first N jobs.")
-@click.option("--at", metavar="TIME", help="As of a time (UTC) or epoch seconds. Default: now.")
+@click.option(
+    "--at", metavar="TIME", help="As of a time in the site's zone, or epoch seconds. Default: now."
+)
 @click.option(
     "--what-if",
     "config",
@@ -60,7 +62,7 @@ def karma(
         what_if.tell(options, given["config"], given["days"], at, as_json=as_json)
         return
     with options.accounting() as accounting:
-        now = None if at is None else formats.instant(at)
+        now = None if at is None else accounting.instant(at)
         if job is None:
             report = accounting.karma(now=now)
         else:
@@ -73,7 +75,9 @@ def karma(
 
 
 @command("fairshare")
-@click.option("--at", metavar="TIME", help="As of a time (UTC) or epoch seconds. Default: now.")
+@click.option(
+    "--at", metavar="TIME", help="As of a time in the site's zone, or epoch seconds. Default: now."
+)
 @click.option("--json", "as_json", is_flag=True, help="All of it, for machines.")
 @click.pass_obj
 def fairshare(options: Options, /, at: str | None, as_json: bool) -> None:
@@ -85,15 +89,17 @@ def fairshare(options: Options, /, at: str | None, as_json: bool) -> None:
     Example: oar-accounting fairshare --json
     """
     with options.accounting() as accounting:
-        report = accounting.fairshare(now=None if at is None else formats.instant(at))
+        report = accounting.fairshare(now=None if at is None else accounting.instant(at))
     tell_fairshare(report, as_json=as_json)
 
 
 def tell_jobs(report: KarmaReport, jobs: list[JobKarma], *, as_json: bool) -> None:
     """Jobs that wait, in order."""
     if as_json:
-        tell({"policy": report.policy, "now": report.now, "jobs": [asdict(each) for each in jobs]})
+        head = {"policy": report.policy, "now": report.now, "timezone": report.timezone}
+        tell({**head, "jobs": [asdict(each) for each in jobs]})
     elif jobs:
+        click.echo(f"as of {_now(report)}")
         show(karma_table(report, jobs))
     else:
         click.echo("no job waits")
@@ -113,7 +119,12 @@ def tell_fairshare(report: FairShareReport, *, as_json: bool) -> None:
         tell(asdict(report))
         return
     show(fairshare_table(report))
-    click.echo(f"{report.policy}, as of {formats.date(report.now)} UTC; time: {report.counts}")
+    click.echo(f"{report.policy}, as of {_now(report)}; time: {report.counts}")
+
+
+def _now(report: KarmaReport | FairShareReport) -> str:
+    """As of when, by the clocks of the site."""
+    return periods.shown(report.now, periods.zone(report.timezone))
 
 
 def tell(said: dict[str, Any]) -> None:

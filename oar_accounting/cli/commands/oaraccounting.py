@@ -1,6 +1,6 @@
 """The command that takes the place of OAR's own ``oaraccounting``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from oar_accounting.core import formats
 from oar_accounting.dropin.oaraccounting import count
 from oar_accounting.dropin.records import StockReport
 from oar_accounting.metrics.metric import RESOURCE
+
+if TYPE_CHECKING:
+    from oar_accounting.accounting import Accounting
 
 
 @command("oaraccounting")
@@ -25,7 +28,7 @@ from oar_accounting.metrics.metric import RESOURCE
     "bound",
     metavar="SECONDS|DATE",
     help="Only remove windows that ended so many seconds ago, as OAR's command does, or before a "
-    "date (UTC). Their jobs stay counted.",
+    "date in the site's zone. Their jobs stay counted.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.pass_obj
@@ -52,18 +55,16 @@ def oaraccounting(options: Options, bound: str | None, dry_run: bool, reinitiali
         _tell_counted(told, would, reinitialize)
     else:
         with options.accounting() as accounting:
-            told = accounting.oaraccounting(dry_run=dry_run, **_bound(bound))
+            told = accounting.oaraccounting(dry_run=dry_run, **_bound(accounting, bound))
         click.echo(f"{told.removed} rows {would}removed from OAR's table accounting: {_held(told)}")
 
 
-def _bound(said: str | None) -> dict[str, Any]:
+def _bound(accounting: "Accounting", said: str) -> dict[str, Any]:
     """Seconds ago, or an instant. Raises :class:`BadSpan`."""
-    if said is None:
-        return {}
     try:
         return {"delete_older": int(said)}
     except ValueError:
-        return {"delete_before": formats.instant(said)}
+        return {"delete_before": accounting.instant(said)}
 
 
 def _tell_counted(told: StockReport, would: str, reinitialize: bool) -> None:

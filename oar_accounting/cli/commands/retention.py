@@ -5,13 +5,16 @@ import click
 from oar_accounting.cli.terminal.display import progress_bar
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.metrics.metric import RESOURCE
 
 
 @command("purge")
 @click.option(
-    "--before", "before", required=True, metavar="TIME", help="A date (UTC) or epoch seconds."
+    "--before",
+    required=True,
+    metavar="TIME",
+    help="A date or time in the site's zone, or epoch seconds.",
 )
 @click.pass_obj
 def purge(options: Options, before: str) -> None:
@@ -23,10 +26,10 @@ def purge(options: Options, before: str) -> None:
     \b
     Example: oar-accounting purge --before 2024-01-01
     """
-    instant = formats.instant(before)
     with options.accounting() as accounting, progress_bar("looked at") as progress:
-        bound, count = accounting.purge(instant, progress=progress)
-    click.echo(f"{count} jobs that ended before {formats.date(bound)} were purged")
+        bound, count = accounting.purge(accounting.instant(before), progress=progress)
+        told = periods.shown(bound, accounting.zone)
+    click.echo(f"{count} jobs that ended before {told} were purged")
 
 
 @command("forget-user")
@@ -83,14 +86,16 @@ def import_accounting(options: Options, dry_run: bool) -> None:
     """
     with options.accounting() as accounting:
         told = accounting.import_accounting(dry_run=dry_run)
+        zone = accounting.zone
     verb = "would be taken over" if dry_run else "taken over"
     if told.start is None or told.stop is None:
         click.echo("OAR's accounting has nothing of times of which no jobs are left")
     else:
+        first, last = (periods.shown(at, zone) for at in (told.start, told.stop))
         click.echo(
             f"{told.rows} amounts of OAR's accounting {verb}, {told.new} of them new and "
-            f"{told.changed} changed, from {formats.date(told.start)} to "
-            f"{formats.date(told.stop)} UTC: {_hours(told.asked)} asked, {_hours(told.used)} used"
+            f"{told.changed} changed, from {first} to {last}: {_hours(told.asked)} asked, "
+            f"{_hours(told.used)} used"
         )
     if told.left_out:
         click.echo(

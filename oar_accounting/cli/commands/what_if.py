@@ -9,7 +9,7 @@ from rich.table import Table
 
 from oar_accounting.cli.terminal.display import add_row, new_table, progress_bar, show
 from oar_accounting.cli.terminal.options import Options
-from oar_accounting.core import formats
+from oar_accounting.core import formats, periods
 from oar_accounting.core.lengths import HOUR
 from oar_accounting.karma.what_if_report import Replay, WhatIfReport
 
@@ -18,8 +18,8 @@ DAYS = 7
 
 def tell(options: Options, config: str, days: int | None, at: str | None, *, as_json: bool) -> None:
     """The order and the waits under the settings in force and under those of the file."""
-    now = None if at is None else formats.instant(at)
     with options.accounting() as accounting, progress_bar("karma") as progress:
+        now = None if at is None else accounting.instant(at)
         report = accounting.what_if(
             config, days=DAYS if days is None else days, now=now, progress=progress
         )
@@ -82,7 +82,7 @@ def waits_table(replay: Replay) -> Table:
 
 def replay_lines(replay: Replay) -> Iterator[str]:
     """What the replay is worth, and what it does not know."""
-    since = f"since {formats.date(replay.begin)} UTC"
+    since = f"since {periods.shown(replay.begin, periods.zone(replay.timezone))}"
     if not replay.choices:
         yield (
             f"Of {replay.starts} starts {since} none had a choice: no two jobs of the same queue "

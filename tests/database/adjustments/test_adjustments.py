@@ -27,8 +27,8 @@ from oar_accounting import (
 from oar_accounting.adjustments import by_job as jobs_adjusted
 from oar_accounting.adjustments.input import whole_amount
 from oar_accounting.cli import app
-from oar_accounting.core import formats
 from oar_accounting.database import id_blocks
+from oar_accounting.demo.demo import DEMO_NOW
 from oar_accounting.ledger import schema
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar import snapshot
@@ -939,7 +939,7 @@ def test_people_see_the_list_without_control_characters(site: Site) -> None:
     head, first, second = (line.rstrip() for line in shown.splitlines())
     assert head.split()[:4] == ["id", "posted", "author", "jobs"]
     assert re.fullmatch(
-        r"1 +2023-11-16 00:00:00 +zoë +0 +resource +resource·h +0.0 +-1.0 +2  "
+        r"1 +2023-11-16 00:00:00 UTC +zoë +0 +resource +resource·h +0.0 +-1.0 +2  "
         r"two\\nlines \\x1b\[31m",
         first,
     )
@@ -947,7 +947,8 @@ def test_people_see_the_list_without_control_characters(site: Site) -> None:
     _, line = ask(site, "adjustments", "1").stdout.splitlines()
     assert line.split() == [
         *("1", "alice", "default", "default", "alpha", "resource"),
-        *("2023-11-14", "00:00:00", "2023-11-15", "00:00:00", "resource·h", "0.0", "-1.0"),
+        *("2023-11-14", "00:00:00", "UTC", "2023-11-15", "00:00:00", "UTC"),
+        *("resource·h", "0.0", "-1.0"),
     ]
 
 
@@ -1061,7 +1062,7 @@ def test_the_corrections_of_the_readme_are_real(
     """Every command that it shows gives the lines that it shows, on the demonstration."""
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app.main, ["demo"]).exit_code == 0
-    clock.now = formats.instant("2026-04-02T09:30")
+    clock.now = DEMO_NOW + DAY + 9 * HOUR + HOUR // 2
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme[readme.index("## Corrections") :]
     (shown,) = re.findall(r"^```text\n(\$ .*?)^```$", section.split("\n## ")[0], re.M | re.S)

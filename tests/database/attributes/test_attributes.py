@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from oar_accounting.attributes.memberships import (
     wrong_climbs,
 )
 from oar_accounting.core.columns import OPEN
-from oar_accounting.core.formats import instant
+from oar_accounting.core.periods import moment, zone
 from oar_accounting.ledger import schema
 from tests.examples import examples
 from tests.old_site import places_of
@@ -83,7 +84,7 @@ def rows_of(engine: Engine) -> list[tuple[object, ...]]:
 def refused(text: str | bytes) -> str:
     """What is said of a file that is wrong."""
     with pytest.raises(BadFile) as error:
-        read(text, "people.csv")
+        read(text, "people.csv", UTC)
     assert str(error.value).startswith("people.csv: ")
     assert "nothing was imported" in str(error.value)
     return str(error.value)
@@ -268,6 +269,7 @@ def test_lines_are_read_as_they_are_meant() -> None:
         "bob,LIG,,,2023-11-14\n"
         '"O\'Brien, ""x""",LJK,DATA,2023-11-14T12:00,1800000000\n',
         "people.csv",
+        UTC,
     )
     assert file.kind == "user"
     quoted = 'O\'Brien, "x"'
@@ -299,20 +301,20 @@ def test_lines_are_read_as_they_are_meant() -> None:
     ids=repr,
 )
 def test_what_spreadsheets_make_of_a_file_is_the_same_file(changed: str) -> None:
-    assert read(changed, "x").claims == read(MOVED, "x").claims
+    assert read(changed, "x", UTC).claims == read(MOVED, "x", UTC).claims
 
 
 def test_lines_in_which_nothing_is_said_are_no_mistakes() -> None:
     spaced = MOVED.replace("alice", "\n,,,\n\nalice")
-    found = read("\n" + spaced, "x").claims["laboratory"]
-    expected = read(MOVED, "x").claims["laboratory"]
+    found = read("\n" + spaced, "x", UTC).claims["laboratory"]
+    expected = read(MOVED, "x", UTC).claims["laboratory"]
     assert [(c.name, c.value) for c in found] == [(c.name, c.value) for c in expected]
     assert [c.line for c in found] == [3, 4, 8]
 
 
 def test_a_semicolon_or_a_comma_within_a_name_needs_no_thought() -> None:
-    assert read("user,laboratory\na;b,c;d\n", "x").claims["laboratory"][0].name == "a;b"
-    assert read("user;laboratory\na,b;c,d\n", "x").claims["laboratory"][0].value == "c,d"
+    assert read("user,laboratory\na;b,c;d\n", "x", UTC).claims["laboratory"][0].name == "a;b"
+    assert read("user;laboratory\na,b;c,d\n", "x", UTC).claims["laboratory"][0].value == "c,d"
 
 
 @pytest.mark.parametrize(
@@ -395,11 +397,17 @@ def test_all_mistakes_are_told_at_once() -> None:
     | st.integers(-800_000, 2_900_000).map(lambda day: day * DAY)
 )
 @example(-62_135_596_800)
+# In Paris it is 02:30 twice that night, and in São Paulo there is no midnight.
+@example(1_792_888_200)
+@example(1_792_891_800)
+@example(1_541_300_400)
 @example(253_402_300_799)
 def test_a_time_is_written_so_that_the_same_is_read(at: int) -> None:
-    assert instant(time_text(at)) == at
-    (claim,) = read(f"user,team,valid_from\nbob,a,{time_text(at)}\n", "x").claims["team"]
-    assert claim.start == at
+    for tz in (UTC, zone("Europe/Paris"), zone("America/Sao_Paulo")):
+        cell = time_text(at, tz)
+        assert moment(cell, tz) == at
+        (claim,) = read(f"user,team,valid_from\nbob,a,{cell}\n", "x", tz).claims["team"]
+        assert claim.start == at
 
 
 NAME_TEXTS = st.sampled_from(PRINTABLE) | st.text(min_size=1, max_size=9).filter(str.isprintable)
@@ -430,7 +438,7 @@ def some_entries(draw: st.DrawFn) -> list[Attribute]:
 @settings(max_examples=examples(50))
 @given(some_entries())
 def test_what_is_written_is_read_as_the_same(entries: list[Attribute]) -> None:
-    file = read(written(entries), "x")
+    file = read(written(entries, UTC), "x", UTC)
     assert file.kind == "user"
     spans = merged(file.claims["team"])
     assert [
@@ -473,10 +481,10 @@ def test_an_import_of_what_was_exported_changes_nothing(
         there = connection.execute(select(schema.sites.c.name)).first()
     if there is None:
         some_site(engine)
-    accounting.import_attributes(written(entries))
+    accounting.import_attributes(written(entries, UTC))
     stored = rows_of(engine)
     assert accounting.attributes("team") == entries
-    again = accounting.import_attributes(written(accounting.attributes("team")))
+    again = accounting.import_attributes(written(accounting.attributes("team"), UTC))
     assert (again.added, again.removed, again.changed) == (0, 0, 0)
     assert (again.entries, rows_of(engine)) == (len(entries), stored)
 
@@ -793,7 +801,7 @@ def test_a_file_that_still_has_the_name_is_stored_under_the_pseudonym(engine: En
         assert f"'{pseudonym}' 2023-11-14T12:00:00" in report.notes[0]
     assert places_of(engine, "alice") == set()
     assert {each.name for each in accounting.attributes()} == {"bob", pseudonym}
-    exported = written(accounting.attributes("laboratory"))
+    exported = written(accounting.attributes("laboratory"), UTC)
     contradicted = exported + "alice,LJK,,\n"
     with pytest.raises(BadFile, match=f"user '{pseudonym}' has laboratory") as error:
         accounting.import_attributes(contradicted)

@@ -620,7 +620,7 @@ def test_the_command_tells_the_bound_and_how_many(database: Database, engine: En
     site = four_jobs(engine)
     done = run("--url", database.url, "purge", "--before", "2023-09-14T17:00")
     assert done.returncode == 0
-    assert done.stdout == "2 jobs that ended before 2023-09-14 00:00:00 were purged\n"
+    assert done.stdout == "2 jobs that ended before 2023-09-14 00:00:00 UTC were purged\n"
     assert run("--url", database.url, "verify").returncode == 0
     site.check()
 

@@ -2,12 +2,10 @@
 
 from decimal import ROUND_HALF_EVEN, Decimal
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_accounting import BadSpan
-from oar_accounting.core.formats import date, exact_unit, hour_unit, in_hours, instant, printable
+from oar_accounting.core.formats import date, exact_unit, hour_unit, in_hours, printable
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.sampled_from([1, 7, 1000, 10**9]))
@@ -21,18 +19,6 @@ def test_units_go_with_the_amounts() -> None:
     assert (in_hours(1024 * 3600, "MiB·s", 1), hour_unit("MiB·s")) == ("1.0", "GiB·h")
     assert exact_unit("core·s", 1) == "core·s"
     assert exact_unit("core·s", 1000) == "core·s/1000"
-
-
-def test_times_are_dates_or_epoch_seconds_in_utc() -> None:
-    assert instant("0") == 0
-    assert instant("-86400") == -86400
-    assert instant("1970-01-02") == 86400
-    assert instant("1970-01-01T01:00") == 3600
-    assert instant("1970-01-01T01:00+01:00") == 0
-    assert instant("2038-01-20") == 2147558400
-    for wrong in ("", "yesterday", "2026-13-01", "1e5"):
-        with pytest.raises(BadSpan, match="expected a date like"):
-            instant(wrong)
 
 
 def test_dates_beyond_the_calendar_are_shown_as_they_are() -> None:

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from oar_accounting import Accounting, BadSpan
 from oar_accounting.cli.commands.report_options import bounds, form_options, period_options
 from oar_accounting.cli.terminal.exits import told
-from oar_accounting.core import formats
 from oar_accounting.core.periods import (
     BUCKETS,
     MOST_BUCKETS,
@@ -322,9 +321,12 @@ def test_what_can_only_be_a_mistake_is_refused(said: str, why: str) -> None:
 
 def test_the_form_for_files_has_no_words_and_reads_years_as_seconds() -> None:
     assert moment("2026-03-15T12:00", PARIS) == NOW
-    assert moment("2026", PARIS) == 2026 == formats.instant("2026")
+    assert moment("2026", PARIS) == 2026 == moment("2026", UTC)
     assert moment("yesterday", PARIS) is moment("now", PARIS) is moment("2026-03", PARIS) is None
-    assert formats.instant("2026-03-15T11:00") == NOW
+    assert moment("2026-03-15T11:00", UTC) == NOW
+    assert [moment(said, UTC) for said in ("0", "-86400", "1970-01-02")] == [0, -DAY, DAY]
+    assert moment("1970-01-01T01:00+01:00", PARIS) == 0
+    assert [moment(said, UTC) for said in ("", "2026-13-01", "1e5")] == [None] * 3
 
 
 WORDS = st.lists(

@@ -60,7 +60,7 @@ if typing.TYPE_CHECKING:
     from oar_accounting.settings.load import Settings
     from oar_accounting.usage.job_keys import Sizes
     from oar_accounting.usage.keys import Visible
-    from oar_accounting.usage.records import ShownMetric, Usage, UsageReport
+    from oar_accounting.usage.records import Coverage, ShownMetric, Usage, UsageReport
     from oar_accounting.usage.result import UsageColumns
     from oar_accounting.usage.usage_query import UsageQuery
 
@@ -96,6 +96,7 @@ __all__ = [
     "BadAdjustment",
     "BadFile",
     "BadSpan",
+    "Coverage",
     "DatabaseError",
     "Difference",
     "DifferentUnits",

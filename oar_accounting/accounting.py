@@ -87,7 +87,7 @@ class Accounting(Reporting):
         self.oar_engine = oar_engine or (
             self.engine if same else dialects.open_engine(given.oar_url, limit)
         )
-        super().__init__(given, Ledger(self.engine, given.site))
+        super().__init__(given, Ledger(self.engine, given.site), _now)
         self._oar = OarJobs(self.oar_engine)
         self._runs = Runs(given, self._ledger, self._oar, _now)
 

@@ -27,7 +27,6 @@ from oar_accounting.cli.commands.report_options import (
     query_of,
 )
 from oar_accounting.cli.terminal.exits import fail, told
-from oar_accounting.core import periods
 from oar_accounting.errors import UnknownName
 from oar_accounting.settings.load import load_settings
 
@@ -121,7 +120,9 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         given["bucket"] = bucket_of(bucket)
-        tell_usage(mine.usage(query_of(accounting, given)), form)
+        query = query_of(accounting, given)
+        coverage = mine.coverage(query)
+        tell_usage(mine.usage(query), coverage, form)
 
 
 @own.command("jobs")
@@ -135,12 +136,12 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 @form_options
 def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -> None:
     """Your jobs: what each asked for, used and left unused, and how long it waited."""
-    from oar_accounting.cli.commands.jobs import tell_listed
+    from oar_accounting.cli.commands.jobs import jobs_coverage, tell_listed
 
     with told(debug=False), opened() as (accounting, mine):
         asked_for = without_where(accounting, given)
-        zone = periods.zone(asked_for.pop("timezone") or accounting.settings.timezone)
-        tell_listed(partial(mine.jobs, **asked_for), form, zone, after, first)
+        coverage = jobs_coverage(mine, asked_for)
+        tell_listed(partial(mine.jobs, **asked_for), coverage, form, after, first)
 
 
 @own.command("efficiency")
@@ -154,7 +155,8 @@ def efficiency(form: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         query = query_of(accounting, given)
-        tell_efficiency(query.by, mine.efficiency(query), form)
+        coverage = mine.coverage(query)
+        tell_efficiency(query.by, mine.efficiency(query), coverage, form)
 
 
 @own.command("waiting")
@@ -167,7 +169,8 @@ def waiting(form: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         query = query_of(accounting, given)
-        tell_waiting(query.by, mine.waiting(query), form)
+        coverage = mine.coverage(query)
+        tell_waiting(query.by, mine.waiting(query), coverage, form)
 
 
 @own.command("project")
@@ -178,10 +181,12 @@ def waiting(form: str | None, **given: Any) -> None:
 @form_options
 def project(form: str | None, name: str, **given: Any) -> None:
     """A project of yours, month by month beside last year, and your part in it."""
-    from oar_accounting.cli.commands.project import tell_project, this_year
+    from oar_accounting.cli.commands.project import project_coverage, tell_project, this_year
 
     with told(debug=False), opened() as (accounting, mine):
-        tell_project(mine.project(name, **this_year(accounting, given)), form)
+        asked_for = this_year(accounting, given)
+        coverage = project_coverage(accounting, name, asked_for)
+        tell_project(mine.project(name, **asked_for), coverage, form)
 
 
 def without_where(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import re
 
 HOUR, DAY = 3_600, 86_400
+#: Without a catch-up for so long, something is wrong: three times the period of the timer.
+LATE = 900
 LENGTHS = {"s": 1, "m": 60, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _LENGTH = re.compile(r"([0-9]{1,12})([smhdw])")
 

@@ -438,6 +438,30 @@ def shown(at: int, tz: tzinfo) -> str:
     return f"{iso[:19]} {name if name.isalpha() else iso[19:]}"
 
 
+def span_in_words(start: int | None, stop: int | None, tz: tzinfo) -> str:
+    """A half-open span as people read it: ``2026-01-01 00:00 to before 2026-04-01 00:00, UTC``.
+
+    A bound that the clocks show twice has its offset. None: no bound.
+    """
+    begin, end = ("" if at is None else _said(at, tz) for at in (start, stop))
+    if begin and end:
+        return f"{begin} to before {end}, {tz}"
+    if begin or end:
+        return f"from {begin} on, {tz}" if begin else f"before {end}, {tz}"
+    return f"all that is recorded, {tz}"
+
+
+def _said(at: int, tz: tzinfo) -> str:
+    """Date and time to the minute, or to the second where that matters; `moment` reads the same."""
+    try:
+        local = datetime.fromtimestamp(at, tz)
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+    precision = "seconds" if local.second else "minutes"
+    said = local.replace(tzinfo=None, fold=0).isoformat(" ", precision)
+    return said if moment(said, tz) == at else local.isoformat(" ", precision)
+
+
 def written(at: int, tz: tzinfo) -> str:
     """A date, or a time of a day, by the clocks of a zone, from which `moment` reads the same.
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine
 
 from oar_accounting.core import formats
+from oar_accounting.core.lengths import LATE
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.health import drivers, queue_findings, site_setup, state_directory
 from oar_accounting.health.backlog import find_backlog
 from oar_accounting.health.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.health.records import Backlog, Finding, Level, SiteStatus, Status
-from oar_accounting.health.site_setup import LATE
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_accounting.core import formats
-from oar_accounting.core.lengths import DAY
+from oar_accounting.core.lengths import DAY, LATE
 from oar_accounting.errors import SettingsError
 from oar_accounting.health.deciding import ORDER_OF_JOBS, Deciding, look
 from oar_accounting.health.mending import parted
 from oar_accounting.health.records import Finding, Rounds
-from oar_accounting.health.site_setup import LATE, oar_log
+from oar_accounting.health.site_setup import oar_log
 from oar_accounting.health.state_directory import read_rounds, state_directory
 from oar_accounting.karma.checking import checked, waiting
 from oar_accounting.karma.fair_share import FairShare, fair_share_of

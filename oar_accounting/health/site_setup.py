@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from oar_accounting.core import formats
+from oar_accounting.core.lengths import LATE
 from oar_accounting.core.shared_files import shared
 from oar_accounting.errors import SettingsError
 from oar_accounting.health.records import Finding
@@ -38,8 +39,6 @@ ENABLED = "etc/systemd/system/timers.target.wants/oar-accounting.timer"
 
 #: Where OAR logs to, unless its settings say otherwise.
 OAR_LOG = "/var/log/oar.log"
-#: Seconds without a catch-up after which the timer is dead: three times its period.
-LATE = 900
 
 #: What OAR is to call, below the root.
 STUB = str(DIRECTORY / "server_epilogue").lstrip("/")

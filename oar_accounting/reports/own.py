@@ -16,7 +16,7 @@ from oar_accounting.reports.records import (
 from oar_accounting.reports.reports import Reporting
 from oar_accounting.usage.keys import SITE, Visible
 from oar_accounting.usage.own_projects import own_projects
-from oar_accounting.usage.records import UsageReport
+from oar_accounting.usage.records import Coverage, UsageReport
 from oar_accounting.usage.usage_query import Keys, UsageQuery
 
 #: Who the other members of a project are to one of them.
@@ -37,6 +37,10 @@ class OwnReports:
     def usage(self, by: Keys | UsageQuery = ("project",), **given: Any) -> UsageReport:
         """What the user asked for and used."""
         return self._everything.usage(self._asked(by, given))
+
+    def coverage(self, by: Keys | UsageQuery = ("project",), **given: Any) -> Coverage:
+        """How far what the user did is recorded."""
+        return self._everything.coverage(self._asked(by, given))
 
     def jobs(self, **given: Any) -> JobPage:
         """The user's jobs."""

@@ -1,6 +1,6 @@
 """The verbs that answer about what is recorded, and write nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -18,7 +18,7 @@ from oar_accounting.reports.records import (
     Waiting,
 )
 from oar_accounting.settings.load import Settings
-from oar_accounting.usage.records import UsageReport
+from oar_accounting.usage.records import Coverage, UsageReport
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ class JobsGiven(ChosenUntil, total=False):
 class Reporting:
     """The questions about one site; times are epoch seconds UTC, spans are half-open."""
 
-    def __init__(self, given: Settings, ledger: Ledger) -> None:
+    def __init__(self, given: Settings, ledger: Ledger, clock: Callable[[], int]) -> None:
+        """*clock* gives the present, in epoch seconds."""
         self.settings = given
         self._ledger = ledger
+        self._clock = clock
 
     def through(self, connection: Connection) -> "Reporting":
         """The same questions, asked through a *connection* of the caller's, in their transaction.
@@ -74,7 +76,8 @@ class Reporting:
         It is neither begun nor ended here. Example:
         ``accounting.through(connection).usage(("user",))``
         """
-        return Reporting(self.settings, GivenLedger(connection, self._ledger.site_name))
+        ledger = GivenLedger(connection, self._ledger.site_name)
+        return Reporting(self.settings, ledger, self._clock)
 
     def query(
         self,
@@ -146,6 +149,28 @@ class Reporting:
             timezone=asked.timezone,
             as_of=asked.as_of,
         )
+
+    def coverage(
+        self,
+        by: "Keys | UsageQuery" = ("user",),
+        metrics: "Keys | None" = None,
+        start: int | None = None,
+        stop: int | None = None,
+        **given: Unpack[UsageGiven],
+    ) -> Coverage:
+        """How far the answer of `usage`, or of another report, to the same question is recorded.
+
+        Until when, by the last catch-up, and which open jobs should have ended. Ask it before the
+        question itself: a catch-up between the two then does no harm. Raises as `usage`.
+
+        Example: ``accounting.coverage(query).recorded_until``
+        """
+        from oar_accounting.usage.coverage import coverage
+
+        _only("coverage", given, UsageGiven)
+        asked = self.query(by, metrics, start, stop, **given)
+        with self._ledger.reading_site() as (connection, site):
+            return coverage(connection, site, asked, self._clock())
 
     def usage_columns(
         self,

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from oar_accounting.core import formats, periods
+from oar_accounting.core.lengths import LATE
 from oar_accounting.errors import DifferentUnits
 
 
@@ -102,6 +104,67 @@ class UsageReport:
         Raises :class:`oar_accounting.DifferentUnits` where two sites declare a metric in two units.
         """
         return _by_metric(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """The span that an answer is of, and how far that was recorded: `Accounting.coverage`.
+
+    Times are epoch seconds UTC.
+    """
+
+    start: int | None  #: None: from the beginning on
+    stop: int | None  #: exclusive; None: without end
+    timezone: str  #: in which people are told of them
+    as_of: int | None  #: open jobs count as used by then, and nothing later; None: they do not
+    now: int  #: when this was so
+    #: When the last catch-up that was done began: what OAR had then is recorded. Of several sites
+    #: the one that was longest ago; None: at one of them none ever was done.
+    recorded_until: int | None
+    #: Open jobs that should have ended: their walltime is over, and has been for some time. They
+    #: have ended since the last catch-up, or OAR holds them.
+    overdue_jobs: int
+
+    @property
+    def is_complete(self) -> bool:
+        """True where all of the span was recorded, but for overdue jobs."""
+        ends = [each for each in (self.stop, self.as_of) if each is not None]
+        return self.recorded_until is not None and bool(ends) and self.recorded_until >= min(ends)
+
+    @property
+    def is_stale(self) -> bool:
+        """True where something is missing that should be there by now."""
+        late = self.recorded_until is None or self.now - self.recorded_until > LATE
+        return bool(self.overdue_jobs) or (late and not self.is_complete)
+
+    def span(self) -> str:
+        """The span and its zone in words, for the line above a table."""
+        return periods.span_in_words(self.start, self.stop, periods.zone(self.timezone))
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of what is missing, a line each."""
+        return tuple(filter(None, (self._recorded(), self._overdue())))
+
+    def _recorded(self) -> str:
+        if self.is_complete:
+            return ""
+        if self.recorded_until is None:
+            return "no catch-up was ever done to its end: what is missing is not known"
+        until = periods.shown(self.recorded_until, periods.zone(self.timezone))
+        ago = self.now - self.recorded_until
+        if ago <= LATE:
+            return f"recorded until {until}"
+        return f"recorded until {until}, {formats.lasting(ago)} ago: what happened since is missing"
+
+    def _overdue(self) -> str:
+        if not self.overdue_jobs:
+            return ""
+        jobs, they = f"{self.overdue_jobs} open jobs are past their walltime", "they"
+        if self.overdue_jobs == 1:
+            jobs, they = "1 open job is past its walltime", "it"
+        if self.as_of is None:
+            return f"{jobs}: what {they} used is not counted"
+        return f"{jobs}: counted as if {they} had not ended"
 
 
 def _by_metric(rows: Sequence[Usage]) -> dict[str, Amounts]:

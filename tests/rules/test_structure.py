@@ -56,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
         *("attributes", "usage", "reports", "karma", "health", "dropin", "demo", "schedulers"),
         "cli.terminal",
     },
-    "cli": {"", "core", "settings", "reports", "cli.terminal", "cli.commands"},
+    "cli": {"", "settings", "reports", "cli.terminal", "cli.commands"},
 }
 #: Modules of the package's top, beside ``__init__``; and of a folder.
 MOST_AT_THE_TOP, MOST_IN_A_FOLDER = 3, 20

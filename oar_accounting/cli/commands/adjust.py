@@ -126,11 +126,17 @@ def adjust(options: Options, /, as_json: bool, **given: Any) -> None:
         "dry_run": given["dry_run"],
     }
     with options.accounting() as accounting:
-        report = _adjusted(accounting, way, given, words)
+        start, stop = _bounds(accounting, given)
+        report = _adjusted(accounting, way, {**given, "start": start, "stop": stop}, words)
+        zone = accounting.zone
     if as_json:
-        click.echo(json.dumps(_report_object(report, given), ensure_ascii=False, indent=1))
-    else:
-        _tell(report)
+        span = {"start": start, "stop": stop, "timezone": str(zone)}
+        told = {**_report_object(report, given), **span}
+        click.echo(json.dumps(told, ensure_ascii=False, indent=1))
+        return
+    if (start, stop) != (None, None):
+        click.echo(periods.span_in_words(start, stop, zone))
+    _tell(report)
 
 
 def _way(context: click.Context) -> tuple[str, ...]:
@@ -176,27 +182,30 @@ def _adjusted(
     if way == COUNTER:
         return accounting.counter(given["counter"], **words)
     if way == JOBS:
-        return accounting.adjust_jobs(_job_filter(accounting, given), **words)
+        return accounting.adjust_jobs(_job_filter(given), **words)
     return accounting.adjust(
         **{name: given[name] for name in ("user", "project", "queue")},
         metric=given["metrics"][0],
         property=given["property"] or "",
-        start=accounting.instant(given["start"]),
-        stop=accounting.instant(given["stop"]),
+        start=given["start"],
+        stop=given["stop"],
         **{name: given[name] for name in ("asked", "used") if given[name] is not None},
         **words,
     )
 
 
-def _job_filter(accounting: Accounting, given: Mapping[str, Any]) -> JobFilter:
-    between = given["between"]
-    start, stop = map(accounting.instant, between) if between else (None, None)
+def _bounds(accounting: Accounting, given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """The span that is adjusted, by the clocks of the site; without a bound where none is given."""
+    said = given["between"] or (given["start"], given["stop"])
+    start, stop = (None if each is None else accounting.instant(each) for each in said)
+    return start, stop
+
+
+def _job_filter(given: Mapping[str, Any]) -> JobFilter:
     return JobFilter(
         nodes=given["nodes"],
         jobs=given["jobs"],
-        start=start,
-        stop=stop,
-        **{name: given[name] for name in ("user", "project", "queue", "metrics")},
+        **{name: given[name] for name in ("start", "stop", "user", "project", "queue", "metrics")},
         percent="100" if given["percent"] is None else given["percent"],
         asked=given["only"] != "used",
         used=given["only"] != "asked",

@@ -33,7 +33,9 @@ def demo(directory: Path) -> None:
         with progress_bar("jobs") as progress:
             report = accounting.catch_up(progress=progress)
         tell_report(report)
-        show(usage_table(accounting.usage(("user",), ("core", "gpu", "memory"))))
+        query = accounting.query(("user",), ("core", "gpu", "memory"))
+        click.echo(accounting.coverage(query).span())
+        show(usage_table(accounting.usage(query)))
     again = f"oar-accounting --url {quote(url)} --config {quote(str(config))}"
     click.echo(
         f"\nThe database:   {url}\nThe settings:   {config}\n\n"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import tzinfo
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,24 @@ from oar_accounting.cli.commands.report_options import (
     period_options,
     where_option,
 )
-from oar_accounting.cli.terminal.display import add_row, is_wide, new_table, show, tell_rows
+from oar_accounting.cli.terminal.display import (
+    add_row,
+    is_wide,
+    new_table,
+    show,
+    tell_notes,
+    tell_rows,
+)
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
 from oar_accounting.reports.records import JobPage, RecordedJob
+from oar_accounting.usage.keys import SITE
+from oar_accounting.usage.records import Coverage
+
+if TYPE_CHECKING:
+    from oar_accounting.accounting import Accounting
+    from oar_accounting.reports.own import OwnReports
 
 #: Gives a page of jobs: *limit* of them *after* a number.
 Pages = Callable[..., JobPage]
@@ -74,20 +87,31 @@ def jobs(
     """
     with options.accounting() as accounting:
         told = asked(accounting, given)
-        zone = periods.zone(told.pop("timezone") or accounting.settings.timezone)
-        tell_listed(partial(accounting.jobs, **told), form, zone, after, first)
+        coverage = jobs_coverage(accounting, told)
+        tell_listed(partial(accounting.jobs, **told), coverage, form, after, first)
+
+
+def jobs_coverage(reports: "Accounting | OwnReports", told: dict[str, Any]) -> Coverage:
+    """How far what jobs were asked for with *told* is recorded; the zone is taken out of it."""
+    named = {key: told[key] for key in ("metrics", "start", "stop", "as_of")}
+    # Jobs are those of one site; it is the verb that says so where others are named.
+    named["where"] = {key: some for key, some in told.get("where", {}).items() if key != SITE}
+    return reports.coverage((), **named, timezone=told.pop("timezone"))
 
 
 def tell_listed(
-    pages: Pages, form: str | None, zone: tzinfo, after: int | None, first: int | None
+    pages: Pages, coverage: Coverage, form: str | None, after: int | None, first: int | None
 ) -> None:
     """The first jobs after a number: as a table, or as rows for machines, page by page."""
     if form is not None:
         found = _following(pages, after)
-        tell_rows(form, JOB_FIELDS, chain.from_iterable(map(job_objects, islice(found, first))))
+        rows = chain.from_iterable(map(job_objects, islice(found, first)))
+        tell_rows(form, JOB_FIELDS, rows, coverage)
         return
     page = pages(after=after, limit=first or USUAL_PAGE)
-    show(_table(page.jobs, zone))
+    click.echo(coverage.span())
+    show(_table(page.jobs, periods.zone(coverage.timezone)))
+    tell_notes(coverage)
     if page.after is not None:
         click.echo(f"more follow: --after {page.after}, or -n for more at once", err=True)
 

@@ -10,11 +10,19 @@ from oar_accounting.cli.commands.report_options import (
     form_options,
     period_options,
 )
-from oar_accounting.cli.terminal.display import add_row, bar, new_table, show, tell_rows
+from oar_accounting.cli.terminal.display import (
+    add_row,
+    bar,
+    new_table,
+    show,
+    tell_notes,
+    tell_rows,
+)
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.reports.records import ProjectReport
+from oar_accounting.usage.records import Coverage
 
 if TYPE_CHECKING:
     from oar_accounting.accounting import Accounting
@@ -39,8 +47,10 @@ def project(options: Options, /, form: str | None, name: str, **given: Any) -> N
              oar-accounting project climate --csv
     """
     with options.accounting() as accounting:
-        report = accounting.project(name, **this_year(accounting, given))
-    tell_project(report, form)
+        told = this_year(accounting, given)
+        coverage = project_coverage(accounting, name, told)
+        report = accounting.project(name, **told)
+    tell_project(report, coverage, form)
 
 
 def this_year(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +63,16 @@ def this_year(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]
     return told
 
 
-def tell_project(report: ProjectReport, form: str | None) -> None:
+def project_coverage(accounting: "Accounting", name: str, told: dict[str, Any]) -> Coverage:
+    """How far what `Accounting.project` is asked for with *told* is recorded."""
+    named = {key: told[key] for key in ("start", "stop", "timezone", "as_of")}
+    return accounting.coverage((), (told["metric"],), where={"project": name}, **named)
+
+
+def tell_project(report: ProjectReport, coverage: Coverage, form: str | None) -> None:
     """The page, or its rows for machines."""
     if form is not None:
-        tell_rows(form, PROJECT_FIELDS, _objects(report))
+        tell_rows(form, PROJECT_FIELDS, _objects(report), coverage)
         return
     unit = formats.hour_unit(report.unit)
     table = new_table("month")
@@ -74,10 +90,12 @@ def tell_project(report: ProjectReport, form: str | None) -> None:
         hours = (formats.in_hours(n, report.unit, report.scale) for n in (used, before))
         drawn = "" if label == "total" else bar(used / largest)
         add_row(table, label, *hours, _change(used, before), drawn)
-    click.echo(f"Project {formats.printable(report.project)}, {report.metric}, {report.timezone}")
+    click.echo(f"Project {formats.printable(report.project)}, {report.metric}")
+    click.echo(coverage.span())
     show(table)
     click.echo("")
     show(_members(report, unit))
+    tell_notes(coverage)
 
 
 def _members(report: ProjectReport, unit: str) -> Any:
@@ -103,7 +121,7 @@ def _objects(report: ProjectReport) -> list[dict[str, Any]]:
     unit = formats.exact_unit(report.unit, report.scale)
     months = [
         {"part": "month", "name": m.label, "unit": unit, "jobs": None, "asked": None}
-        | {"used": m.used, "a_year_before": m.before}
+        | {"used": m.used, "a_year_before": m.before, "start": m.start, "stop": m.stop}
         for m in report.months
     ]
     members = [

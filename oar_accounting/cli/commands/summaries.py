@@ -1,7 +1,7 @@
 """The commands that rank and sum up: top, efficiency, sizes, waiting."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -24,12 +24,15 @@ from oar_accounting.cli.terminal.display import (
     new_table,
     show,
     tell_accuracy,
+    tell_notes,
+    tell_open_jobs,
     tell_rows,
 )
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.reports.records import Efficiency, Ranking, SizeUse, Waiting
+from oar_accounting.usage.records import Coverage
 
 # -- top ---------------------------------------------------------------------------------------
 
@@ -59,15 +62,17 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
              oar-accounting top --by project,cluster -n 5 --period 2026-Q1
     """
     with options.accounting() as accounting:
-        ranking = accounting.top(query_of(accounting, {**given, "metrics": (metric,)}), first=first)
+        query = query_of(accounting, {**given, "metrics": (metric,)})
+        coverage = accounting.coverage(query)
+        ranking = accounting.top(query, first=first)
     if form is not None:
         fields = ("place", *ranking.by, "metric", "unit", "used", "share")
-        tell_rows(form, fields, _top_objects(ranking))
+        tell_rows(form, fields, _top_objects(ranking), coverage)
         return
+    click.echo(coverage.span())
     show(_top_table(ranking))
     tell_accuracy(ranking.accuracies)
-    if ranking.open_jobs:
-        click.echo(f"{ranking.open_jobs} open jobs are not in this table.", err=True)
+    tell_open_jobs(ranking.open_jobs, coverage)
 
 
 def _top_table(ranking: Ranking) -> Any:
@@ -128,16 +133,20 @@ def efficiency(options: Options, /, form: str | None, **given: Any) -> None:
     sizes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": sizes})
+        coverage = accounting.coverage(query)
         rows = accounting.efficiency(query)
-    tell_efficiency(query.by, rows, form)
+    tell_efficiency(query.by, rows, coverage, form)
 
 
-def tell_efficiency(by: Sequence[str], rows: Sequence[Efficiency], form: str | None) -> None:
+def tell_efficiency(
+    by: Sequence[str], rows: Sequence[Efficiency], coverage: Coverage, form: str | None
+) -> None:
     """The table, or its rows for machines."""
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "asked", "used", "unused", "share")
-        tell_rows(form, fields, (_efficiency_object(by, row) for row in rows))
+        tell_rows(form, fields, (_efficiency_object(by, row) for row in rows), coverage)
         return
+    click.echo(coverage.span())
     table = new_table(*by, "metric")
     for title in ("jobs", "asked", "used", "unused"):
         table.add_column(title, justify="right")
@@ -156,6 +165,7 @@ def tell_efficiency(by: Sequence[str], rows: Sequence[Efficiency], form: str | N
             bar(row.share or 0.0),
         )
     show(table)
+    tell_notes(coverage)
 
 
 def _efficiency_object(by: Sequence[str], row: Efficiency) -> dict[str, Any]:
@@ -193,12 +203,14 @@ def sizes(options: Options, /, form: str | None, **given: Any) -> None:
     classes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": classes})
+        coverage = accounting.coverage(query)
         rows = accounting.sizes(query)
     by = (*(name for name in query.by if name != "size"), "size")
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "used")
-        tell_rows(form, fields, (_size_object(by, row) for row in rows))
+        tell_rows(form, fields, (_size_object(by, row) for row in rows), coverage)
         return
+    click.echo(coverage.span())
     whole: dict[str, int] = {}
     for row in rows:
         whole[row.metric] = whole.get(row.metric, 0) + row.used
@@ -220,6 +232,7 @@ def sizes(options: Options, /, form: str | None, **given: Any) -> None:
             bar(row.used / whole[row.metric]),
         )
     show(table)
+    tell_notes(coverage)
 
 
 def _size_object(by: Sequence[str], row: SizeUse) -> dict[str, Any]:
@@ -252,19 +265,24 @@ def waiting(options: Options, /, form: str | None, **given: Any) -> None:
     classes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": classes})
+        coverage = accounting.coverage(query)
         rows = accounting.waiting(query)
-    tell_waiting(query.by, rows, form)
+    tell_waiting(query.by, rows, coverage, form)
 
 
-def tell_waiting(by: Sequence[str], rows: Sequence[Waiting], form: str | None) -> None:
+def tell_waiting(
+    by: Sequence[str], rows: Sequence[Waiting], coverage: Coverage, form: str | None
+) -> None:
     """The table, or its rows for machines."""
+    # How long they waited is known, whether they have ended or not.
+    coverage = replace(coverage, overdue_jobs=0)
     if form is not None:
         fields = (*by, "jobs", "mean", "median", "percentile_90", "longest")
         objects = (asdict(row) for row in rows)
-        tell_rows(
-            form, fields, (dict(zip(by, each.pop("group"), strict=True)) | each for each in objects)
-        )
+        named_rows = (dict(zip(by, each.pop("group"), strict=True)) | each for each in objects)
+        tell_rows(form, fields, named_rows, coverage)
         return
+    click.echo(coverage.span())
     table = new_table(*by)
     for title in ("jobs", "mean", "median", "90% within", "longest"):
         table.add_column(title, justify="right")
@@ -272,3 +290,4 @@ def tell_waiting(by: Sequence[str], rows: Sequence[Waiting], form: str | None) -
         waits = (row.mean, row.median, row.percentile_90, row.longest)
         add_row(table, *named(by, row.group), f"{row.jobs:,}", *map(formats.clock, waits))
     show(table)
+    tell_notes(coverage)

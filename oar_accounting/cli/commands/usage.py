@@ -24,6 +24,7 @@ from oar_accounting.cli.terminal.display import (
     new_table,
     show,
     tell_accuracy,
+    tell_open_jobs,
     tell_rows,
     usage_objects,
     usage_table,
@@ -31,7 +32,7 @@ from oar_accounting.cli.terminal.display import (
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.usage.records import UsageReport
+from oar_accounting.usage.records import Coverage, UsageReport
 
 BY_HELP = (
     "site, user, project, queue, cluster (or the site's dimension), an attribute such as "
@@ -66,20 +67,20 @@ def usage(options: Options, /, form: str | None, **given: Any) -> None:
     Example: oar-accounting usage --by project,user --metric node --period 2026-03
              oar-accounting usage --by type --where user=alice --from yesterday --as-of now
     """
-    tell_usage(answered(options, given), form)
+    tell_usage(*answered(options, given), form)
 
 
-def tell_usage(report: UsageReport, form: str | None) -> None:
+def tell_usage(report: UsageReport, coverage: Coverage, form: str | None) -> None:
     """The table, or its rows for machines; a line per bucket where there are buckets."""
     if form is not None:
-        tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report))
+        tell_rows(form, (*report.by, *USAGE_FIELDS), usage_objects(report), coverage)
         return
+    click.echo(coverage.span())
     show(usage_table(report) if report.bucket is None else series_table(report))
     if not report.rows:
         click.echo("Nothing was asked for or used there.", err=True)
     tell_accuracy({row.accuracy for row in report.rows})
-    if report.open_jobs:
-        click.echo(f"{report.open_jobs} open jobs are not in this table.", err=True)
+    tell_open_jobs(report.open_jobs, coverage)
 
 
 @command("series")
@@ -101,13 +102,15 @@ def series(options: Options, /, form: str | None, bucket: str, **given: Any) -> 
              oar-accounting series --by project --period 2026 --csv
     """
     given["bucket"] = bucket_of(bucket)
-    tell_usage(answered(options, given), form)
+    tell_usage(*answered(options, given), form)
 
 
-def answered(options: Options, given: dict[str, Any]) -> UsageReport:
-    """The answer to what was given on the command line."""
+def answered(options: Options, given: dict[str, Any]) -> tuple[UsageReport, Coverage]:
+    """The answer to what was given on the command line, and how far that is recorded."""
     with options.accounting() as accounting:
-        return accounting.usage(query_of(accounting, given))
+        query = query_of(accounting, given)
+        coverage = accounting.coverage(query)
+        return accounting.usage(query), coverage
 
 
 def series_table(report: UsageReport) -> Any:

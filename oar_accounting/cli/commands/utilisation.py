@@ -1,5 +1,6 @@
 """The command that says how full the machine was."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from oar_accounting.cli.commands.report_options import (
     period_options,
     where_option,
 )
-from oar_accounting.cli.terminal.display import add_row, new_table, show, tell_rows
+from oar_accounting.cli.terminal.display import add_row, new_table, show, tell_notes, tell_rows
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
@@ -52,11 +53,18 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
     given["bucket"] = bucket_of(bucket)
     with options.accounting() as accounting:
         told = asked(accounting, given)
+        # Jobs that run count until the period ends, which is now at the latest.
+        as_of = accounting.instant("now") if told["as_of"] is None else told["as_of"]
+        span = {key: told[key] for key in ("start", "stop", "timezone")}
+        coverage = accounting.coverage((), **span, as_of=as_of)
         report = accounting.utilisation(**told)
-        zone = periods.zone(told["timezone"] or accounting.settings.timezone)
+    begins_at = report.rows[0].start if report.rows else told["start"]
+    coverage = replace(coverage, start=begins_at, stop=report.as_of)
+    zone = periods.zone(coverage.timezone)
     if form is not None:
-        tell_rows(form, UTILISATION_FIELDS, map(_object, report.rows))
+        tell_rows(form, UTILISATION_FIELDS, map(_object, report.rows), coverage)
         return
+    click.echo(coverage.span())
     table = new_table(bucket or "from", "metric")
     table.add_column("capacity", justify="right")
     table.add_column("unit", no_wrap=True)
@@ -85,6 +93,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
     show(table)
     for note in report.notes:
         click.echo(f"note: {formats.printable(note)}", err=True)
+    tell_notes(coverage)
 
 
 def _object(row: UtilisationRow) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 import syslog
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import TextIOBase
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from oar_accounting.core import formats, periods
 from oar_accounting.ledger.records import PassReport
-from oar_accounting.usage.records import Amounts, ShownMetric, UsageReport
+from oar_accounting.usage.records import Amounts, Coverage, ShownMetric, UsageReport
 
 AMOUNT_FIELDS = tuple(field.name for field in fields(Amounts))
 TITLES = {
@@ -98,19 +98,52 @@ def usage_objects(report: UsageReport) -> Iterator[dict[str, Any]]:
 USAGE_FIELDS = ("metric", "unit", *AMOUNT_FIELDS, "start", "stop", "accuracy")
 
 
-def tell_rows(form: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows for machines: a list of JSON objects, or comma-separated values."""
+def tell_rows(
+    form: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]], coverage: Coverage
+) -> None:
+    """Rows for machines: a list of JSON objects, or comma-separated values of these *fields*.
+
+    Each object also says of which span it is, in which zone, and until when that is recorded. What
+    should be recorded by now and is not is noted on standard error.
+    """
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, fields)
+        writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-        return
+    else:
+        _tell_json(rows, coverage)
+    if coverage.is_stale:
+        tell_notes(coverage)
+
+
+def _tell_json(rows: Iterable[Mapping[str, Any]], coverage: Coverage) -> None:
+    span = {"start": coverage.start, "stop": coverage.stop}
+    recorded = {"timezone": coverage.timezone, "recorded_until": coverage.recorded_until}
     opening = "["
     for row in rows:
+        # A bucket has bounds of its own.
+        missing = {key: at for key, at in span.items() if key not in row}
         # One at a time: there may be millions.
-        click.echo(f"{opening}{json.dumps(row, ensure_ascii=False)}", nl=False)
+        text = json.dumps({**row, **missing, **recorded}, ensure_ascii=False)
+        click.echo(f"{opening}{text}", nl=False)
         opening = ",\n "
     click.echo("[]" if opening == "[" else "]")
+
+
+def tell_notes(coverage: Coverage) -> None:
+    """What of a span is not recorded, on standard error."""
+    for note in coverage.notes():
+        click.echo(f"note: {note}", err=True)
+
+
+def tell_open_jobs(count: int, coverage: Coverage) -> None:
+    """How many open jobs are in no row, and how many of them should have ended; then the notes."""
+    if count:
+        overdue = coverage.overdue_jobs
+        past = f", {overdue} of them past their walltime" if overdue else ""
+        click.echo(f"{count} open jobs are not in this table{past}.", err=True)
+        coverage = replace(coverage, overdue_jobs=0)
+    tell_notes(coverage)
 
 
 def usage_table(report: UsageReport) -> Table:

@@ -886,6 +886,9 @@ def test_machines_read_exact_amounts(site: Site) -> None:
             {**row, "metric": "resource", "unit": "resource·s", "used": -1800},
         ],
         "notices": [],
+        "start": None,
+        "stop": None,
+        "timezone": "UTC",
     }
     dry = json.loads(
         ask(site, "adjust", "--job", "3", "--reason", "x", "--dry-run", "--json").stdout

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from oar_accounting.cli import app
+from oar_accounting.demo.demo import DEMO_NOW
+from tests.small_oar import stopped_clock
 
 REPORTS = Path(__file__).parents[3] / "sql" / "reports"
 PAGE = (REPORTS / "README.md").read_text(encoding="utf-8")
@@ -51,9 +53,15 @@ def test_every_answer_is_a_command_of_the_page_or_says_what_is_missing() -> None
 def test_what_the_page_shows_is_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after the other, on a demonstration of its own."""
+    """One after the other, on a demonstration that was recorded when its last day ended."""
     monkeypatch.chdir(tmp_path)
-    invoke("demo")
+    with stopped_clock() as clock:
+        clock.now = DEMO_NOW
+        invoke("demo")
+        compare_with_page()
+
+
+def compare_with_page() -> None:
     options = ["--url", "sqlite:///oar-accounting-demo/oar.db"]
     options += ["--config", "oar-accounting-demo/accounting.toml"]
     for letter, command, shown in BLOCK.findall(COMMANDS):

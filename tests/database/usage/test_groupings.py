@@ -155,7 +155,7 @@ def test_the_table_shows_people_without_an_entry_as_one_group(
     site.close()
     shown = run("--url", database.url, "usage", "--by", "laboratory", "--metric", "resource")
     lines = [re_spaced(line) for line in shown.stdout.splitlines()]
-    assert lines[2:] == [
+    assert lines[3:] == [
         "(no laboratory) 480.0 336.0",
         "IRIG 48.0 24.0",
         "LIG 144.0 144.0",

@@ -35,6 +35,7 @@ from oar_accounting.core.periods import (
     moment,
     period,
     shown,
+    span_in_words,
     zone,
 )
 from oar_accounting.settings.load import load_settings
@@ -327,6 +328,38 @@ def test_the_form_for_files_has_no_words_and_reads_years_as_seconds() -> None:
     assert [moment(said, UTC) for said in ("0", "-86400", "1970-01-02")] == [0, -DAY, DAY]
     assert moment("1970-01-01T01:00+01:00", PARIS) == 0
     assert [moment(said, UTC) for said in ("", "2026-13-01", "1e5")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "zone_name", "words"),
+    [
+        (None, None, "UTC", "all that is recorded, UTC"),
+        (MARCH, None, "Europe/Paris", "from 2026-03-01 00:00 on, Europe/Paris"),
+        (None, MARCH, "UTC", "before 2026-02-28 23:00, UTC"),
+        (MARCH, APRIL, "Europe/Paris", "2026-03-01 00:00 to before 2026-04-01 00:00, Europe/Paris"),
+        (
+            *(AUTUMN + 2 * HOUR, AUTUMN + 3 * HOUR + 1, "Europe/Paris"),
+            "2026-10-25 02:00 to before 2026-10-25 02:00:01+01:00, Europe/Paris",
+        ),
+        (0, 2**61, "UTC", f"1970-01-01 00:00 to before {2**61}, UTC"),
+    ],
+)
+def test_a_span_is_said_in_words(
+    start: int | None, stop: int | None, zone_name: str, words: str
+) -> None:
+    assert span_in_words(start, stop, zone(zone_name)) == words
+
+
+@given(
+    st.tuples(st.integers(0, 2**33), st.integers(0, 2**33)),
+    st.sampled_from(["UTC", "Europe/Paris", "America/Sao_Paulo", "Asia/Kathmandu"]),
+)
+@example((AUTUMN + 2 * HOUR + 1800, AUTUMN + 3 * HOUR + 1800), "Europe/Paris")
+def test_the_words_of_a_span_mean_the_same_span(span: tuple[int, int], zone_name: str) -> None:
+    """Typed again, they are read as the instants that they were made of."""
+    tz = zone(zone_name)
+    words = span_in_words(*span, tz).removesuffix(f", {zone_name}")
+    assert tuple(moment(each, tz) for each in words.split(" to before ")) == span
 
 
 WORDS = st.lists(

@@ -168,7 +168,9 @@ def test_usage_for_machines_is_exact(site: str) -> None:
         "accuracy": "exact",
     }
     alice = {**bob, "user": "alice", "asked": 7200, "used": 3600}
-    assert json.loads(shown.stdout) == [alice, bob]
+    with Accounting.open(url=site) as accounting:
+        recorded = {"timezone": "UTC", "recorded_until": accounting.coverage().recorded_until}
+    assert json.loads(shown.stdout) == [alice | recorded, bob | recorded]
     rows = run("--url", site, "usage", "--by", "user,project", "--metric", "resource", "--csv")
     assert list(csv.DictReader(io.StringIO(rows.stdout))) == [
         {key: "" if value is None else str(value) for key, value in row.items()}
@@ -196,7 +198,9 @@ def test_usage_of_a_span_on_window_bounds(site: str) -> None:
 def test_usage_for_people_has_units_and_no_control_characters(site: str) -> None:
     shown = run("--url", site, "usage", "--by", "user,queue")
     assert shown.returncode == 0
-    head, units, alice, bob, total = (line.split() for line in shown.stdout.splitlines())
+    span, *table = shown.stdout.splitlines()
+    assert span == "all that is recorded, UTC"
+    head, units, alice, bob, total = (line.split() for line in table)
     assert head == ["resource", "asked", "resource", "used", "node", "asked", "node", "used"]
     assert units == ["user", "queue", "resource·h", "resource·h", "node·h", "node·h"]
     assert alice == ["alice", "default", "2.0", "1.0", "2.0", "1.0"]

@@ -127,7 +127,8 @@ def test_machines_are_told_the_same_with_every_object(
         assert (row["timezone"], row["recorded_until"]) == ("Europe/Paris", PASS)
         assert (row["start"], row["stop"]) == SPAN
     done = asked(options, *report, *TWO_DAYS, "--csv")
-    assert not {"timezone", "recorded_until"} & {*csv.reader(io.StringIO(done.stdout)).__next__()}
+    head = next(csv.reader(io.StringIO(done.stdout)))
+    assert not {"timezone", "recorded_until"} & {*head}
     assert done.stderr == ""
 
 

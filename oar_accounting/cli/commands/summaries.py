@@ -205,7 +205,13 @@ def sizes(options: Options, /, form: str | None, **given: Any) -> None:
         query = query_of(accounting, {**given, "sizes": classes})
         coverage = accounting.coverage(query)
         rows = accounting.sizes(query)
-    by = (*(name for name in query.by if name != "size"), "size")
+    tell_sizes((*(name for name in query.by if name != "size"), "size"), rows, coverage, form)
+
+
+def tell_sizes(
+    by: Sequence[str], rows: Sequence[SizeUse], coverage: Coverage, form: str | None
+) -> None:
+    """The table, or its rows for machines."""
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "used")
         tell_rows(form, fields, (_size_object(by, row) for row in rows), coverage)

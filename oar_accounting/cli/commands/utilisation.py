@@ -1,9 +1,11 @@
 """The command that says how full the machine was."""
 
 from dataclasses import replace
+from datetime import tzinfo
 from typing import Any
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from oar_accounting.cli.commands.report_options import (
@@ -19,7 +21,7 @@ from oar_accounting.cli.terminal.display import add_row, new_table, show, tell_n
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
-from oar_accounting.reports.records import UtilisationRow
+from oar_accounting.reports.records import UtilisationReport, UtilisationRow
 
 PARTS = ("used", "free", "standby", "down")
 #: How each part is drawn.
@@ -60,12 +62,19 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
         report = accounting.utilisation(**told)
     begins_at = report.rows[0].start if report.rows else told["start"]
     coverage = replace(coverage, start=begins_at, stop=report.as_of)
-    zone = periods.zone(coverage.timezone)
     if form is not None:
         tell_rows(form, UTILISATION_FIELDS, map(_object, report.rows), coverage)
         return
     click.echo(coverage.span())
-    table = new_table(bucket or "from", "metric")
+    show(_table(report, given["bucket"], periods.zone(coverage.timezone)))
+    for note in report.notes:
+        click.echo(f"note: {formats.printable(note)}", err=True)
+    tell_notes(coverage)
+
+
+def _table(report: UtilisationReport, bucket: str | int | None, zone: tzinfo) -> Table:
+    """A line per metric and bucket, with its parts in percent and drawn."""
+    table = new_table("from" if bucket is None else str(bucket), "metric")
     table.add_column("capacity", justify="right")
     table.add_column("unit", no_wrap=True)
     for title in PARTS:
@@ -77,7 +86,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
         begins = (
             periods.shown(row.start, zone)
             if bucket is None
-            else periods.label(row.start, given["bucket"], zone)
+            else periods.label(row.start, bucket, zone)
         )
         over = [formats.percent(row.over, row.capacity)] if any(r.over for r in report.rows) else []
         add_row(
@@ -90,10 +99,7 @@ def utilisation(options: Options, /, form: str | None, bucket: str | None, **giv
             *over,
             _bar(row),
         )
-    show(table)
-    for note in report.notes:
-        click.echo(f"note: {formats.printable(note)}", err=True)
-    tell_notes(coverage)
+    return table
 
 
 def _object(row: UtilisationRow) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, Engine, Float, String, column, select, update
 
 from oar_accounting.database import dialects
 from oar_accounting.karma.report import KarmaReport
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.oar_tables import shown
-from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import WAITING
 
 #: Characters of a job's message, as OAR declares it.

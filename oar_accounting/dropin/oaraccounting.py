@@ -48,9 +48,9 @@ from oar_accounting.database import bulk, dialects
 from oar_accounting.dropin.records import StockReport
 from oar_accounting.dropin.tables import accounting, due, jobs
 from oar_accounting.errors import AmountOverflow, OarSchemaError
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.oar_tables import assigned, moldables, resources
-from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.settings.load import Settings, oar_window
 
 #: What OAR's command calls its lock on MySQL, and how many seconds it waits for it.

@@ -155,6 +155,10 @@ class _Examination:
             self._oar.properties()
             self._readable = True
             self._found("good", "OAR's database", "answers, and its tables can be read")
+            unread = self._oar.launches_unread()
+            if unread and self._given.profile == "default":
+                role, mend = self._oar.engine.url.username, make_roles(self._oar.engine)
+                self.findings.append(queue_findings.launches_finding(unread, role, mend))
 
     def _look_at_tables(self) -> None:
         with self._trying("our tables", self._ledger.engine):

@@ -1,4 +1,4 @@
-"""What the doctor says of OAR's queues from which no job starts any more."""
+"""What the doctor says of OAR's queues from which no job starts any more, and of its events."""
 
 from shlex import quote
 
@@ -55,6 +55,18 @@ def unread_finding(error: OarSchemaError, role: str | None, mend: str) -> Findin
     return Finding("good", QUEUES, said, mend)
 
 
-def is_denied(error: Exception) -> bool:
+def launches_finding(unread: str, role: str | None, mend: str) -> Finding:
+    """What the doctor says where OAR 3's events cannot be read; *unread* says why."""
+    why = unread
+    if role is not None and is_denied(unread):
+        why = f"the role {role} may not read OAR's table event_logs; roles.sql lets it"
+    said = (
+        f"they count as if they had run: {why}. Those that are recorded by then are read again by "
+        "oar-accounting rebuild --from-oar"
+    )
+    return Finding("warning", "jobs that never ran", said, mend if why != unread else "")
+
+
+def is_denied(error: object) -> bool:
     """True where it is a right that is missing."""
     return "permission denied" in str(error) or "command denied" in str(error)

@@ -21,8 +21,8 @@ from sqlalchemy import (
 from oar_accounting.errors import SettingsError
 from oar_accounting.karma.policies.oar import DEFAULTS, QueueSums, StockRule, bounds
 from oar_accounting.oar import oar_tables
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.oar_tables import accounting
-from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.settings import perl_hashes
 from oar_accounting.settings.load import Settings, oar_values
 

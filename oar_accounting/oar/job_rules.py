@@ -4,7 +4,8 @@ The default reading, with the faults of OAR's own accounting that it mends:
 
 * USED is ``[start_time, stop_time)`` less Suspended and Resuming; ASKED is the walltime from
   ``start_time``, as it stood in the end; USED may exceed it where OAR killed late.
-* A job that never ran, or in which no second passed, asked nothing and used nothing.
+* A job that never ran, or in which no second passed, asked nothing and used nothing: which ones
+  OAR gave up before they ran is read in `never_ran`.
 * With ``containers = "outer"`` a job of type ``inner=…`` holds nothing: its container is billed.
 * A job that is Finishing with a stop time has ended there.
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, func, or_, select
 from oar_accounting.database import dialects
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.oar import oar_tables
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.job_rules import ENDED, RUNNING
-from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import waiting_since
 
 ACTIVE_QUEUE = "Active"

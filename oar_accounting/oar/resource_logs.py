@@ -32,8 +32,9 @@ from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, is_dense
 from oar_accounting.metrics.metric import Held, Metric, Resources, held_amounts, rates_of
 from oar_accounting.oar import oar_tables
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.machine import ABSENT, ALIVE, OTHER, History, Logs, history, joined, levels
-from oar_accounting.oar.snapshot import PAIRS_AT_ONCE, Snapshot, check_columns
+from oar_accounting.oar.snapshot import PAIRS_AT_ONCE, Snapshot
 
 THERE = ("Alive", "Absent")
 

@@ -1,8 +1,8 @@
 """Reading OAR: jobs, their pauses and types, what they were assigned, and the resources.
 
-SELECT on six tables is all it needs. Everything of one `Snapshot` is one state of the database.
-Jobs are looked up by range where their ids lie close together and else by short lists: a list of
-thousands of ids costs the planner more than the rows.
+SELECT on six tables is all it needs; on OAR 3, `never_ran` has need of a seventh. Everything of one
+`Snapshot` is one state of the database. Jobs are looked up by range where their ids lie close
+together and else by short lists: a list of thousands of ids costs the planner more than the rows.
 """
 
 from collections import defaultdict
@@ -17,15 +17,11 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
-    Table,
     case,
     column,
-    false,
     func,
-    literal_column,
     select,
 )
-from sqlalchemy.exc import DBAPIError
 
 from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.core.windows import after
@@ -34,7 +30,9 @@ from oar_accounting.database.id_blocks import among, id_blocks, short_lists
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics.metric import Resources
 from oar_accounting.oar import oar_tables
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.job_rules import ENDED, PAUSED, RUNNING
+from oar_accounting.oar.never_ran import LaunchLogs
 
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000
@@ -61,6 +59,7 @@ class OarJobs:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._properties: frozenset[str] | None = None
+        self._launches = LaunchLogs()
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
@@ -68,7 +67,7 @@ class OarJobs:
         with dialects.reading(self.engine) as connection:
             if self._properties is None:
                 self._properties = _checked(connection)
-            yield Snapshot(connection, self._properties)
+            yield Snapshot(connection, self._properties, self._launches)
 
     def properties(self) -> frozenset[str]:
         """The columns of OAR's ``resources``."""
@@ -76,6 +75,11 @@ class OarJobs:
             with self.snapshot():
                 pass
         return self._properties or frozenset()
+
+    def launches_unread(self) -> str:
+        """Why OAR's log that says which jobs never ran cannot be read; empty where it can."""
+        with dialects.reading(self.engine) as connection:
+            return self._launches.unread(connection)
 
     def changeable(self) -> list[str] | None:
         """The tables that our role could change; None where the database knows no roles."""
@@ -93,40 +97,15 @@ def _checked(connection: Connection) -> frozenset[str]:
     return properties
 
 
-def check_columns(connection: Connection, table: Table) -> frozenset[str]:
-    """The columns that a table of OAR has.
-
-    Raises :class:`OarSchemaError` where it cannot be read, or lacks a column of *table*.
-    """
-    present = _columns_of(connection, table)
-    missing = sorted(set(table.columns.keys()) - present)
-    if missing:
-        raise OarSchemaError(
-            f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} has no "
-            f"column {missing[0]!r}; is this the database of an OAR 2.5.9 or later?"
-        )
-    return present
-
-
-def _columns_of(connection: Connection, table: Table) -> frozenset[str]:
-    query: Select[Any] = select(literal_column("*")).select_from(table).where(false())
-    try:
-        with connection.begin_nested():
-            return frozenset(connection.execute(query).keys())
-    except DBAPIError as error:
-        said = " ".join(str(error.orig).split())
-        raise OarSchemaError(
-            f"{dialects.shown(connection.engine.url)}: OAR's table {table.name!r} cannot be read "
-            f"({said}); is this OAR's database, and has the role SELECT on the table?"
-        ) from error
-
-
 class Snapshot:
     """One state of OAR's database. Blocks of ids come from `id_blocks`."""
 
-    def __init__(self, connection: Connection, properties: frozenset[str]) -> None:
+    def __init__(
+        self, connection: Connection, properties: frozenset[str], launches: LaunchLogs
+    ) -> None:
         self._connection = connection
         self._properties = properties
+        self._launches = launches
 
     @property
     def connection(self) -> Connection:
@@ -220,6 +199,10 @@ class Snapshot:
         for job, start, stop in self._connection.execute(query):
             pauses[int(job)].append((int(start), int(stop) or OPEN))
         return pauses
+
+    def never_ran(self, block: Ints) -> Ints:
+        """The jobs of the block that OAR's logs say were given up before they ran, ascending."""
+        return self._launches.never_ran(self._connection, block)
 
     def assigned(self, rows: JobRows) -> Iterator[tuple[JobRows, Assigned]]:
         """What the jobs were assigned, in portions that fit in memory: jobs and their pairs.

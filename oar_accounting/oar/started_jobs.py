@@ -7,8 +7,8 @@ from sqlalchemy import Connection, func, select
 
 from oar_accounting.core.columns import Ints, ints
 from oar_accounting.oar import oar_tables
+from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.job_rules import ENDED
-from oar_accounting.oar.snapshot import check_columns
 from oar_accounting.oar.waiting_jobs import NO_RESERVATION, Queued
 
 #: The states of a job that has started, and of one that has ended: it may never have started.

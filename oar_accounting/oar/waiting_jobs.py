@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from oar_accounting.core.columns import Columns, Ints, Texts, ints
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.oar import oar_tables
-from oar_accounting.oar.snapshot import check_columns
+from oar_accounting.oar.checking import check_columns
 
 #: The state of a job that a scheduler may start.
 WAITING = "Waiting"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.core.columns import JobRows, Rates, Spans, ints
+from oar_accounting.core.columns import Bools, JobRows, Rates, Spans, ints
 from oar_accounting.core.windows import too_large
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book
@@ -53,13 +53,24 @@ def held_by_jobs(  # noqa: PLR0913 - one reading
     types = snapshot.types(rows.job_id) if len(rows) else {}
     where = phases(rows, terms)
     inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
-    entitled = (where.holding | where.closed) & (rows.moldable > 0)
-    holders = rows.take(entitled & ~np.array(inner, np.bool_))
+    entitled = (where.holding | where.closed) & (rows.moldable > 0) & ~np.array(inner, np.bool_)
+    holders = rows.take(entitled & ~_never_ran(snapshot, terms, rows, entitled & where.closed))
     if if_any and not len(holders):
         held = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
     else:
         held = holder.holdings(snapshot, book, holders, metrics, types)
     return HeldByJobs(types=types, holders=holders, held=held)
+
+
+def _never_ran(snapshot: Snapshot, terms: Terms, rows: JobRows, ended: Bools) -> Bools:
+    """Those of the jobs that have *ended* that OAR gave up before they ran.
+
+    A job in which no second passed asked for nothing anyway: OAR's logs are read for others only.
+    """
+    meant = ended & (rows.stop_time > rows.start_time)
+    if terms.profile == "classic" or not meant.any():
+        return np.zeros(len(rows), np.bool_)
+    return meant & np.isin(rows.job_id, snapshot.never_ran(rows.job_id))
 
 
 def timed(

@@ -261,6 +261,22 @@ def test_every_timesharing_job_is_billed(case: Case, history: History) -> None:
         used=0,
         classic=(2 * HOUR, 0),
     ),
+    Case(
+        "prologue-failed",
+        {"state": "Error"},
+        states=[("toLaunch", T0, T0), ("Launching", T0, T0 + HOUR), ("Error", T0 + HOUR, 0)],
+        asked=0,
+        used=0,
+        classic=(2 * HOUR, HOUR),
+    ),
+    Case(
+        "prologue-failed-and-finishing",
+        {"state": "Finishing", "stop": T0 + HOUR},
+        states=[("Launching", T0, T0 + HOUR), ("Finishing", T0 + HOUR, 0)],
+        asked=0,
+        used=0,
+        classic=(0, 0),
+    ),
     nothing("killed-while-waiting", state="Error", start=0, stop=0, moldable=False),
     nothing(
         "killed-while-waiting-in-oar-3",
@@ -275,6 +291,25 @@ def test_every_timesharing_job_is_billed(case: Case, history: History) -> None:
 def test_a_job_that_never_ran_has_its_row_and_asked_for_nothing(
     case: Case, history: History
 ) -> None:
+    check(case, history)
+
+
+@cases(
+    Case(
+        "ran-and-failed",
+        {"state": "Error"},
+        states=[("Launching", T0, T0 + 9), ("Running", T0 + 9, T0 + HOUR)],
+    ),
+    Case("failed-and-without-logs", {"state": "Error"}),
+    Case(
+        "launched-and-suspended",
+        {"state": "Error", "pauses": [(T0 + 100, T0 + 300)]},
+        states=[("Launching", T0, T0 + 9)],
+        used=HOUR - 200,
+        classic=(2 * HOUR, HOUR),
+    ),
+)
+def test_a_job_counts_where_no_log_says_that_it_never_ran(case: Case, history: History) -> None:
     check(case, history)
 
 

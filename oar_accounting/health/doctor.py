@@ -18,7 +18,13 @@ from oar_accounting.core import formats
 from oar_accounting.core.lengths import LATE
 from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
-from oar_accounting.health import drivers, queue_findings, site_setup, state_directory
+from oar_accounting.health import (
+    drivers,
+    queue_findings,
+    site_setup,
+    state_directory,
+    time_findings,
+)
 from oar_accounting.health.backlog import find_backlog
 from oar_accounting.health.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.health.records import Backlog, Finding, Level, SiteStatus, Status
@@ -28,6 +34,7 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.reading import count_jobs, open_jobs
 from oar_accounting.ledger.records import PassRecord
 from oar_accounting.ledger.verify import first_differences
+from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.queues import Queues, read_queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
@@ -141,6 +148,8 @@ class _Examination:
         if self._readable and self._complete:
             self._look_at_roles()
             self._look_at_terms()
+        if self._readable:
+            self._look_at_times()
         for line in self._given.warnings:
             self._found("warning", "passwords", *parted(line))
         return oar_on, own_on
@@ -216,6 +225,14 @@ class _Examination:
         with self._trying("job ids", oar.engine):
             told = check_identity(self._ledger, oar, site)
             self._noticed("job ids", told, "name the jobs that are recorded under them")
+
+    def _look_at_times(self) -> None:
+        """Does OAR have jobs that never end, or that ended in the future?"""
+        with self._trying("times of jobs", self._oar.engine):
+            given, site = self._given, self._site
+            declared = Terms(profile=given.profile, grace=given.grace)
+            terms = declared if site is None else site.terms
+            self.findings += time_findings.findings(self._oar, given, terms, self._now)
 
     def _noticed(self, subject: str, told: Sequence[str], well: str) -> None:
         for line in told:

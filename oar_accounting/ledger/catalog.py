@@ -102,7 +102,8 @@ def _columns_of(terms: Terms) -> dict[str, int | str]:
     return {
         "window_seconds": terms.window,
         "dimension": terms.dimension,
-        "profile": terms.profile,
+        # The grace has no column of its own: it stands behind the profile.
+        "profile": terms.profile if terms.grace is None else f"{terms.profile}+{terms.grace}",
         "containers": terms.containers,
     }
 
@@ -113,14 +114,16 @@ def _site_query(name: str) -> Select[tuple[int, ...]]:
 
 def _site(row: Row[tuple[int, ...]]) -> Site:
     values = row._mapping
+    profile, _, grace = values["profile"].partition("+")
     return Site(
         site_id=values["site_id"],
         name=values["name"],
         terms=Terms(
             window=values["window_seconds"],
             dimension=values["dimension"],
-            profile=values["profile"],
+            profile=profile,
             containers=values["containers"],
+            grace=int(grace) if grace else None,
         ),
         unfinished=values["unfinished"],
         high_water_mark=values["high_water_mark"],

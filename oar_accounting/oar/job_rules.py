@@ -3,7 +3,8 @@
 The default reading, with the faults of OAR's own accounting that it mends:
 
 * USED is ``[start_time, stop_time)`` less Suspended and Resuming; ASKED is the walltime from
-  ``start_time``, as it stood in the end; USED may exceed it where OAR killed late.
+  ``start_time``, as it stood in the end; USED may exceed it where OAR killed late, with a ``grace``
+  by no more than that: of a job that OAR never saw end, or saw end in the future, that is known.
 * A job that never ran, or in which no second passed, asked nothing and used nothing: which ones
   OAR gave up before they ran is read in `never_ran`.
 * With ``containers = "outer"`` a job of type ``inner=…`` holds nothing: its container is billed.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, JobRows, Spans, ints
-from oar_accounting.core.windows import without
+from oar_accounting.core.windows import after, without
 
 PROFILES = ("default", "classic")
 CONTAINERS = ("outer", "both")
@@ -44,6 +45,8 @@ class Terms:
     dimension: str = ""  #: the resource property that usage is also kept by; empty for none
     profile: str = "default"
     containers: str = "outer"
+    #: Seconds that a job may use beyond its walltime; None: as long as OAR says that it ran.
+    grace: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def impossible(rows: JobRows, where: Phases) -> dict[int, str]:
 def spans_of(rows: JobRows, pauses: Mapping[int, Sequence[tuple[int, int]]], terms: Terms) -> Spans:
     """When jobs that hold resources, at possible times, asked for and used them.
 
-    The used span of a job that has not ended stops at `OPEN`.
+    The used span of a job that has not ended stops at `OPEN`, or where it has used what the terms
+    grant it.
     """
     where = phases(rows, terms)
     stop = np.where(where.closed, rows.stop_time, OPEN)
@@ -110,8 +114,18 @@ def spans_of(rows: JobRows, pauses: Mapping[int, Sequence[tuple[int, int]]], ter
     rows, stop = rows.take(ran), stop[ran]
     asked = _some(rows.job_id, 1, rows.start_time, rows.start_time + rows.walltime)
     paused = np.isin(rows.job_id, ints(list(pauses))) & (not classic)
-    straight = _some(rows.job_id[~paused], 0, rows.start_time[~paused], stop[~paused])
-    return Spans.concat([asked, straight, _interrupted(rows.take(paused), stop[paused], pauses)])
+    most = _most_used(rows, terms)
+    ends = np.minimum(stop, after(rows.start_time, most))
+    straight = _some(rows.job_id[~paused], 0, rows.start_time[~paused], ends[~paused])
+    interrupted = _interrupted(rows.take(paused), stop[paused], most[paused], pauses)
+    return Spans.concat([asked, straight, interrupted])
+
+
+def _most_used(rows: JobRows, terms: Terms) -> Ints:
+    """For how many seconds each job may use what it holds; a walltime of 0 is not known."""
+    if terms.grace is None or terms.profile == "classic":
+        return np.full(len(rows), OPEN)
+    return np.where(rows.walltime > 0, rows.walltime + terms.grace, OPEN)
 
 
 def _some(job_id: Ints, asked: int, start: Ints, stop: Ints) -> Spans:
@@ -120,13 +134,17 @@ def _some(job_id: Ints, asked: int, start: Ints, stop: Ints) -> Spans:
 
 
 def _interrupted(
-    rows: JobRows, stops: Ints, pauses: Mapping[int, Sequence[tuple[int, int]]]
+    rows: JobRows, stops: Ints, most: Ints, pauses: Mapping[int, Sequence[tuple[int, int]]]
 ) -> Spans:
     jobs, starts, ends = [], [], []
-    columns = zip(rows.job_id.tolist(), rows.start_time.tolist(), stops.tolist(), strict=True)
-    for job, start, stop in columns:
+    columns = (rows.job_id, rows.start_time, stops, most)
+    for job, start, stop, granted in zip(*(each.tolist() for each in columns), strict=True):
+        left = granted
         for left_start, left_stop in without(start, stop, pauses[job]):
+            if left <= 0:
+                break
             jobs.append(job)
             starts.append(left_start)
-            ends.append(left_stop)
+            ends.append(min(left_stop, left_start + left))
+            left -= left_stop - left_start
     return Spans(ints(jobs), np.zeros(len(jobs), np.int64), ints(starts), ints(ends))

@@ -30,6 +30,7 @@ def declared_terms(given: Settings, oar: OarJobs) -> Terms:
         dimension=dimension,
         profile=given.profile,
         containers=given.containers,
+        grace=given.grace,
     )
 
 
@@ -67,7 +68,16 @@ def notices(
                 f"{key} is {new!r} in the settings, {old!r} as recorded: "
                 "oar-accounting rebuild --from-oar"
             )
+    if terms.grace != site.terms.grace:
+        lines.append(
+            f"grace is {_granted(terms)} in the settings, {_granted(site.terms)} as recorded: "
+            "oar-accounting rebuild --from-oar"
+        )
     return lines + _metric_notices(declared, stored)
+
+
+def _granted(terms: Terms) -> str:
+    return "left out" if terms.grace is None else f"{terms.grace} s"
 
 
 def _metric_notices(declared: Sequence[Metric], stored: Sequence[StoredMetric]) -> list[str]:

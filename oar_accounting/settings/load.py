@@ -27,6 +27,7 @@ TOML = "/etc/oar/accounting.toml"
 SETTINGS_KEYS = (
     "containers",
     "dimension",
+    "grace",
     "karma",
     "metrics",
     "oar_password_file",
@@ -54,6 +55,7 @@ class Settings:
     dimension: str | None = None  #: None: ``cluster`` where OAR has that property
     profile: str = "default"
     containers: str = "outer"
+    grace: int | None = None  #: seconds that a job may use beyond its walltime; None: any number
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     timezone: str = "UTC"  #: in which people's days, weeks and months are
     metrics: tuple[Metric, ...] = BUILT_IN
@@ -110,6 +112,7 @@ def load_settings(
         dimension=given.text("dimension", "") if "dimension" in table else None,
         profile=given.one_of("profile", PROFILES),
         containers=given.one_of("containers", CONTAINERS),
+        grace=given.whole("grace", 0, 9_999_999) if "grace" in table else None,
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
         timezone=given.timezone(),
         metrics=(*BUILT_IN, *given.metrics()),

@@ -428,6 +428,7 @@ def test_a_file_that_only_oar_may_read(machine: Machine, monkeypatch: pytest.Mon
         ('profile = "classic"\n', "profile is 'classic'", "rebuild --from-oar"),
         ('containers = "both"\n', "containers is 'both'", "rebuild --from-oar"),
         ('dimension = "network_address"\n', "dimension is", "rebuild --from-oar"),
+        ("grace = 3600\n", "grace is 3600 s in the settings", "rebuild --from-oar"),
         (CORE, "metric core is declared and not recorded yet", "rebuild --metric core"),
     ],
 )
@@ -1064,6 +1065,8 @@ Accounting.open(url=sys.argv[1]).catch_up()
 
 def test_a_pass_that_was_killed_never_ends(site: Site, database: Database, clock: Clock) -> None:
     site.oar.add_job()
+    # What runs by this clock would run for years by the machine's.
+    site.oar.update_job(site.running, state="Terminated", stop_time=NOW)
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK, database.url],
         stdout=subprocess.PIPE,

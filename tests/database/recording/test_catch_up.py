@@ -691,6 +691,7 @@ CHANGES = {
         "dimension is 'network_address' in the settings, 'cluster' as recorded",
         True,
     ),
+    "grace": ("grace = 60\n", "grace is 60 s in the settings, left out as recorded", True),
 }
 
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import Engine, create_engine
 
-from oar_accounting.core.columns import OPEN, JobRows
+from oar_accounting.core.columns import OPEN, JobRows, Spans
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.job_rules import Terms, impossible, phases, spans_of
 from tests.servers import Server, fresh_database
-from tests.small_oar import HOUR, NOW, T0, Recorded, SmallOar, opened, recorded
+from tests.small_oar import DAY, HOUR, NOW, T0, Recorded, SmallOar, opened, recorded
 
 CORES = (1, 2)
 LICENCE = 9  # the id of the first resource that is not a core
@@ -531,3 +531,43 @@ def test_what_is_used_falls_into_the_windows_in_which_it_was_used(engine: Engine
         for row in site.accounting.usage((), ("resource",), start, start + 86_400).rows
     ]
     assert windows == [(3 * 50, 3 * 40), (3 * 50, 3 * 60)]
+
+
+@given(pauses, some.integers(0, 60), some.integers(1, 30), some.integers(0, 20), some.booleans())
+def test_with_a_grace_a_job_uses_the_same_seconds_until_it_has_used_what_it_may(
+    paused: list[tuple[int, int]], seconds: int, walltime: int, grace: int, is_open: bool
+) -> None:
+    given_times = {"state": "Running", "stop_time": 0} if is_open else {"stop_time": T0 + seconds}
+    rows = rows_of(walltime=walltime, **given_times)
+    end = T0 + 200
+    plain, granted = (spans_of(rows, {7: paused}, terms) for terms in (Terms(), Terms(grace=grace)))
+    assert seconds_used(granted, end) == seconds_used(plain, end)[: walltime + grace]
+    assert asked_of(granted) == asked_of(plain)
+    straight, bounded = (spans_of(rows, {}, terms) for terms in (Terms(), Terms(grace=grace)))
+    assert seconds_used(bounded, end) == seconds_used(straight, end)[: walltime + grace]
+
+
+def seconds_used(spans: Spans, end: int) -> list[int]:
+    """Each second before the *end* that was used, in order."""
+    used = spans.take(spans.asked == 0)
+    times = zip(used.start_time.tolist(), used.stop_time.tolist(), strict=True)
+    return [second for start, stop in times for second in range(start, min(stop, end))]
+
+
+def asked_of(spans: Spans) -> list[tuple[int, int]]:
+    """When it asked for what it held."""
+    asked = spans.take(spans.asked == 1)
+    return list(zip(asked.start_time.tolist(), asked.stop_time.tolist(), strict=True))
+
+
+def test_where_the_walltime_is_not_known_there_is_no_end_to_it() -> None:
+    rows = rows_of(walltime=0)
+    assert seconds_used(spans_of(rows, {}, Terms(grace=60)), T0 + HOUR) == list(
+        range(T0, T0 + HOUR)
+    )
+
+
+def test_the_classic_reading_knows_no_grace() -> None:
+    rows = rows_of(walltime=10)
+    terms = Terms(profile="classic", grace=60)
+    assert len(seconds_used(spans_of(rows, {}, terms), T0 + DAY)) == HOUR

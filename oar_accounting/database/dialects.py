@@ -16,10 +16,12 @@ from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
     Engine,
+    LargeBinary,
     Select,
     String,
     Table,
     Text,
+    cast,
     column,
     create_engine,
     event,
@@ -489,6 +491,17 @@ def let_readers_in(engine: Engine) -> None:
 def lock_row(connection: Connection, row: Select[Any], *, wait: bool) -> Any:
     """The *row*, locked until the transaction ends; None where there is none."""
     return connection.execute(row.with_for_update(nowait=not wait)).first()
+
+
+def spellings(connection: Connection, texts: ColumnElement[str]) -> list[str]:
+    """The different texts of a column, byte for byte, in no order.
+
+    MariaDB, left alone, takes letters that differ by an accent or their case for the same.
+    """
+    apart: list[ColumnElement[Any]] = [texts]
+    if connection.dialect.name in ("mysql", "mariadb"):
+        apart.append(cast(texts, LargeBinary))
+    return list(connection.execute(select(texts).group_by(*apart)).scalars())
 
 
 def locks_neighbours(connection: Connection) -> bool:

@@ -37,9 +37,12 @@ from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.queues import Queues, read_queues
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.spellings import DOUBLE_ENCODED
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.recording.identity import check_identity
+from oar_accounting.recording.spellings import merged_names, undecoded_names
 from oar_accounting.settings.load import Settings, oar_login
+from oar_accounting.stubs.oar_user import quoted
 
 if TYPE_CHECKING:
     from oar_accounting.health.deciding import Deciding
@@ -150,6 +153,7 @@ class _Examination:
             self._look_at_terms()
         if self._readable:
             self._look_at_times()
+            self._look_at_names()
         for line in self._given.warnings:
             self._found("warning", "passwords", *parted(line))
         return oar_on, own_on
@@ -220,7 +224,7 @@ class _Examination:
                 return
             with self._ledger.reading() as (connection, _):
                 stored = catalog.stored_metrics(connection, site.site_id)
-            told = notices(site, terms, self._given.metrics, stored)
+            told = notices(site, terms, self._given.metrics, stored) + merged_names(oar, site)
             self._noticed("settings", told, "what they declare is what is recorded")
         with self._trying("job ids", oar.engine):
             told = check_identity(self._ledger, oar, site)
@@ -233,6 +237,19 @@ class _Examination:
             declared = Terms(profile=given.profile, grace=given.grace)
             terms = declared if site is None else site.terms
             self.findings += time_findings.findings(self._oar, given, terms, self._now)
+
+    def _look_at_names(self) -> None:
+        """Are there names that OAR shows otherwise than they stand in its database?"""
+        with self._trying("names", self._oar.engine):
+            recorded = self._given.names if self._site is None else self._site.terms.names
+            if recorded == DOUBLE_ENCODED or not (said := undecoded_names(self._oar)):
+                return
+            file = self._given.file
+            mend = "oar-accounting rebuild --from-oar"
+            if self._given.names != DOUBLE_ENCODED:
+                said += f'. names = "{DOUBLE_ENCODED}" in {file} lets them be recorded as shown'
+                mend = f"editor {quoted(Path(file))} && {mend}"
+            self._found("warning", "names", said, mend)
 
     def _noticed(self, subject: str, told: Sequence[str], well: str) -> None:
         for line in told:

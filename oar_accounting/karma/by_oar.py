@@ -54,7 +54,7 @@ class StockSources:
         return oar_policy.sums_of(rule, self.now, self._rows(rule), pools)
 
     def under_recorded_names(self, jobs: Queued) -> Queued:
-        """The same jobs; where our totals count, forgotten users under their pseudonyms."""
+        """The same jobs; where our totals count, under the names that are recorded."""
         if self.policy.source == "oar":
             return jobs
         with self.ledger.reading() as (connection, site):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.karma.entities import value_of
 from oar_accounting.ledger.catalog import Names, Site
-from oar_accounting.ledger.pseudonyms import Forgotten
+from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.waiting_jobs import Queued, named_value
 from oar_accounting.usage.keys import Key
 
@@ -49,10 +49,10 @@ class Waiters:
 
 
 def renamed(connection: Connection, site: Site, jobs: Queued) -> Queued:
-    """The same jobs, those of forgotten users under their pseudonyms."""
-    forgotten = Forgotten.of(connection, site.site_id)
+    """The same jobs under the names that are recorded."""
+    recorded = RecordedNames.of(connection, site)
     users, projects = (
-        np.array([forgotten.name(name) for name in column], dtype=object)
+        np.array([recorded.name(name) for name in column], dtype=object)
         for column in (jobs.user, jobs.project)
     )
     return replace(jobs, user=users, project=projects)
@@ -60,14 +60,14 @@ def renamed(connection: Connection, site: Site, jobs: Queued) -> Queued:
 
 def waiters(connection: Connection, site: Site, jobs: Queued) -> Waiters:
     """The jobs under the names they are recorded with; the dimension as their condition tells."""
-    forgotten = Forgotten.of(connection, site.site_id)
+    recorded = RecordedNames.of(connection, site)
     numbers: dict[tuple[str, ...], int] = {}
     columns = zip(jobs.user, jobs.project, jobs.queue, jobs.properties, strict=True)
     number = ints([numbers.setdefault(each, len(numbers)) for each in columns])
     conditions = {condition for *_, condition in numbers}
     values = {each: named_value(each, site.terms.dimension) for each in conditions}
     different = [
-        (forgotten.name(user), forgotten.name(project), queue, values[condition])
+        (recorded.name(user), recorded.name(project), queue, values[condition])
         for user, project, queue, condition in numbers
     ]
     found = Waiters(jobs, different, number)

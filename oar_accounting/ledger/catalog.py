@@ -17,6 +17,10 @@ from oar_accounting.errors import DatabaseError
 from oar_accounting.ledger import schema
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.spellings import DOUBLE_ENCODED, STORED
+
+#: What stands behind `containers` where names are recorded as OAR 2 shows them.
+DECODED = "+decoded"
 
 Names = tuple[str, str, str, str]  # user, project, queue, value of the dimension property
 
@@ -102,9 +106,9 @@ def _columns_of(terms: Terms) -> dict[str, int | str]:
     return {
         "window_seconds": terms.window,
         "dimension": terms.dimension,
-        # The grace has no column of its own: it stands behind the profile.
+        # The younger terms have no columns of their own: they stand behind the others.
         "profile": terms.profile if terms.grace is None else f"{terms.profile}+{terms.grace}",
-        "containers": terms.containers,
+        "containers": terms.containers + (DECODED if terms.names == DOUBLE_ENCODED else ""),
     }
 
 
@@ -122,8 +126,9 @@ def _site(row: Row[tuple[int, ...]]) -> Site:
             window=values["window_seconds"],
             dimension=values["dimension"],
             profile=profile,
-            containers=values["containers"],
+            containers=values["containers"].removesuffix(DECODED),
             grace=int(grace) if grace else None,
+            names=DOUBLE_ENCODED if values["containers"].endswith(DECODED) else STORED,
         ),
         unfinished=values["unfinished"],
         high_water_mark=values["high_water_mark"],

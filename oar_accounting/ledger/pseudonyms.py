@@ -7,15 +7,11 @@ OAR may still have the name, and a pass reads it again: so that it stays forgott
 of the name leads to the pseudonym. Whoever guesses a name can check the guess against it.
 """
 
-from dataclasses import replace
 from hashlib import sha256
-from itertools import chain
 from typing import Self
 
-import numpy as np
 from sqlalchemy import Connection, select
 
-from oar_accounting.core.columns import JobRows
 from oar_accounting.ledger import schema
 
 
@@ -46,15 +42,6 @@ class Forgotten:
             found = (p for salt, mark, p in self._marks if digest_of(salt, user) == mark)
             self._known[user] = next(found, user)
         return self._known[user]
-
-    def rows(self, rows: JobRows) -> JobRows:
-        """The same jobs, those of forgotten users under their pseudonyms."""
-        if not self._marks:
-            return rows
-        both = (rows.user.tolist(), rows.project.tolist())
-        names = {name: self.name(name) for name in dict.fromkeys(chain(*both))}
-        users, projects = (np.array([names[n] for n in column], dtype=object) for column in both)
-        return replace(rows, user=users, project=projects)
 
 
 def digest_of(salt: str, user: str) -> str:

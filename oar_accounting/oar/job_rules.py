@@ -22,6 +22,7 @@ import numpy as np
 
 from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, JobRows, Spans, ints
 from oar_accounting.core.windows import after, without
+from oar_accounting.oar.spellings import STORED
 
 PROFILES = ("default", "classic")
 CONTAINERS = ("outer", "both")
@@ -47,6 +48,7 @@ class Terms:
     containers: str = "outer"
     #: Seconds that a job may use beyond its walltime; None: as long as OAR says that it ran.
     grace: int | None = None
+    names: str = STORED  #: how users and projects stand in OAR's database
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,16 @@ class OarJobs:
                 pass
         return self._properties or frozenset()
 
+    def names(self) -> list[tuple[str, str]]:
+        """The users and projects of OAR's jobs, each once, sorted, as which of the two and name."""
+        jobs = oar_tables.jobs.c
+        with dialects.reading(self.engine) as connection:
+            return sorted(
+                (kind, name)
+                for kind, column in (("user", jobs.job_user), ("project", jobs.project))
+                for name in dialects.spellings(connection, column)
+            )
+
     def launches_unread(self) -> str:
         """Why OAR's log that says which jobs never ran cannot be read; empty where it can."""
         with dialects.reading(self.engine) as connection:

@@ -31,6 +31,7 @@ def declared_terms(given: Settings, oar: OarJobs) -> Terms:
         profile=given.profile,
         containers=given.containers,
         grace=given.grace,
+        names=given.names,
     )
 
 
@@ -61,7 +62,7 @@ def notices(
             f"window is {terms.window} s in the settings, {site.terms.window} s as recorded: "
             "oar-accounting rebuild"
         )
-    for key in ("dimension", "profile", "containers"):
+    for key in ("dimension", "profile", "containers", "names"):
         new, old = getattr(terms, key), getattr(site.terms, key)
         if new != old:
             lines.append(

@@ -20,7 +20,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Names
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.openings import Openings, read_openings
-from oar_accounting.ledger.pseudonyms import Forgotten
+from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.ledger.records import OpeningReport, PassReport
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
@@ -89,8 +89,8 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
     Raises :class:`OarSchemaError` where OAR's accounting cannot be read, or is none.
     """
     with oar.snapshot() as snapshot:
-        forgotten = Forgotten.of(book.connection, book.site.site_id)
-        counted, names = _counted(snapshot, forgotten)
+        recorded = RecordedNames.of(book.connection, book.site)
+        counted, names = _counted(snapshot, recorded)
         busy = _busy(book, snapshot)
     touched = busy.meets(counted.window_start, counted.window_stop)
     free = counted.take(~touched)
@@ -124,14 +124,14 @@ def take_over(book: Book, oar: OarJobs, *, dry_run: bool) -> OpeningReport:
     )
 
 
-def _counted(snapshot: Snapshot, forgotten: Forgotten) -> tuple[OarAmounts, list[Names]]:
+def _counted(snapshot: Snapshot, recorded: RecordedNames) -> tuple[OarAmounts, list[Names]]:
     """What OAR has counted, ASKED and USED side by side, and the names by their numbers."""
     number: dict[Names, int] = {}
     found = OarAmounts.concat([])
     for rows in snapshot.counted():
         read: defaultdict[str, list[int]] = defaultdict(list)
         for start, last, user, project, queue, kind, consumption in rows:
-            names = (forgotten.name(user), forgotten.name(project), queue, "")
+            names = (recorded.name(user), recorded.name(project), queue, "")
             _check(start, last, names, kind, consumption)
             read["start"].append(start)
             read["stop"].append(last + 1)

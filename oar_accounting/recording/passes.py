@@ -16,8 +16,8 @@ from oar_accounting.core.columns import FROM_START, Ints, JobRows, Rates, Spans,
 from oar_accounting.core.progress import Progress
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
-from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import JobRecords, known_jobs
+from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
@@ -148,7 +148,7 @@ class Pass:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
         with self.oar.snapshot() as snapshot:
             rows = snapshot.rows(block)
-        rows = Forgotten.of(connection, site.site_id).rows(rows)
+        rows = RecordedNames.of(connection, site).rows(rows)
         known = known_jobs(connection, site.site_id, block)
         lost = known.job_id[(known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id)]
         accounts = self.ledger.accounts(connection, site)
@@ -170,7 +170,7 @@ class Pass:
 
 def read_block(snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
     """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
-    rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
+    rows = RecordedNames.of(book.connection, book.site).rows(snapshot.rows(block))
     return BlockRead(rows=rows, known=book.known(block))
 
 

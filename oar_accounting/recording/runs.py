@@ -14,6 +14,7 @@ from oar_accounting.ledger.records import PassReport, Problem
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.recording.passes import Tally
+from oar_accounting.recording.spellings import merged_names
 from oar_accounting.settings.load import Settings
 
 
@@ -79,7 +80,8 @@ class Runs:
         with self.ledger.reading() as (connection, _):
             stored = stored_metrics(connection, site.site_id)
         terms = declared_terms(self.given, self.oar)
-        return notices(site, terms, self.given.metrics, stored)
+        told = notices(site, terms, self.given.metrics, stored)
+        return told + merged_names(self.oar, site)
 
     def report(self, tally: Tally, found: Sequence[str]) -> PassReport:
         """What is told of a pass, with the notices that were *found*."""

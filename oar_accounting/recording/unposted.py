@@ -26,8 +26,8 @@ from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
 from oar_accounting.ledger.ledger import Book
-from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.ledger.reading import OVERLAP, known_jobs, recorded_ids, unsettled_ids
+from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder
@@ -105,7 +105,7 @@ def _unrecorded(book: Book, snapshot: Snapshot, block: Ints) -> JobRows:
     """The jobs of the block that are not in the totals."""
     known = known_jobs(book.connection, book.site.site_id, block)
     closed = known.job_id[known.closed != 0]
-    rows = Forgotten.of(book.connection, book.site.site_id).rows(snapshot.rows(block))
+    rows = RecordedNames.of(book.connection, book.site).rows(snapshot.rows(block))
     return rows.take(~np.isin(rows.job_id, closed))
 
 

@@ -18,6 +18,7 @@ from oar_accounting.database.dialects import LONGEST_NAME, parse_url
 from oar_accounting.errors import BadSpan, SettingsError
 from oar_accounting.metrics.metric import BUILT_IN, Metric, parse_metric
 from oar_accounting.oar.job_rules import CONTAINERS, PROFILES
+from oar_accounting.oar.spellings import NAMES, STORED
 from oar_accounting.settings import passwords
 from oar_accounting.settings.oar_conf import OarConf, read_oar_conf
 
@@ -30,6 +31,7 @@ SETTINGS_KEYS = (
     "grace",
     "karma",
     "metrics",
+    "names",
     "oar_password_file",
     "oar_url",
     "oar_version",
@@ -56,6 +58,7 @@ class Settings:
     profile: str = "default"
     containers: str = "outer"
     grace: int | None = None  #: seconds that a job may use beyond its walltime; None: any number
+    names: str = STORED  #: how users and projects stand in OAR's database
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     timezone: str = "UTC"  #: in which people's days, weeks and months are
     metrics: tuple[Metric, ...] = BUILT_IN
@@ -113,6 +116,7 @@ def load_settings(
         profile=given.one_of("profile", PROFILES),
         containers=given.one_of("containers", CONTAINERS),
         grace=given.whole("grace", 0, 9_999_999) if "grace" in table else None,
+        names=given.one_of("names", NAMES),
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
         timezone=given.timezone(),
         metrics=(*BUILT_IN, *given.metrics()),

@@ -65,7 +65,14 @@ MOST_AT_THE_TOP, MOST_IN_A_FOLDER = 3, 20
 PURE_ROOMS = ("core", "metrics.formulas", "metrics", "karma.policies")
 PURE = {
     "settings.perl_hashes",
-    *("errors", "oar.machine", "oar.job_rules", "health.openmetrics", "health.rounds"),
+    *(
+        "errors",
+        "oar.machine",
+        "oar.job_rules",
+        "oar.spellings",
+        "health.openmetrics",
+        "health.rounds",
+    ),
     *("attributes.csv_files", "attributes.memberships", "attributes.warnings"),
     *("karma.report", "karma.settings", "karma.explain", "karma.what_if_report"),
 }

@@ -272,7 +272,7 @@ def test_the_example_shows_the_defaults_and_metrics_to_switch_on(tmp_path: Path)
     (tmp_path / "secret").write_text("secret\n", encoding="utf-8")
     content = re.sub(r'"/etc/oar/[^"]*"', f'"{tmp_path / "secret"}"', uncommented(EXAMPLE))
     shown, default = loaded(tmp_path / "a", content), loaded(tmp_path / "b", "")
-    for key in ("containers", "profile", "recheck_days", "site", "window"):
+    for key in ("containers", "names", "profile", "recheck_days", "site", "window"):
         assert getattr(shown, key) == getattr(default, key), key
     assert shown.dimension == "cluster"
     assert [metric.name for metric in shown.metrics] == [

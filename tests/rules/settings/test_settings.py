@@ -240,6 +240,7 @@ def test_the_time_zone_is_utc_or_one_that_is_named(tmp_path: Path) -> None:
         ("profile = 'modern'", "profile must be one of 'default', 'classic', not 'modern'"),
         ("containers = 1", "containers must be one of"),
         ("recheck_days = -1", "from 0 to"),
+        ("names = 'utf-8'", "names must be one of 'stored', 'double_encoded', not 'utf-8'"),
         ("grace = -1", "grace must be a whole number from 0 to"),
         ("grace = 1.5", "grace must be a whole number, not 1.5"),
         ("grace = '1h'", "grace must be a whole number, not '1h'"),

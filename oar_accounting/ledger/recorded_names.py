@@ -1,0 +1,45 @@
+"""Under which names what OAR has is recorded."""
+
+from dataclasses import replace
+from itertools import chain
+from typing import Self
+
+import numpy as np
+from sqlalchemy import Connection
+
+from oar_accounting.core.columns import JobRows
+from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.pseudonyms import Forgotten
+from oar_accounting.oar.spellings import DOUBLE_ENCODED, decoded
+
+
+class RecordedNames:
+    """The names that a site records for those of its OAR: as OAR shows them, or pseudonyms."""
+
+    def __init__(self, forgotten: Forgotten, *, decoding: bool) -> None:
+        """*decoding*: they stand encoded twice in OAR's database."""
+        self._forgotten = forgotten
+        self._decoding = decoding
+
+    @classmethod
+    def of(cls, connection: Connection, site: Site) -> Self:
+        """Those of the site."""
+        forgotten = Forgotten.of(connection, site.site_id)
+        return cls(forgotten, decoding=site.terms.names == DOUBLE_ENCODED)
+
+    def name(self, name: str) -> str:
+        """What is recorded for the name of a user or project of OAR."""
+        # Who was forgotten in either spelling stays so.
+        found = self._forgotten.name(name)
+        if found == name and self._decoding:
+            return self._forgotten.name(decoded(name))
+        return found
+
+    def rows(self, rows: JobRows) -> JobRows:
+        """The same jobs, under the names that are recorded."""
+        if not self._decoding and not self._forgotten.pseudonyms():
+            return rows
+        both = (rows.user.tolist(), rows.project.tolist())
+        names = {name: self.name(name) for name in dict.fromkeys(chain(*both))}
+        users, projects = (np.array([names[n] for n in column], dtype=object) for column in both)
+        return replace(rows, user=users, project=projects)

@@ -171,7 +171,8 @@ class Accounting(Reporting):
         With *metric* that metric, as it is declared now: where the declaration is new or has
         changed, from OAR's resources, and shown when it is complete; what was half built of one
         that is no longer declared goes. With *from_oar* every job
-        is read again, under the profile, containers and dimension that the settings have now.
+        is read again, under the profile, containers, grace, names and dimension that the settings
+        have now.
         The law holds at every commit. Raises :class:`oar_accounting.UnknownName`.
         """
         return rebuild(self._runs, metric, from_oar=from_oar, progress=progress)

@@ -17,10 +17,7 @@ from oar_accounting.errors import DatabaseError
 from oar_accounting.ledger import schema
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
-from oar_accounting.oar.spellings import DOUBLE_ENCODED, STORED
-
-#: What stands behind `containers` where names are recorded as OAR 2 shows them.
-DECODED = "+decoded"
+from oar_accounting.oar.spellings import STORED
 
 Names = tuple[str, str, str, str]  # user, project, queue, value of the dimension property
 
@@ -102,13 +99,14 @@ def site_names(connection: Connection) -> list[str]:
     return sorted(connection.execute(select(schema.sites.c.name)).scalars())
 
 
-def _columns_of(terms: Terms) -> dict[str, int | str]:
+def _columns_of(terms: Terms) -> dict[str, int | str | None]:
     return {
         "window_seconds": terms.window,
         "dimension": terms.dimension,
-        # The younger terms have no columns of their own: they stand behind the others.
-        "profile": terms.profile if terms.grace is None else f"{terms.profile}+{terms.grace}",
-        "containers": terms.containers + (DECODED if terms.names == DOUBLE_ENCODED else ""),
+        "profile": terms.profile,
+        "containers": terms.containers,
+        "grace": terms.grace,
+        "names": None if terms.names == STORED else terms.names,
     }
 
 
@@ -118,17 +116,16 @@ def _site_query(name: str) -> Select[tuple[int, ...]]:
 
 def _site(row: Row[tuple[int, ...]]) -> Site:
     values = row._mapping
-    profile, _, grace = values["profile"].partition("+")
     return Site(
         site_id=values["site_id"],
         name=values["name"],
         terms=Terms(
             window=values["window_seconds"],
             dimension=values["dimension"],
-            profile=profile,
-            containers=values["containers"].removesuffix(DECODED),
-            grace=int(grace) if grace else None,
-            names=DOUBLE_ENCODED if values["containers"].endswith(DECODED) else STORED,
+            profile=values["profile"],
+            containers=values["containers"],
+            grace=values["grace"],
+            names=values["names"] or STORED,
         ),
         unfinished=values["unfinished"],
         high_water_mark=values["high_water_mark"],

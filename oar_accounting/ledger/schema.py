@@ -71,6 +71,10 @@ sites = Table(
     Column("high_water_mark", BigInteger, nullable=False),
     Column("purged_before", BigInteger),
     Column("last_pass", BigInteger),
+    # Further terms. Seconds that a job may use beyond its walltime; NULL: as long as it ran.
+    Column("grace", BigInteger),
+    # How users and projects stand in OAR's database; NULL: as they are.
+    Column("names", String(16)),
     UniqueConstraint("name", name="accounting_sites_name"),
     info=dialects.TABLE,
 )
@@ -364,6 +368,8 @@ ADDED: dict[int, tuple[Table, ...]] = {
 ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {
     5: (jobs.c.reach,),
     6: (
+        sites.c.grace,
+        sites.c.names,
         *(jobs.c[name] for name in ("name", "exit_code", "nodes", "reservation")),
         rates.c.start_time,
         totals.c.site_id,

@@ -27,6 +27,10 @@ CREATE TABLE accounting_problems (
     CONSTRAINT accounting_problems_kind CHECK (kind IN ('job', 'metric', 'resource', 'site'))
 )ENGINE=InnoDB;
 
+ALTER TABLE accounting_sites ADD COLUMN grace BIGINT;
+
+ALTER TABLE accounting_sites ADD COLUMN names VARCHAR(16);
+
 ALTER TABLE accounting_jobs ADD COLUMN name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
 
 ALTER TABLE accounting_jobs ADD COLUMN exit_code INTEGER;

@@ -143,6 +143,8 @@ CREATE TABLE accounting_sites (
     high_water_mark BIGINT NOT NULL,
     purged_before BIGINT,
     last_pass BIGINT,
+    grace BIGINT,
+    names VARCHAR(16),
     PRIMARY KEY (site_id),
     CONSTRAINT accounting_sites_name UNIQUE (name)
 );

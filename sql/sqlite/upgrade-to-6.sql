@@ -27,6 +27,10 @@ CREATE TABLE accounting_problems (
     CONSTRAINT accounting_problems_kind CHECK (kind IN ('job', 'metric', 'resource', 'site'))
 );
 
+ALTER TABLE accounting_sites ADD COLUMN grace BIGINT;
+
+ALTER TABLE accounting_sites ADD COLUMN names VARCHAR(16);
+
 ALTER TABLE accounting_jobs ADD COLUMN name VARCHAR(255);
 
 ALTER TABLE accounting_jobs ADD COLUMN exit_code INTEGER;

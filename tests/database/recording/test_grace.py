@@ -125,7 +125,7 @@ def test_a_rebuild_switches_there_and_back(oar: SmallOar, engine: Engine) -> Non
     assert used(bounded) == {"runaway": 3, "future": 3, "honest": 2}
     assert bounded.catch_up().notices == ()
     with engine.connect() as connection:
-        assert connection.scalar(select(schema.sites.c.profile)) == "default+3600"
+        assert connection.scalar(select(schema.sites.c.grace)) == 3600
     opened(engine).rebuild(from_oar=True)
     assert Recorded(accounting).everything() == before
 

@@ -79,7 +79,7 @@ def _overdue_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> 
         )
         if jobs
     ]
-    return Finding("warning", "jobs that do not end", said, " && ".join(ways))
+    return Finding("warning", "runaway jobs", said, " && ".join(ways))
 
 
 def _to_come_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> Finding:
@@ -90,9 +90,9 @@ def _to_come_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> 
         f"{formats.lasting(stop - now)}; {_counting(given, terms)}"
     )
     if terms.grace is not None:
-        return Finding("good", "jobs that ended in the future", said)
+        return Finding("good", "ends in future", said)
     mend = f"editor {quoted(Path(given.file))} && oar-accounting rebuild --from-oar"
-    return Finding("warning", "jobs that ended in the future", said, mend)
+    return Finding("warning", "ends in future", said, mend)
 
 
 def _counting(given: Settings, terms: Terms) -> str:

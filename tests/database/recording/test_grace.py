@@ -143,7 +143,7 @@ def test_the_doctor_names_them_with_what_helps(oar: SmallOar, engine: Engine) ->
     accounting = opened(engine)
     accounting.catch_up()
     found = told(accounting)
-    assert list(found) == ["jobs that do not end", "jobs that ended in the future"]
+    assert list(found) == ["runaway jobs", "ends in future"]
     runaway, future = found.values()
     assert "job 1: OAR has job 1 as Running for 700 days, at a walltime of 2:00:00" in runaway.said
     assert "grace = 3600 in small_oar.toml" in runaway.said
@@ -166,7 +166,7 @@ def test_jobs_that_are_stuck_in_finishing_have_a_command_of_their_own(
 ) -> None:
     for _ in range(6):
         oar.add_job(start=NOW - 9 * DAY, state="Finishing")
-    found = told(opened(engine))["jobs that do not end"]
+    found = told(opened(engine))["runaway jobs"]
     assert "jobs 1, 4, 5, 6, 7 and 2 more: " in found.said
     assert found.mend == "oardel 1 && oardel --force-terminate-finishing-job 4 5 6 7 8"
 
@@ -183,4 +183,4 @@ def test_what_may_be_is_no_finding(engine: Engine, clock: Clock) -> None:
     oar.add_job(state="Running", start=long_ago, walltime=9 * DAY)
     assert told(opened(engine)) == {}
     oar.update_job(7, walltime=7 * DAY)
-    assert list(told(opened(engine))) == ["jobs that do not end"]
+    assert list(told(opened(engine))) == ["runaway jobs"]

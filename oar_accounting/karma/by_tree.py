@@ -1,62 +1,27 @@
 """Karma along a tree of shares: laboratories, their projects, their users."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.attributes import stored
-from oar_accounting.attributes.csv_files import PARENT
-from oar_accounting.attributes.memberships import Memberships
 from oar_accounting.core.columns import ints
 from oar_accounting.karma.by_linear import totals_by
-from oar_accounting.karma.entities import Entities, chain, placed, value_of
+from oar_accounting.karma.entities import Entities, placed
 from oar_accounting.karma.inputs import Sources
+from oar_accounting.karma.paths import DeclaredNodes, Path, Paths
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.fair_tree import fair_tree
 from oar_accounting.karma.policies.linear import shares
-from oar_accounting.karma.policies.policy import EVERYBODY, PROJECTS, Shared
+from oar_accounting.karma.policies.policy import Shared
 from oar_accounting.karma.policies.shares_tree import Tree, classic
 from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
 from oar_accounting.karma.usage import Weighed
-from oar_accounting.karma.waiting import QUEUE, Waiters
-from oar_accounting.ledger.catalog import Names
-from oar_accounting.usage.keys import Key, find_key
-
-#: The names from the top of the tree to a leaf, each with its level.
-Path = tuple[tuple[str, str], ...]
+from oar_accounting.karma.waiting import Waiters
 
 #: What stands for a mix of metrics.
 MIX = " + "
-
-
-class Paths:
-    """Where in the tree the names of an account are, as of one instant."""
-
-    def __init__(self, policy: Shared, sources: Sources) -> None:
-        connection, site = sources.connection, sources.site
-        self._now = sources.now
-        self._queue = find_key(connection, site, QUEUE)
-        self._scoped = policy.counted.scope == QUEUE
-        self._keys: dict[str, Key] = {
-            level: find_key(connection, site, "project" if level == PROJECTS else level)
-            for level in policy.levels
-        }
-        self._parents: Memberships | None = None
-        if PROJECTS in policy.levels and PARENT in stored.known(connection, site.site_id):
-            self._parents = stored.load(connection, site.site_id, PARENT)
-
-    def of(self, names: Names) -> tuple[str, Path]:
-        """The queue, empty where all count together, and the path."""
-        path: list[tuple[str, str]] = []
-        for level, key in self._keys.items():
-            value = value_of(key, names, self._now)
-            if level == PROJECTS:
-                path += [(level, each) for each in chain(self._parents, value, self._now)]
-            else:
-                path.append((level, value))
-        return value_of(self._queue, names, self._now) if self._scoped else "", tuple(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +53,22 @@ class Forest:
 
 def judge(policy: Shared, jobs: Iterable[tuple[str, Path]], sources: Sources) -> Forest:
     """What comes of the shares and of what was used, with these *jobs* in the trees."""
-    entities = placed(sources.names, Paths(policy, sources).of)
+    paths = Paths(policy, sources)
+    entities = placed(sources.names, paths.of)
     weighed = [sources.usage(metric, policy.counted, entities) for metric in policy.metrics]
     leaves: dict[str, dict[Path, float]] = {}
     for queue, path in jobs:
         leaves.setdefault(queue, {})[path] = 0.0
+    known = {queue: set(some) for queue, some in leaves.items()}
     usage = _mixed(policy, entities, weighed)
     for (queue, path), amount in zip(entities.groups, usage.tolist(), strict=True):
+        known.setdefault(queue, set()).add(path)
         if amount > 0:
             leaves.setdefault(queue, {})[path] = amount
-    trees = {queue: _judged(policy, some) for queue, some in leaves.items()}
+    trees = {
+        queue: _judged(policy, some, DeclaredNodes(policy, paths, known[queue]).found())
+        for queue, some in leaves.items()
+    }
     return Forest(trees=trees, entities=entities, weighed=weighed)
 
 
@@ -115,17 +86,16 @@ def _mixed(
     return mixed
 
 
-def _judged(policy: Shared, leaves: dict[Path, float]) -> JudgedTree:
+def _judged(policy: Shared, used: Mapping[Path, float], declared: Sequence[Path]) -> JudgedTree:
+    """The tree of the leaves that *used* something, or wait, and of all *declared* nodes."""
     nodes: dict[Path, int] = {(): 0}
-    named = policy.shares.get(policy.levels[0], {})
-    # A project that is named may stand below another, so it is not put at the top.
-    above = policy.levels[0] != PROJECTS
-    tops: list[Path] = [((policy.levels[0], n),) for n in named if above and n != EVERYBODY]
-    for path in (*tops, *leaves):
+    for path in (*used, *declared):
         for length in range(1, len(path) + 1):
             nodes.setdefault(path[:length], len(nodes))
-    # A project above others is also a leaf, beside them, for the jobs of its own.
     parents = {path[:-1] for path in nodes}
+    idle = [path for path in declared if path[-1][0] == policy.levels[-1] and path not in parents]
+    leaves = {**dict.fromkeys(idle, 0.0), **used}
+    # A project above others is also a leaf, beside them, for the jobs of its own.
     leaf = {path: (*path, path[-1]) if path in parents else path for path in leaves}
     for path in leaf.values():
         nodes.setdefault(path, len(nodes))

@@ -81,6 +81,14 @@ class Shared:
             return said.get(above, said.get(EVERYBODY, 1.0))
         return said
 
+    def declares(self, level: str, name: str, above: str) -> bool:
+        """Whether the settings name it there, other than as everybody."""
+        of_level = self.shares.get(level, {})
+        if name == EVERYBODY or name not in of_level:
+            return False
+        said = of_level[name]
+        return not isinstance(said, Mapping) or above in said or EVERYBODY in said
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dominant:

@@ -645,3 +645,101 @@ def test_who_moves_within_a_window_moves_at_its_end(oar: SmallOar, engine: Engin
     )
     rows = {row.name: row.usage[0].amount // HOUR for row in accounting.fairshare().rows}
     assert rows == {"": 24, "LIG": 3 * 7, "LJK": 3 * 17}
+
+
+# -- declared shares --------------------------------------------------------------------------
+
+
+def lab_tree(policy: str, shares: str, levels: str = '["project", "user"]') -> str:
+    return f'[karma]\npolicy = "{policy}"\nlevels = {levels}\nmetrics = ["resource"]\n{shares}'
+
+
+TWO_LABS = """
+[karma.shares.project]
+A = 1
+B = 1
+[karma.shares.user]
+a1 = { A = 1 }
+a2 = { A = 1 }
+b1 = { B = 1 }
+"""
+
+
+def two_labs(engine: Engine) -> SmallOar:
+    """The user a1 of A used 40 core hours, b1 of B 60; both wait."""
+    oar = SmallOar(engine)
+    for user, project, cores in (("a1", "A", 4), ("b1", "B", 6)):
+        oar.add_job(user=user, project=project, cores=cores, start=T0, stop=T0 + 10 * HOUR)
+        wait(oar, user, project=project)
+    return oar
+
+
+def test_an_idle_user_with_declared_shares_counts_as_when_waiting(engine: Engine) -> None:
+    oar = two_labs(engine)
+    accounting = recorded(engine, lab_tree("tree", TWO_LABS))
+    idle = karmas(accounting)
+    # a1: effective usage 0.4 of a half of a half; b1: 0.6 of a half.
+    assert idle == {"a1": pytest.approx(1.6), "b1": pytest.approx(1.2)}
+    rows = accounting.fairshare().rows
+    assert [(row.depth, row.name, row.target) for row in rows] == [
+        (0, "B", 0.5), (1, "b1", 0.5), (0, "A", 0.5), (1, "a1", 0.25), (1, "a2", 0.25),
+    ]  # fmt: skip
+    wait(oar, "a2", project="A")
+    assert {user: karma for user, karma in karmas(accounting).items() if user != "a2"} == idle
+
+
+#: Levels, shares, and where somebody with declared shares may wait, by user, project and queue.
+DECLARED = [
+    ('["project", "user"]', "user = { x = { A = 3 } }", ("x", "A", "default")),
+    ('["project", "user"]', "user = { x = { C = 3 } }", ("x", "C", "default")),
+    ('["project", "user"]', "user = { x = { B = 'parent' } }", ("x", "B", "default")),
+    ('["user"]', "user = { x = 3 }", ("x", "B", "default")),
+    ('["laboratory", "user"]', "user = { x = 3 }", ("x", "A", "default")),
+    ('["laboratory", "user"]', "user = { x = { LIG = 3 } }", ("x", "A", "default")),
+    ('["queue", "project", "user"]', "user = { x = { A = 3 } }", ("x", "A", "default")),
+    ('["queue", "laboratory", "user"]', "user = { x = { LIG = 3 } }", ("x", "B", "default")),
+    ('["queue", "project"]', "project = { x = { default = 3 } }", ("a1", "x", "default")),
+    ('["projects"]', "projects = { C = 3 }", ("x", "C", "default")),
+    ('["projects"]', "projects = { C = { A = 3 } }", ("x", "C", "default")),
+    ('["projects", "user"]', "user = { x = { C = 3 } }", ("x", "C", "default")),
+    ('["queue", "projects"]', "projects = { C = 3 }", ("x", "C", "default")),
+    ('["queue", "projects"]', "projects = { E = 3, D = { default = 1 } }", ("x", "E", "default")),
+    ('["queue", "projects", "user"]', "user = { x = { A = 3 } }", ("x", "A", "default")),
+    ('["user", "project"]', "project = { A = { b1 = 2 } }", ("b1", "A", "default")),
+]
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+@pytest.mark.parametrize(("levels", "shares", "place"), DECLARED)
+def test_declared_shares_count_at_every_level_whether_or_not_anybody_waits(
+    engine: Engine, policy: str, levels: str, shares: str, place: tuple[str, str, str]
+) -> None:
+    oar = two_labs(engine)
+    accounting = recorded(engine, lab_tree(policy, f"[karma.shares]\n{shares}\n", levels))
+    accounting.import_attributes("user,laboratory\nx,LIG\na1,LIG\nb1,LJK\n")
+    accounting.import_attributes("project,parent\nC,A\nE,D\n")
+    user, project, queue = place
+    before = [job.karma for job in accounting.karma()]
+    wait(oar, user, project=project, queue=queue)
+    wait_id = max(job.job_id for job in accounting.karma())
+    after = [job.karma for job in accounting.karma() if job.job_id != wait_id]
+    assert after == before
+
+
+def test_plain_shares_count_where_somebody_is_known_to_be(engine: Engine) -> None:
+    oar = two_labs(engine)
+    oar.add_job(user="x", project="B", cores=1, start=T0 - 90 * DAY, stop=T0 - 89 * DAY)
+    accounting = recorded(engine, lab_tree("tree", "[karma.shares.user]\nx = 2\n"))
+    rows = accounting.fairshare().rows
+    assert [(row.name, row.target) for row in rows if row.depth] == [
+        ("b1", pytest.approx(1 / 6)), ("x", pytest.approx(1 / 3)), ("a1", 0.5),
+    ]  # fmt: skip
+
+
+def test_shares_declared_for_another_place_put_nobody_there(engine: Engine) -> None:
+    two_labs(engine)
+    shares = "[karma.shares]\nuser = { a1 = { LJK = 5 }, '*' = 2 }\n"
+    accounting = recorded(engine, lab_tree("tree", shares, '["laboratory", "user"]'))
+    accounting.import_attributes("user,laboratory\na1,LIG\nb1,LJK\n")
+    names = [(row.depth, row.name, row.target) for row in accounting.fairshare().rows]
+    assert names == [(0, "LJK", 0.5), (1, "b1", 0.5), (0, "LIG", 0.5), (1, "a1", 0.5)]

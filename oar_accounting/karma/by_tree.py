@@ -16,12 +16,22 @@ from oar_accounting.karma.policies.fair_tree import fair_tree
 from oar_accounting.karma.policies.linear import shares
 from oar_accounting.karma.policies.policy import Shared
 from oar_accounting.karma.policies.shares_tree import Tree, classic
+from oar_accounting.karma.policies.whole import FULL, mixed
 from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
-from oar_accounting.karma.usage import Weighed
+from oar_accounting.karma.usage import Weighed, WeighedExactly
 from oar_accounting.karma.waiting import Waiters
 
 #: What stands for a mix of metrics.
 MIX = " + "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafUsage:
+    """What every leaf used, from 0; of a fair tree in whole parts of a unit."""
+
+    amounts: Sequence[float]  #: by number
+    units: Mapping[str, int]  #: by queue; empty for 1
+    weighed: Sequence[Weighed]  #: by metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,38 +65,61 @@ def judge(policy: Shared, jobs: Iterable[tuple[str, Path]], sources: Sources) ->
     """What comes of the shares and of what was used, with these *jobs* in the trees."""
     paths = Paths(policy, sources)
     entities = placed(sources.names, paths.of)
-    weighed = [sources.usage(metric, policy.counted, entities) for metric in policy.metrics]
+    usage = _leaf_usage(policy, entities, sources)
     leaves: dict[str, dict[Path, float]] = {}
     for queue, path in jobs:
-        leaves.setdefault(queue, {})[path] = 0.0
+        leaves.setdefault(queue, {})[path] = 0
     known = {queue: set(some) for queue, some in leaves.items()}
-    usage = _mixed(policy, entities, weighed)
-    for (queue, path), amount in zip(entities.groups, usage.tolist(), strict=True):
+    for (queue, path), amount in zip(entities.groups, usage.amounts, strict=True):
         known.setdefault(queue, set()).add(path)
         if amount > 0:
             leaves.setdefault(queue, {})[path] = amount
-    trees = {
-        queue: _judged(policy, some, DeclaredNodes(policy, paths, known[queue]).found())
-        for queue, some in leaves.items()
-    }
-    return Forest(trees=trees, entities=entities, weighed=weighed)
+    trees = {}
+    for queue, used in leaves.items():
+        declared = DeclaredNodes(policy, paths, known[queue]).found()
+        trees[queue] = _judged(policy, used, declared, usage.units.get(queue, 1))
+    return Forest(trees=trees, entities=entities, weighed=usage.weighed)
 
 
-def _mixed(
-    policy: Shared, entities: Entities[tuple[str, Path]], weighed: Sequence[Weighed]
-) -> Floats:
-    """The usage of each leaf: of one metric as it is, of several the weighted sum of its shares."""
+def _leaf_usage(policy: Shared, leaves: Entities[tuple[str, Path]], sources: Sources) -> LeafUsage:
+    """What the leaves used of the policy's metrics."""
+    if policy.fair:
+        return _exact_leaf_usage(policy, leaves, sources)
+    weighed = [sources.usage(metric, policy.counted, leaves) for metric in policy.metrics]
     amounts = [np.maximum(each.usage, 0.0) for each in weighed]
     if len(amounts) == 1:
-        return amounts[0]
-    queues = [queue for queue, _ in entities.groups]
-    mixed = np.zeros(len(queues))
+        return LeafUsage(amounts=amounts[0].tolist(), units={}, weighed=weighed)
+    queues = [queue for queue, _ in leaves.groups]
+    mix = np.zeros(len(queues))
     for weight, usage in zip(policy.metrics.values(), amounts, strict=True):
-        mixed = mixed + weight * shares(usage, totals_by(queues, usage))
-    return mixed
+        mix = mix + weight * shares(usage, totals_by(queues, usage))
+    return LeafUsage(amounts=mix.tolist(), units={}, weighed=weighed)
 
 
-def _judged(policy: Shared, used: Mapping[Path, float], declared: Sequence[Path]) -> JudgedTree:
+def _exact_leaf_usage(
+    policy: Shared, leaves: Entities[tuple[str, Path]], sources: Sources
+) -> LeafUsage:
+    weighed: list[WeighedExactly] = [
+        sources.exact_usage(metric, policy.counted, leaves) for metric in policy.metrics
+    ]
+    used = [[max(amount, 0) for amount in each.whole] for each in weighed]
+    numbers: dict[str, list[int]] = {}
+    for number, (queue, _) in enumerate(leaves.groups):
+        numbers.setdefault(queue, []).append(number)
+    if len(used) == 1:
+        return LeafUsage(amounts=used[0], units=dict.fromkeys(numbers, FULL), weighed=weighed)
+    amounts, units = [0] * len(leaves.groups), {}
+    for queue, some in numbers.items():
+        of_queue = [[each[number] for number in some] for each in used]
+        mix, units[queue] = mixed(list(policy.metrics.values()), of_queue)
+        for number, amount in zip(some, mix, strict=True):
+            amounts[number] = amount
+    return LeafUsage(amounts=amounts, units=units, weighed=weighed)
+
+
+def _judged(
+    policy: Shared, used: Mapping[Path, float], declared: Sequence[Path], unit: int
+) -> JudgedTree:
     """The tree of the leaves that *used* something, or wait, and of all *declared* nodes."""
     nodes: dict[Path, int] = {(): 0}
     for path in (*used, *declared):
@@ -94,21 +127,21 @@ def _judged(policy: Shared, used: Mapping[Path, float], declared: Sequence[Path]
             nodes.setdefault(path[:length], len(nodes))
     parents = {path[:-1] for path in nodes}
     idle = [path for path in declared if path[-1][0] == policy.levels[-1] and path not in parents]
-    leaves = {**dict.fromkeys(idle, 0.0), **used}
+    leaves = {**dict.fromkeys(idle, 0), **used}
     # A project above others is also a leaf, beside them, for the jobs of its own.
     leaf = {path: (*path, path[-1]) if path in parents else path for path in leaves}
     for path in leaf.values():
         nodes.setdefault(path, len(nodes))
-    own, is_user = np.zeros(len(nodes)), np.zeros(len(nodes), np.bool_)
-    for path, amount in leaves.items():
-        own[nodes[leaf[path]]] = amount
-        is_user[nodes[leaf[path]]] = True
+    own = {nodes[leaf[path]]: amount for path, amount in leaves.items()}
     tree = Tree(
         parent=ints([-1, *(nodes[path[:-1]] for path in list(nodes)[1:])]),
         shares=np.array([1.0, *(_share(policy, path) for path in list(nodes)[1:])]),
-        is_user=is_user,
+        is_user=np.isin(np.arange(len(nodes)), list(own)),
     )
-    return _fair(nodes, leaf, tree, own) if policy.fair else _classic(nodes, leaf, tree, own)
+    amounts = [own.get(node, 0) for node in range(len(nodes))]
+    if policy.fair:
+        return _fair(nodes, leaf, tree, amounts, unit)
+    return _classic(nodes, leaf, tree, np.array(amounts, np.float64))
 
 
 def _share(policy: Shared, path: Path) -> float:
@@ -137,8 +170,14 @@ def _classic(
     )
 
 
-def _fair(nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats) -> JudgedTree:
-    parts = fair_tree(tree, own)
+def _fair(
+    nodes: dict[Path, int],
+    leaves: dict[Path, Path],
+    tree: Tree,
+    own: Sequence[float],
+    unit: int,
+) -> JudgedTree:
+    parts = fair_tree(tree, [int(each) for each in own], unit)
     return JudgedTree(
         nodes=nodes,
         leaves=leaves,

@@ -14,7 +14,7 @@ from oar_accounting.karma.entities import Entities
 from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.policies.policy import Counted
 from oar_accounting.karma.policies.weights import Weighting, earliest, weights
-from oar_accounting.karma.usage import Weighed, WindowUsage, read_usage
+from oar_accounting.karma.usage import Weighed, WeighedExactly, WindowUsage, read_usage
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
@@ -69,20 +69,24 @@ class Sources:
 
     def usage(self, metric: str, counted: Counted, entities: Entities[Any]) -> Weighed:
         """What the entities used of a metric. Raises :class:`oar_accounting.AmountOverflow`."""
+        metric_id = self.stored_metric(metric).metric_id
+        return self._read(counted.weighting, entities).of(metric_id, counted.amount, entities)
+
+    def exact_usage(self, metric: str, counted: Counted, entities: Entities[Any]) -> WeighedExactly:
+        """The same with whole weights. Raises :class:`oar_accounting.AmountOverflow`."""
+        metric_id = self.stored_metric(metric).metric_id
+        read = self._read(counted.weighting, entities)
+        return read.exactly_of(metric_id, counted.amount, entities)
+
+    def _read(self, weighting: Weighting, entities: Entities[Any]) -> WindowUsage:
         # A day belongs to one group: where somebody moves within it, windows are read.
-        key = (counted.weighting, not entities.moves_within(DAY))
+        key = (weighting, not entities.moves_within(DAY))
         if key not in self._usage:
             ids = [self.stored_metric(name).metric_id for name in self.wanted]
             self._usage[key] = read_usage(
-                self.connection,
-                self.site,
-                counted.weighting,
-                ids,
-                self.recent,
-                self.now,
-                by_day=key[1],
+                self.connection, self.site, weighting, ids, self.recent, self.now, by_day=key[1]
             )
-        return self._usage[key].of(self.stored_metric(metric).metric_id, counted.amount, entities)
+        return self._usage[key]
 
     def capacities(self, metrics: Sequence[str], weighting: Weighting) -> list[float]:
         """What the machine could have given of each metric, weighted by time; NaN if unknown."""

@@ -27,6 +27,7 @@ from oar_accounting.karma.policies.weights import (
     earliest,
     weights,
 )
+from oar_accounting.karma.policies.whole import FULL, whole_usage, whole_weights
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.recording.unposted import Recent
@@ -65,6 +66,25 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeighedExactly(Weighed):
+    """The same from weights that are whole multiples of 1 / `FULL`."""
+
+    whole: list[int]  #: the usage times `FULL`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Amounts of entities, by number."""
+
+    window: Ints  #: of each row, its number
+    entity: Ints
+    amounts: Ints
+    loose_entity: Ints  #: of each of the rows with spans of their own
+    loose_amounts: Ints
+    loose_weight: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WindowUsage:
     """Amounts of accounts, with the weight of every window, which is above 0."""
 
@@ -76,24 +96,45 @@ class WindowUsage:
 
     def of(self, metric_id: int, amount: str, entities: Entities[Any]) -> Weighed:
         """The usage of each entity. Raises :class:`AmountOverflow`."""
+        rows = self._placed(metric_id, amount, entities)
+        usage, counted = self._added(rows, len(entities.numbers))
+        np.add.at(usage, rows.loose_entity, rows.loose_amounts * rows.loose_weight)
+        np.add.at(counted, rows.loose_entity, rows.loose_amounts)
+        return Weighed(usage=usage, amount=counted)
+
+    def exactly_of(self, metric_id: int, amount: str, entities: Entities[Any]) -> WeighedExactly:
+        """The same with whole weights. Raises :class:`AmountOverflow`."""
+        rows = self._placed(metric_id, amount, entities)
+        entity = np.concatenate([rows.entity, rows.loose_entity])
+        amounts = np.concatenate([rows.amounts, rows.loose_amounts])
+        weights = whole_weights(np.concatenate([self.weight[rows.window], rows.loose_weight]))
+        counted = np.zeros(len(entities.numbers), np.int64)
+        np.add.at(counted, entity, amounts)
+        whole = whole_usage(entity, amounts, weights, len(counted))
+        usage = np.array([each / FULL for each in whole], np.float64)
+        return WeighedExactly(usage=usage, amount=counted, whole=whole)
+
+    def _placed(self, metric_id: int, amount: str, entities: Entities[Any]) -> Placed:
         chosen = np.flatnonzero(self.rows.metric_id == metric_id)
         window = self.window[chosen]
         entity = entities.of(self.rows.account_id[chosen], self.start[window])
         # An account that somebody has deleted by hand is nobody's.
         known = entity >= 0
-        chosen, window, entity = chosen[known], window[known], entity[known]
-        amounts = getattr(self.rows, amount)[chosen]
         loose = self.loose.take(self.loose.metric_id == metric_id)
         at = entities.of(loose.account_id, loose.start)
         loose, at = loose.take(at >= 0), at[at >= 0]
-        extra = getattr(loose, amount)
+        amounts, extra = getattr(self.rows, amount)[chosen[known]], getattr(loose, amount)
         _check(np.concatenate([amounts, extra]))
-        usage, counted = self._added(window, entity, amounts, len(entities.numbers))
-        np.add.at(usage, at, extra * loose.weight)
-        np.add.at(counted, at, extra)
-        return Weighed(usage=usage, amount=counted)
+        return Placed(
+            window=window[known],
+            entity=entity[known],
+            amounts=amounts,
+            loose_entity=at,
+            loose_amounts=extra,
+            loose_weight=loose.weight,
+        )
 
-    def _added(self, window: Ints, entity: Ints, amounts: Ints, width: int) -> tuple[Floats, Ints]:
+    def _added(self, rows: Placed, width: int) -> tuple[Floats, Ints]:
         """Weighted, and as they are, by entity; the windows in the order of time.
 
         A table of so many windows as fit in memory at once is added to what those before gave.
@@ -102,9 +143,10 @@ class WindowUsage:
         length = max(CELLS_AT_ONCE // max(width, 1), 1)
         for first in range(0, len(self.start), length):
             weight = self.weight[first : first + length]
-            some = slice(*np.searchsorted(window, [first, first + length]))
+            some = slice(*np.searchsorted(rows.window, [first, first + length]))
             table = np.zeros(len(weight) * width, np.int64)
-            np.add.at(table, (window[some] - first) * width + entity[some], amounts[some])
+            cell = (rows.window[some] - first) * width + rows.entity[some]
+            np.add.at(table, cell, rows.amounts[some])
             usage = decayed(table.reshape(-1, width), weight, usage)
             counted += table.reshape(-1, width).sum(axis=0)
         return usage, counted

@@ -1,9 +1,12 @@
 """Slurm's Fair Tree: siblings are only ever compared with each other, from the root down.
 
 After the documentation (Slurm, doc/html/fair_tree.shtml) where Slurm itself differs from it: its
-26.11 does not merge tied accounts, and its ranks then depend on their names.
+26.11 does not merge tied accounts, and its ranks then depend on their names. It compares quotients
+in floating point, too, so that it finds some ties and misses others; here equal fractions are tied.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +14,12 @@ import numpy as np
 from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.policies.shares_tree import Tree
 from oar_accounting.karma.policies.weights import Floats
+from oar_accounting.karma.policies.whole import whole_numbers
+
+#: A level fair share as a fraction of two whole numbers; divided by 0, it is infinite.
+Level = tuple[int, int]
+INFINITE: Level = (1, 0)
+NOTHING: Level = (0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +35,19 @@ class FairTreeParts:
     karma: Floats  #: 1 - fairshare: 0 for the first; NaN for accounts
 
 
-def fair_tree(tree: Tree, leaf_usage: Floats) -> FairTreeParts:
+def fair_tree(tree: Tree, leaf_usage: Sequence[int], unit: int = 1) -> FairTreeParts:
     """The rank of every user.
 
-    *leaf_usage*: what each node used itself, by node. The level fair share of a node is S / U, its
-    fraction of the shares of its siblings divided by that of the usage of the node above: 0 where
-    S is 0, otherwise infinite where U is 0, and for a user with the shares of its parent. An
-    account with the shares of its parent is none: its children are siblings of it. The root has
-    none either.
+    *leaf_usage*: what each node used itself, by node, in whole parts of the *unit*; below zero
+    counts as 0. The level fair share of a node is S / U, its fraction of the shares of its siblings
+    divided by that of the usage of the node above: 0 where S is 0, otherwise infinite where U is 0,
+    and for a user with the shares of its parent. An account with the shares of its parent is none:
+    its children are siblings of it. The root has none either.
 
     From the root down, siblings are taken by descending level fair share, and the children of an
     account before its next sibling. The rank begins with the number of users and falls by one for
-    every user met. Level fair shares that are equal as numbers are tied:
+    every user met. Level fair shares are compared as the fractions that they are, before they are
+    rounded, and equal ones are tied:
 
     * tied users get the same rank;
     * a user tied with an account gets the rank of the best user of that account;
@@ -46,47 +56,90 @@ def fair_tree(tree: Tree, leaf_usage: Floats) -> FairTreeParts:
     An account without users does not matter to any rank but by its shares. Who uses more never
     comes to stand before anybody who stood before him.
     """
-    usage = tree.usage(leaf_usage)
-    effective = np.zeros(len(usage))
-    np.divide(usage, usage[tree.group], out=effective, where=usage[tree.group] > 0)
-    norm_shares = tree.fractions()
-    level_fs = _level_fs(tree, norm_shares, effective)
-    rank = _ranks(tree, level_fs)
+    usage = _usage(tree, leaf_usage)
+    group = tree.group.tolist()
+    levels = _levels(tree, usage)
+    rank = _ranks(tree, _order(levels))
     users = int(np.count_nonzero(tree.is_user))
     count = max(users, 1)
     return FairTreeParts(
-        norm_shares=norm_shares,
-        raw_usage=usage,
-        effective_usage=effective,
-        level_fs=level_fs,
+        norm_shares=tree.fractions(),
+        raw_usage=np.array([each / unit for each in usage]),
+        effective_usage=np.array(
+            [each / usage[above] if each else 0.0 for each, above in zip(usage, group, strict=True)]
+        ),
+        level_fs=np.array([_number(each) for each in levels]),
         rank=rank,
         fairshare=np.where(tree.is_user, rank / count, np.nan),
         karma=np.where(tree.is_user, (users - rank) / count, np.nan),
     )
 
 
-def _level_fs(tree: Tree, norm_shares: Floats, effective: Floats) -> Floats:
-    found = np.full(len(effective), np.inf)
-    # What decayed for very long is a part of the whole too small for a quotient that is finite.
-    with np.errstate(over="ignore"):
-        np.divide(norm_shares, effective, out=found, where=effective > 0)
-    found[norm_shares == 0] = 0.0
-    found[tree.as_parent] = np.inf
-    found[tree.as_parent & ~tree.is_user] = np.nan
-    found[tree.root] = np.nan
+def _usage(tree: Tree, own: Sequence[int]) -> list[int]:
+    """What every node and all below it used."""
+    found = [max(each, 0) for each in own]
+    for node, children in reversed(tree.below.items()):
+        found[node] += sum(found[child] for child in children.tolist())
     return found
 
 
-def _ranks(tree: Tree, level_fs: Floats) -> Ints:
+def _levels(tree: Tree, usage: Sequence[int]) -> list[Level | None]:
+    """The level fair share of every node; None for what has none."""
+    as_parent, is_user, group = tree.as_parent.tolist(), tree.is_user.tolist(), tree.group.tolist()
+    shares, _ = whole_numbers(np.where(tree.as_parent, 0.0, tree.shares).tolist())
+    of_group = [0] * len(shares)
+    for node, above in enumerate(group):
+        of_group[above] += shares[node] if node != tree.root else 0
+    found: list[Level | None] = []
+    for node, above in enumerate(group):
+        if as_parent[node] or node == tree.root:
+            found.append(INFINITE if is_user[node] else None)
+        elif not shares[node]:
+            found.append(NOTHING)
+        elif not usage[node]:
+            found.append(INFINITE)
+        else:
+            found.append((shares[node] * usage[above], of_group[above] * usage[node]))
+    return found
+
+
+def _number(level: Level | None) -> float:
+    if level is None:
+        return math.nan
+    above, below = level
+    # What decayed for very long is a part of the whole too small for a quotient that is finite.
+    try:
+        return above / below
+    except (OverflowError, ZeroDivisionError):
+        return math.inf
+
+
+def _order(levels: Sequence[Level | None]) -> Ints:
+    """The place of each level fair share among all, from 0 for the largest; equal ones share it.
+
+    Two fractions that differ do so by 1 / (product of their denominators) at least. So they still
+    differ when they are cut off behind twice as many binary digits as the largest of these has.
+    """
+    digits = 2 * max((below.bit_length() for _, below in filter(None, levels)), default=0)
+    keys = [
+        None if level is None or not level[1] else (level[0] << digits) // level[1]
+        for level in levels
+    ]
+    finite = sorted({key for key in keys if key is not None}, reverse=True)
+    place = {None: 0} | {key: number for number, key in enumerate(finite, 1)}
+    return ints([place[key] for key in keys])
+
+
+def _ranks(tree: Tree, order: Ints) -> Ints:
     siblings = _siblings(tree)
-    rank = np.zeros(len(level_fs), np.int64)
+    rank = np.zeros(len(order), np.int64)
     left = last_rank = int(np.count_nonzero(tree.is_user))
     waiting = [(ints([tree.root]), False)]
     while waiting:
         nodes, tied_with_last = waiting.pop()
-        level, is_user = level_fs[nodes], tree.is_user[nodes]
+        level, is_user = order[nodes], tree.is_user[nodes]
         if is_user.any():
-            ahead = np.searchsorted(-level[is_user], -level[is_user])
+            ahead = np.searchsorted(level[is_user], level[is_user])
             ranks = np.where(tied_with_last & (level[is_user] == level[0]), last_rank, left - ahead)
             rank[nodes[is_user]] = ranks
             left, last_rank = left - len(ranks), int(ranks[-1])
@@ -94,16 +147,16 @@ def _ranks(tree: Tree, level_fs: Floats) -> Ints:
         tied_with_last &= bool(level[0] == level[-1])
         tied_with_last |= bool(is_user[level == level[-1]].any())
         below = [child for node in nodes[~is_user].tolist() for child in siblings.get(node, ())]
-        stretches = _stretches(ints(below), tree, level_fs)
+        stretches = _stretches(ints(below), tree, order)
         flags = [tied_with_last, *[False] * len(stretches)]
         waiting += reversed(list(zip(stretches, flags, strict=False)))
     return rank
 
 
-def _stretches(nodes: Ints, tree: Tree, level_fs: Floats) -> list[Ints]:
+def _stretches(nodes: Ints, tree: Tree, order: Ints) -> list[Ints]:
     """The nodes by descending level fair share, cut wherever tied nodes with accounts end."""
-    nodes = nodes[np.argsort(-level_fs[nodes], kind="stable")]
-    level = -level_fs[nodes]
+    nodes = nodes[np.argsort(order[nodes], kind="stable")]
+    level = order[nodes]
     ends = np.unique(np.searchsorted(level, level[~tree.is_user[nodes]], "right"))
     return [some for some in np.split(nodes, ends) if len(some)]
 

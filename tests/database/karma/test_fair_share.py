@@ -743,3 +743,46 @@ def test_shares_declared_for_another_place_put_nobody_there(engine: Engine) -> N
     accounting.import_attributes("user,laboratory\na1,LIG\nb1,LJK\n")
     names = [(row.depth, row.name, row.target) for row in accounting.fairshare().rows]
     assert names == [(0, "LJK", 0.5), (1, "b1", 0.5), (0, "LIG", 0.5), (1, "a1", 0.5)]
+
+
+# -- exact ties -------------------------------------------------------------------------------
+
+THREE_LABS = """
+{time}
+[karma.shares.project]
+A = 60
+B = 20
+C = 20
+"""
+
+
+@pytest.mark.parametrize("time", ["", 'half_life = "7d"', 'half_life = "2d"', 'window = "30h"'])
+def test_laboratories_in_the_same_proportion_are_tied(engine: Engine, time: str) -> None:
+    """30 for 60 shares and 10 for 20 are the same, however little of it still counts."""
+    oar = SmallOar(engine)
+    used = (("ann", "A", 20), ("amy", "A", 10), ("ben", "B", 6), ("bea", "B", 4))
+    for user, project, hours in used:
+        wait(oar, user, project=project)
+        for start in (T0, T0 + 7 * HOUR, T0 + 26 * HOUR):
+            oar.add_job(user=user, project=project, cores=1, start=start, stop=start + hours * 90)
+    toml = lab_tree("fair_tree", THREE_LABS.format(time=""))
+    toml = toml.replace("[karma]", f"window = {HOUR}\n[karma]\n{time}")
+    accounting = recorded(engine, toml)
+    assert karmas(accounting) == {"amy": 0, "bea": 0.25, "ben": 0.5, "ann": 0.75}
+    figures = {row.name: row.figure for row in accounting.fairshare().rows if row.depth == 0}
+    assert figures == {"A": 0.8, "B": 0.8, "C": None}
+
+
+def test_in_several_metrics_too(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    for user, project, jobs in (("ann", "A", 7), ("ben", "B", 1), ("cleo", "C", 3)):
+        wait(oar, user, project=project)
+        for start in (T0, T0 + 7 * HOUR, T0 + 26 * HOUR):
+            for cores in range(1, jobs + 1) if user == "cleo" else [1] * jobs:
+                oar.add_job(user=user, project=project, cores=cores, start=start, stop=start + 999)
+    shares = "half_life = '3d'\n[karma.shares.project]\nA = 0.7\nB = 0.1\nC = 0.3\n"
+    toml = lab_tree("fair_tree", shares)
+    accounting = recorded(engine, toml.replace('["resource"]', "{ resource = 0.1, node = 0.7 }"))
+    assert karmas(accounting) == {"ann": 0, "ben": 0, "cleo": pytest.approx(2 / 3)}
+    rows = [row for row in accounting.fairshare().rows if row.depth == 0]
+    assert sum(row.share for row in rows) == pytest.approx(1)

@@ -230,15 +230,21 @@ class Accounting(Reporting):
 
         return dict(read_queues(self.oar_engine, _now()).policies)
 
-    def karma(self, jobs: Iterable[int] | None = None, now: int | None = None) -> "KarmaReport":
+    def karma(
+        self,
+        jobs: Iterable[int] | None = None,
+        now: int | None = None,
+        queue: str | None = None,
+    ) -> "KarmaReport":
         """The karma of these jobs, or of all that wait in OAR's queues, lowest and so next first.
 
-        *now*: epoch seconds, the present by default; of an instant of the past the window that it
-        lies in counts as a whole. Nothing is written. Raises :class:`oar_accounting.BadSpan`,
-        :class:`oar_accounting.SettingsError`, :class:`oar_accounting.UnknownName` where a metric
-        or attribute is not recorded, and :class:`oar_accounting.OarSchemaError`.
+        *queue*: only of this one; each job keeps its place. *now*: epoch seconds, the present by
+        default; of an instant of the past the window that it lies in counts as a whole. Nothing is
+        written. Raises :class:`oar_accounting.BadSpan`, :class:`oar_accounting.SettingsError`,
+        :class:`oar_accounting.UnknownName` where a metric or attribute is not recorded, or the
+        queue not known, and :class:`oar_accounting.OarSchemaError`.
         """
-        return self._fair_share(now).karma(None if jobs is None else list(jobs))
+        return self._fair_share(now).karma(None if jobs is None else list(jobs), queue)
 
     def explain(self, job: int, now: int | None = None) -> "Explanation":
         """Why a job that waits stands where it does. Raises as `karma`."""

@@ -88,8 +88,7 @@ def karma(job: int | None, as_json: bool) -> None:
 
     with told(debug=False):
         if job is None:
-            report = answered("karma")
-            tell_jobs(report, list(report), as_json=as_json)
+            tell_jobs(answered("karma"), as_json=as_json)
             return
         explained = answered("explain", job)
         if explained is None:

@@ -89,6 +89,7 @@ def rows(policy: Dominant, sources: Sources) -> list[FairShareRow]:
         FairShareRow(
             by=policy.by,
             amount=policy.counted.amount,
+            counts=in_words(policy.counted.weighting),
             depth=0,
             name=group[-1],
             queue=group[0] if len(group) > 1 else "",

@@ -130,6 +130,7 @@ def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
         FairShareRow(
             by=term.by,
             amount=term.counted.amount,
+            counts=in_words(term.counted.weighting),
             depth=0,
             name=group[-1],
             queue=group[0] if len(group) > 1 else "",

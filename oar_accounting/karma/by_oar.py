@@ -143,11 +143,12 @@ def rows(sources: StockSources) -> tuple[list[FairShareRow], str]:
             (OAR_TERMS[2], sums.users_asked, sums.asked, rule.user_targets, rule.user_ask),
         ):
             if weight:
-                found += _rows(queue, by, amount, used, of, targets)
+                found += _rows(rule, queue, by, amount, used, of, targets)
     return found, counts(rule)
 
 
 def _rows(  # noqa: PLR0913 - one term
+    rule: StockRule,
     queue: str,
     by: str,
     amount: str,
@@ -170,6 +171,7 @@ def _rows(  # noqa: PLR0913 - one term
             FairShareRow(
                 by=by,
                 amount=amount,
+                counts=counts(rule),
                 depth=0,
                 name=name,
                 queue=queue,

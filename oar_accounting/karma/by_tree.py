@@ -263,22 +263,21 @@ def rows(policy: Shared, jobs: Waiters, sources: Sources) -> list[FairShareRow]:
         while waiting:
             path = waiting.pop()
             if path:
-                found.append(
-                    _row(queue, path, tree, policy.counted.amount, used.get((queue, path), ()))
-                )
+                found.append(_row(policy, queue, path, tree, used.get((queue, path), ())))
             below = children.get(path, [])
             waiting += sorted(below, key=lambda each: (-tree.usage[tree.nodes[each]], each))[::-1]
     return found
 
 
 def _row(
-    queue: str, path: Path, tree: JudgedTree, amount: str, usage: Sequence[MetricUsage]
+    policy: Shared, queue: str, path: Path, tree: JudgedTree, usage: Sequence[MetricUsage]
 ) -> FairShareRow:
     node = tree.nodes[path]
     figure = float(tree.figure[node])
     return FairShareRow(
         by=path[-1][0],
-        amount=amount,
+        amount=policy.counted.amount,
+        counts=in_words(policy.counted.weighting),
         depth=len(path) - 1,
         name=path[-1][1],
         queue=queue,

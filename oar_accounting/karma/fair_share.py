@@ -1,15 +1,16 @@
 """The answers: the order of the jobs that wait, why a job stands where it does, who is over."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oar_accounting.core import formats
 from oar_accounting.core.columns import LARGEST, Ints, ints
 from oar_accounting.database import dialects
-from oar_accounting.errors import BadSpan, UnknownName
+from oar_accounting.errors import BadSpan, OarSchemaError, SchemaError, UnknownName
 from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.known import KnownAccounts
 from oar_accounting.karma.policies.describe import in_words
@@ -27,7 +28,7 @@ from oar_accounting.karma.settings import read_karma
 from oar_accounting.karma.sums import UsageSums, sums_of
 from oar_accounting.karma.waiting import Waiters, waiters
 from oar_accounting.ledger import schema
-from oar_accounting.ledger.catalog import stored_metrics
+from oar_accounting.ledger.catalog import account_names, stored_metrics
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
@@ -85,8 +86,11 @@ class FairShare:
         self.now = now
         self.rules = rules_of(given)
 
-    def karma(self, jobs: Sequence[int] | None = None) -> KarmaReport:
-        """The karma of these jobs, or of all that wait, in order."""
+    def karma(self, jobs: Sequence[int] | None = None, queue: str | None = None) -> KarmaReport:
+        """The karma of these jobs, or of all that wait, in order; of one *queue* or of all.
+
+        Raises :class:`UnknownName` for a queue that neither OAR nor what is recorded knows.
+        """
         queued, wanted = self._queued(), ints([])
         if jobs is not None:
             wanted = ints([job for job in jobs if 0 < job <= LARGEST])
@@ -96,7 +100,26 @@ class FairShare:
                 with dialects.reading(self._oar.engine) as connection:
                     queued = Queued.concat([queued, read_jobs(connection, others)])
         report = self.report_of(queued)
-        return report if jobs is None else report.take(np.isin(report.job_id, wanted))
+        if jobs is not None:
+            report = report.take(np.isin(report.job_id, wanted))
+        if queue is None:
+            return report
+        if queue not in report.waiting:
+            self._check_queue(queue)
+        return report.take(report.queue == queue)
+
+    def _check_queue(self, queue: str) -> None:
+        from oar_accounting.oar.queues import read_queues
+
+        known: set[str] = set()
+        # OAR's queues may be unreadable, and the site unrecorded: the other is enough.
+        with suppress(OarSchemaError):
+            known.update(read_queues(self._oar.engine, self.now).policies)
+        with suppress(SchemaError), self._ledger.reading() as (connection, site):
+            if site is not None:
+                known.update(names[2] for names in account_names(connection, site.site_id).values())
+        if queue not in known:
+            raise UnknownName(f"unknown queue {queue!r}{formats.meant(queue, known)}")
 
     def explain(self, job: int) -> Explanation:
         """Why a job that waits stands where it does. Raises :class:`UnknownName`."""

@@ -168,6 +168,7 @@ class FairShareRow:
 
     by: str
     amount: str  #: used or asked
+    counts: str  #: in words: how much use of which time counts
     depth: int  #: from 0: how many names stand above it in the list
     name: str
     queue: str  #: empty where all queues count together

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import click
@@ -14,8 +13,9 @@ from oar_accounting.cli.terminal.display import add_row, bar, new_table, show
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
+from oar_accounting.core.columns import ints
 from oar_accounting.karma.explain import SUMMED_POLICIES, explanation, figure
-from oar_accounting.karma.report import Explanation, FairShareReport, JobKarma, KarmaReport, Part
+from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport, Part
 
 
 @command("karma")
@@ -64,14 +64,13 @@ def karma(
     with options.accounting() as accounting:
         now = None if at is None else accounting.instant(at)
         if job is None:
-            report = accounting.karma(now=now)
+            report = accounting.karma(now=now, queue=given["queue"])
         else:
             told = accounting.explain(job, now=now)
     if job is not None:
         tell_explanation(told, as_json=as_json)
         return
-    jobs = (each for each in report if given["queue"] in (None, each.queue))
-    tell_jobs(report, list(islice(jobs, given["first"])), as_json=as_json)
+    tell_jobs(report.take(ints(range(len(report))[: given["first"]])), as_json=as_json)
 
 
 @command("fairshare")
@@ -93,14 +92,14 @@ def fairshare(options: Options, /, at: str | None, as_json: bool) -> None:
     tell_fairshare(report, as_json=as_json)
 
 
-def tell_jobs(report: KarmaReport, jobs: list[JobKarma], *, as_json: bool) -> None:
+def tell_jobs(report: KarmaReport, *, as_json: bool) -> None:
     """Jobs that wait, in order."""
     if as_json:
         head = {"policy": report.policy, "now": report.now, "timezone": report.timezone}
-        tell({**head, "jobs": [asdict(each) for each in jobs]})
-    elif jobs:
+        tell({**head, "jobs": [asdict(each) for each in report]})
+    elif len(report):
         click.echo(f"as of {_now(report)}")
-        show(karma_table(report, jobs))
+        show(karma_table(report))
     else:
         click.echo("no job waits")
 
@@ -141,7 +140,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def karma_table(report: KarmaReport, jobs: list[JobKarma]) -> Table:
+def karma_table(report: KarmaReport) -> Table:
     """A line per job, with a column for each part of the karma."""
     table = new_table("queue")
     table.add_column("place", justify="right")
@@ -150,7 +149,7 @@ def karma_table(report: KarmaReport, jobs: list[JobKarma]) -> Table:
         table.add_column(name, no_wrap=True)
     for title in ("karma", *(_title(report.policy, part) for part in report.parts)):
         table.add_column(title, justify="right")
-    for each in jobs:
+    for each in report:
         cells = [_cell(report.policy, part) for part in each.parts]
         cells += [""] * (len(report.parts) - len(cells))
         who = (each.queue, str(each.place), str(each.job_id), each.user, each.project)
@@ -172,21 +171,27 @@ def _cell(policy: str, part: Any) -> str:
 
 def fairshare_table(report: FairShareReport) -> Table:
     """A line per name, with its bar."""
-    queues = any(row.queue for row in report.rows)
-    table = new_table("of", *(["queue"] if queues else []), "name")
+    # What is the same in all rows is said below them, or goes without saying.
+    apart = {
+        "amount": len({row.amount for row in report.rows}) > 1,
+        "time": len({row.counts for row in report.rows}) > 1,
+        "queue": any(row.queue for row in report.rows),
+    }
+    table = new_table("of", *(title for title, differs in apart.items() if differs), "name")
     for title in ("target", "share", "over"):
         table.add_column(title, justify="right")
     table.add_column("", no_wrap=True)
-    for title in ("used", "counts"):
+    for title in ("in all" if apart["amount"] else "used", "counts"):
         table.add_column(title, justify="right")
     for row in report.rows:
+        which = {"amount": row.amount, "time": row.counts, "queue": row.queue}
         name = "  " * row.depth + (row.name or f"(no {row.by})")
         target = "" if row.target is None else f"{row.target:.3f}"
         over = "" if row.over is None else f"{row.over:+.3f}"
         add_row(
             table,
             row.by,
-            *([row.queue] if queues else []),
+            *(which[title] for title, differs in apart.items() if differs),
             name,
             target,
             f"{row.share:.3f}",

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, insert, update
 
 from oar_accounting.cli import own
 from oar_accounting.cli.terminal.display import bar
@@ -25,7 +25,9 @@ from oar_accounting.karma.report import (
     Part,
     Viewer,
 )
+from oar_accounting.oar import oar_tables
 from tests.database.karma.test_fair_share import TREE, linear, wait
+from tests.database.ledger.test_openings import Past, counted, write_counted
 from tests.servers import Database
 from tests.small_oar import DAY, NOW, T0, SmallOar, opened, stopped_clock
 from tests.system.cli.test_cli import run, said
@@ -91,7 +93,48 @@ def test_some_of_them_can_be_asked_for(site: list[str]) -> None:
 
     assert ids("--queue", "night") == [4]
     assert ids("--queue", "default", "--first", "1") == [3]
-    assert run(*site, "karma", "--queue", "none", *AT).stdout == "no job waits\n"
+
+
+def test_a_queue_that_nobody_knows_is_told(site: list[str], database: Database) -> None:
+    for form in ([], ["--json"]):
+        done = run(*site, "karma", "--queue", "defualt", *AT, *form)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said(done).endswith("unknown queue 'defualt'; did you mean 'default'?")
+    engine = create_engine(database.url)
+    empty = {"queue_name": "empty", "priority": 3, "scheduler_policy": "x", "state": "Active"}
+    with engine.begin() as connection:
+        connection.execute(insert(oar_tables.queues).values(empty))
+        connection.execute(update(oar_tables.jobs).values(state="Terminated"))
+    engine.dispose()
+    # Of these OAR knows one, and what is recorded the other.
+    for queue in ("empty", "default"):
+        assert run(*site, "karma", "--queue", queue, *AT).stdout == "no job waits\n"
+
+
+def test_asked_and_used_are_told_apart(site: list[str], database: Database) -> None:
+    engine = create_engine(database.url)
+    write_counted(engine, counted([Past("alice", "p", "default", T0, DAY, 2 * DAY, 1)]))
+    engine.dispose()
+    Path("small_oar.toml").write_text("", encoding="utf-8")
+    lines = [line.split() for line in run(*site, "fairshare", *AT).stdout.splitlines()]
+    assert lines[0][:3] == ["of", "amount", "queue"]
+    rows = [line for line in lines if line[0] == "user" and "alice" in line]
+    assert [row[:4] for row in rows] == [
+        ["user", "used", "default", "alice"],
+        ["user", "asked", "default", "alice"],
+    ]
+
+
+def test_terms_of_different_times_are_told_apart(site: list[str]) -> None:
+    toml = linear('window = "30d"') + (
+        '[[karma.terms]]\nby = "user"\nmetric = "resource"\nhalf_life = "2d"\n'
+    )
+    Path("small_oar.toml").write_text(toml, encoding="utf-8")
+    shown = run(*site, "fairshare", *AT).stdout.splitlines()
+    assert shown[0].split()[:3] == ["of", "time", "name"]
+    assert [" ".join(line.split()[:4]) for line in shown[1:3]] == [
+        "user last 30 days", "user half-life 2 days",
+    ]  # fmt: skip
 
 
 def test_why_is_said_in_words_and_numbers(site: list[str]) -> None:
@@ -250,8 +293,8 @@ def test_rows_of_others_are_left_out(rows: list[tuple[str, str]]) -> None:
         counts="all time",
         rows=[
             FairShareRow(
-                by=by, amount="used", depth=2, name=name, queue="", target=None, share=0.5,
-                figure=None, usage=(),
+                by=by, amount="used", counts="", depth=2, name=name, queue="", target=None,
+                share=0.5, figure=None, usage=(),
             )
             for by, name in rows
         ],

@@ -71,9 +71,10 @@ def karma_of(policy: Dominant, jobs: Waiters, sources: Sources) -> tuple[Floats,
             counts=in_words(policy.counted.weighting),
             weight=1.0,
             names=np.array(values[-1], dtype=object),
-            usage=np.append(judged.weighed[row].usage, 0.0)[number],
+            usage=np.append(judged.weighed[row].counted, 0.0)[number],
             of=of_all(judged.entities, judged.of[row], queues, len(number)),
             share=np.append(judged.share[row], 0.0)[number],
+            effective=none,
             target=none,
             value=np.append(judged.share[row], 0.0)[number],
         )
@@ -95,6 +96,7 @@ def rows(policy: Dominant, sources: Sources) -> list[FairShareRow]:
             queue=group[0] if len(group) > 1 else "",
             target=None,
             share=float(judged.karma[row]),
+            effective=None,
             figure=None,
             usage=tuple(
                 MetricUsage(
@@ -102,7 +104,7 @@ def rows(policy: Dominant, sources: Sources) -> list[FairShareRow]:
                     unit=sources.metric(metric).unit,
                     scale=sources.metric(metric).scale,
                     amount=int(weighed.amount[row]),
-                    usage=float(weighed.usage[row]),
+                    usage=float(weighed.counted[row]),
                     share=float(judged.share[place, row]),
                 )
                 for place, (metric, weighed) in enumerate(

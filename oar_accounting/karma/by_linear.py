@@ -92,9 +92,10 @@ def _part(judged: JudgedTerm, jobs: Waiters, sources: Sources) -> Part:
         counts=in_words(term.counted.weighting),
         weight=term.weight,
         names=jobs.of_each(named),
-        usage=_at(judged.weighed.usage, number),
+        usage=_at(judged.weighed.counted, number),
         of=of,
         share=share,
+        effective=np.full(len(number), np.nan),
         target=target,
         value=value_of_term(term.weight, share, target),
     )
@@ -126,6 +127,7 @@ def rows(judged: Sequence[JudgedTerm], sources: Sources) -> list[FairShareRow]:
 def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
     term, groups = judged.term, judged.entities.groups
     metric = sources.metric(term.metric)
+    usage = judged.weighed.counted
     lines = [
         FairShareRow(
             by=term.by,
@@ -136,6 +138,7 @@ def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
             queue=group[0] if len(group) > 1 else "",
             target=term.target(group[-1]) if term.targets else None,
             share=float(judged.share[row]),
+            effective=None,
             figure=None,
             usage=(
                 MetricUsage(
@@ -143,7 +146,7 @@ def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
                     unit=metric.unit,
                     scale=metric.scale,
                     amount=int(judged.weighed.amount[row]),
-                    usage=float(judged.weighed.usage[row]),
+                    usage=float(usage[row]),
                     share=float(judged.share[row]),
                 ),
             ),

@@ -116,6 +116,7 @@ def karma_of(sources: StockSources, jobs: Queued) -> tuple[Floats, list[Part]]:
             usage=found.usage[row],
             of=found.total[row],
             share=found.share[row],
+            effective=np.full(len(jobs), np.nan),
             target=found.target[row],
             value=found.value[row],
         )
@@ -177,6 +178,7 @@ def _rows(  # noqa: PLR0913 - one term
                 queue=queue,
                 target=targets.get(name, 0.0) / 100,
                 share=share,
+                effective=None,
                 figure=None,
                 usage=(usage,),
             )

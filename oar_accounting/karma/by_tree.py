@@ -43,7 +43,8 @@ class JudgedTree:
     shares: Floats  #: normalised: what is meant for the node, of the whole or among its siblings
     usage: Floats  #: its own, and of all below it
     of: Floats  #: what that is a share of
-    share: Floats
+    share: Floats  #: ``usage / of``
+    effective: Floats  #: of the classic policy: drawn towards that of the node above; else NaN
     figure: Floats
     karma: Floats
 
@@ -164,7 +165,8 @@ def _classic(
         shares=parts.norm_shares,
         usage=parts.raw_usage,
         of=np.full(len(nodes), parts.raw_usage[0]),
-        share=parts.effective_usage,
+        share=parts.norm_usage,
+        effective=parts.effective_usage,
         figure=parts.factor,
         karma=parts.karma,
     )
@@ -183,8 +185,9 @@ def _fair(
         leaves=leaves,
         shares=parts.norm_shares,
         usage=parts.raw_usage,
-        of=parts.raw_usage[np.maximum(tree.parent, 0)],
+        of=parts.raw_usage[tree.group],
         share=parts.effective_usage,
+        effective=np.full(len(nodes), np.nan),
         figure=parts.level_fs,
         karma=parts.karma,
     )
@@ -210,7 +213,7 @@ def _part(
 ) -> Part:
     """The nodes of all jobs at one depth; those whose path is shorter have no name there."""
     names: list[str | None] = []
-    figures = np.zeros((len(leaves), 5))
+    figures = np.zeros((len(leaves), 6))
     for row, (queue, path) in enumerate(leaves):
         if len(path) < depth:
             names.append(None)
@@ -218,9 +221,9 @@ def _part(
         tree = trees[queue]
         node = tree.nodes[path[:depth]]
         names.append(path[depth - 1][1])
-        columns = (tree.usage, tree.of, tree.share, tree.shares, tree.figure)
+        columns = (tree.usage, tree.of, tree.share, tree.effective, tree.shares, tree.figure)
         figures[row] = [column[node] for column in columns]
-    usage, of, share, target, value = figures.T
+    usage, of, share, effective, target, value = figures.T
     unit, scale = _unit(policy, sources)
     levels = dict.fromkeys(path[depth - 1][0] for _, path in leaves if len(path) >= depth)
     return Part(
@@ -236,6 +239,7 @@ def _part(
         usage=usage,
         of=of,
         share=share,
+        effective=effective,
         target=target,
         value=value,
     )
@@ -273,7 +277,7 @@ def _row(
     policy: Shared, queue: str, path: Path, tree: JudgedTree, usage: Sequence[MetricUsage]
 ) -> FairShareRow:
     node = tree.nodes[path]
-    figure = float(tree.figure[node])
+    effective, figure = float(tree.effective[node]), float(tree.figure[node])
     return FairShareRow(
         by=path[-1][0],
         amount=policy.counted.amount,
@@ -283,6 +287,7 @@ def _row(
         queue=queue,
         target=float(tree.shares[node]),
         share=float(tree.share[node]),
+        effective=None if math.isnan(effective) else effective,
         figure=figure if math.isfinite(figure) else None,
         usage=tuple(usage),
     )
@@ -296,7 +301,7 @@ def _used(
     for metric, weighed in zip(policy.metrics, forest.weighed, strict=True):
         amounts: dict[tuple[str, Path], int] = {}
         usages: dict[tuple[str, Path], list[float]] = {}
-        columns = (weighed.amount.tolist(), weighed.usage.tolist())
+        columns = (weighed.amount.tolist(), weighed.counted.tolist())
         for (queue, path), amount, usage in zip(forest.entities.groups, *columns, strict=True):
             tree = forest.trees.get(queue)
             path = path if tree is None else tree.leaves.get(path, path)

@@ -40,7 +40,10 @@ def _what_it_is(policy: str, job: JobKarma) -> str:
     if policy == "dominant":
         return f"{figure(job.karma)} is the largest of these shares:"
     if policy == "tree":
-        return "From the top of the tree down, each with its effective share and its own shares:"
+        return (
+            f"{figure(job.karma)} is the last of these effective shares divided by what is meant, "
+            "from the top of the tree down:"
+        )
     return "From the top of the tree down, each among its siblings:"
 
 
@@ -52,7 +55,9 @@ def _in_short(policy: str, part: KarmaPart) -> str:
             f"{part.by} {part.name}, {part.metric} {part.amount}"
         )
     if policy in TREES:
-        return f"{part.by} {part.name}: share {part.share:.3f}, meant {part.target or 0.0:.3f}"
+        effective = "" if part.effective is None else f"effective {part.effective:.3f}, "
+        meant = f"meant {part.target or 0.0:.3f}"
+        return f"{part.by} {part.name}: share {part.share:.3f}, {effective}{meant}"
     return f"{part.share:.3f}   {part.by} {part.name}, {part.metric} {part.amount}"
 
 
@@ -99,10 +104,16 @@ def _differences(policy: str, job: JobKarma, ahead: JobKarma) -> Iterator[str]:
         if theirs is None or (policy in SUMMED_POLICIES and theirs.value >= ours.value):
             continue
         what = f"  {theirs.by} {theirs.name or '(none)'}, {theirs.metric} {theirs.amount}"
-        if theirs.share < ours.share:
-            yield f"{what}: a share of {theirs.share:.3f}, not {ours.share:.3f}"
+        if counted_share(theirs) < counted_share(ours):
+            kind = "a share" if theirs.effective is None else "an effective share"
+            yield f"{what}: {kind} of {counted_share(theirs):.3f}, not {counted_share(ours):.3f}"
         if theirs.target is not None and ours.target is not None and theirs.target > ours.target:
             yield f"{what}: {theirs.target:.3f} are meant for it, not {ours.target:.3f}"
+
+
+def counted_share(part: KarmaPart) -> float:
+    """The share that the policy compares with what is meant for the name."""
+    return part.share if part.effective is None else part.effective
 
 
 def _kind(part: KarmaPart) -> tuple[str, ...]:

@@ -24,9 +24,10 @@ class KarmaPart:
     amount: str  #: used or asked
     scope: str  #: site or queue
     counts: str  #: in words: how much use of which time counts
-    usage: float  #: weighted by time
+    usage: float  #: weighted by time; 0 where corrections take away more than that
     of: float  #: what it is a share of
     share: float  #: ``usage / of``; 0 where that is nothing
+    effective: float | None  #: of policy tree: the share drawn towards that of the name above
     target: float | None  #: the share that is meant for the name
     weight: float
     value: float  #: what it gives to the karma, or the figure of the tree
@@ -62,17 +63,17 @@ class Part:
     usage: Floats
     of: Floats
     share: Floats
+    effective: Floats  #: NaN for none
     target: Floats  #: NaN for none
     value: Floats
 
     def take(self, rows: Bools | Ints) -> "Part":
         """The same of these jobs."""
-        columns = ("names", "usage", "of", "share", "target", "value")
+        columns = ("names", "usage", "of", "share", "effective", "target", "value")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     def of_job(self, row: int) -> KarmaPart:
         """That of one job."""
-        target = float(self.target[row])
         return KarmaPart(
             by=self.by,
             name=self.names[row],
@@ -85,10 +86,15 @@ class Part:
             usage=float(self.usage[row]),
             of=float(self.of[row]),
             share=float(self.share[row]),
-            target=None if np.isnan(target) else target,
+            effective=_known(self.effective[row]),
+            target=_known(self.target[row]),
             weight=self.weight,
             value=float(self.value[row]),
         )
+
+
+def _known(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +164,7 @@ class MetricUsage:
     unit: str
     scale: int
     amount: int  #: as it was used, in the unit divided by the scale
-    usage: float  #: weighted by time, in the same
+    usage: float  #: weighted by time, in the same; 0 where corrections take away more than that
     share: float  #: of the whole, or of what the machine could give
 
 
@@ -173,14 +179,20 @@ class FairShareRow:
     name: str
     queue: str  #: empty where all queues count together
     target: float | None  #: the share that is meant for it; None for none
-    share: float  #: that it has used
+    share: float  #: that it has used: of the whole, or of a fair tree among its siblings
+    effective: float | None  #: of policy tree: the share drawn towards that of the name above
     figure: float | None  #: of a tree: the factor, or level_fs
     usage: tuple[MetricUsage, ...]
 
     @property
     def over(self) -> float | None:
-        """By how much its share is above what is meant for it; None where nothing is said."""
-        return None if self.target is None else self.share - self.target
+        """By how much the share that counts is above what is meant; None where nothing is said."""
+        return None if self.target is None else self.counted_share - self.target
+
+    @property
+    def counted_share(self) -> float:
+        """The share that the policy compares with what is meant for the name."""
+        return self.share if self.effective is None else self.effective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

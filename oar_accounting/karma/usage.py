@@ -64,6 +64,11 @@ class Weighed:
     usage: Floats  #: weighted, in the metric's unit divided by its scale
     amount: Ints  #: as it was, of all that weighs something
 
+    @property
+    def counted(self) -> Floats:
+        """The usage, 0 where corrections take away more than that."""
+        return np.maximum(self.usage, 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeighedExactly(Weighed):

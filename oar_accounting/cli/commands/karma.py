@@ -14,7 +14,7 @@ from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import ints
-from oar_accounting.karma.explain import SUMMED_POLICIES, explanation, figure
+from oar_accounting.karma.explain import SUMMED_POLICIES, counted_share, explanation, figure
 from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport, Part
 
 
@@ -82,7 +82,8 @@ def karma(
 def fairshare(options: Options, /, at: str | None, as_json: bool) -> None:
     """Who has used how much of what is meant for them.
 
-    The bar is the share of usage; what stands in it after the | is above the target.
+    The bar is the share of usage, or the effective one of policy tree; what stands in it after the
+    | is above the target.
 
     \b
     Example: oar-accounting fairshare --json
@@ -166,7 +167,8 @@ def _title(policy: str, part: Part) -> str:
 def _cell(policy: str, part: Any) -> str:
     if policy in SUMMED_POLICIES:
         return f"{part.value:+.3f}"
-    return f"{part.share:.3f}" if part.target is None else f"{part.share:.3f}/{part.target:.3f}"
+    share = counted_share(part)
+    return f"{share:.3f}" if part.target is None else f"{share:.3f}/{part.target:.3f}"
 
 
 def fairshare_table(report: FairShareReport) -> Table:
@@ -178,7 +180,8 @@ def fairshare_table(report: FairShareReport) -> Table:
         "queue": any(row.queue for row in report.rows),
     }
     table = new_table("of", *(title for title, differs in apart.items() if differs), "name")
-    for title in ("target", "share", "over"):
+    effective = any(row.effective is not None for row in report.rows)
+    for title in ("target", "share", *(["effective"] if effective else []), "over"):
         table.add_column(title, justify="right")
     table.add_column("", no_wrap=True)
     for title in ("in all" if apart["amount"] else "used", "counts"):
@@ -195,8 +198,9 @@ def fairshare_table(report: FairShareReport) -> Table:
             name,
             target,
             f"{row.share:.3f}",
+            *([f"{row.counted_share:.3f}"] if effective else []),
             over,
-            bar(row.share, row.target),
+            bar(row.counted_share, row.target),
             ", ".join(_hours(each, each.amount) for each in row.usage),
             ", ".join(_hours(each, each.usage) for each in row.usage),
         )

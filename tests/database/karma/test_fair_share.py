@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from oar_accounting import Accounting, AmountOverflow, BadSpan, UnknownName
+from oar_accounting.karma.explain import explanation
 from oar_accounting.karma.report import FairShareRow, JobKarma
 from oar_accounting.ledger import schema
 from tests.database.ledger.test_openings import Past, counted, write_counted
@@ -302,8 +303,8 @@ def test_a_tree_weighs_usage_by_shares(oar: SmallOar, engine: Engine) -> None:
     assert found == {"alice": 1, "carol": 1, "bob": 2}
     above, leaf = only(accounting, "carol").parts
     assert (above.by, above.name, above.share, above.target) == ("project", "q", 0.75, 0.75)
-    assert (leaf.by, leaf.name, leaf.share, leaf.target) == ("user", "carol", 0.375, 0.375)
-    assert leaf.value == 0.5
+    assert (leaf.by, leaf.name, leaf.share, leaf.target) == ("user", "carol", 0, 0.375)
+    assert (above.effective, leaf.effective, leaf.value) == (0.75, 0.375, 0.5)
 
 
 def test_a_fair_tree_compares_siblings_alone(oar: SmallOar, engine: Engine) -> None:
@@ -786,3 +787,71 @@ def test_in_several_metrics_too(engine: Engine) -> None:
     assert karmas(accounting) == {"ann": 0, "ben": 0, "cleo": pytest.approx(2 / 3)}
     rows = [row for row in accounting.fairshare().rows if row.depth == 0]
     assert sum(row.share for row in rows) == pytest.approx(1)
+
+
+# -- a share is usage divided by what it is a share of ----------------------------------------
+
+PARENT_SHARES = """
+[karma.shares.user]
+alice = "parent"
+[karma.shares.project]
+q = "parent"
+p = { LIG = "parent", "*" = 2 }
+"""
+LABORATORIES = '["laboratory", "project", "user"]'
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        linear(term='targets = { "*" = 5 }'),
+        linear('scope = "queue"'),
+        lab_tree("tree", PARENT_SHARES, LABORATORIES),
+        lab_tree("fair_tree", PARENT_SHARES, LABORATORIES),
+        lab_tree("tree", "", '["projects"]'),
+        lab_tree("fair_tree", "", '["projects", "user"]'),
+        lab_tree("tree", PARENT_SHARES, LABORATORIES).replace(
+            '["resource"]', "{ resource = 2, node = 3 }"
+        ),
+        '[karma]\npolicy = "dominant"\nmetrics = ["resource", "node"]\n',
+        '[karma]\npolicy = "oar"\nsource = "totals"\n',
+    ],
+)
+def test_every_share_is_of_what_it_is_said_to_be_of(
+    oar: SmallOar, engine: Engine, toml: str
+) -> None:
+    oar.add_job(user="dora", project="q", cores=2, start=T0, stop=T0 + DAY)
+    oar.add_job(user="eve", project="r", cores=1, start=T0, stop=T0 + DAY)
+    write_counted(engine, counted([]))
+    accounting = recorded(engine, toml)
+    accounting.import_attributes("user,laboratory\nalice,LIG\nbob,LIG\ndora,LIG\n")
+    accounting.import_attributes("project,parent\np,q\n")
+    accounting.adjust(
+        user="carol", project="q", queue="default", property="alpha", metric="resource", start=T0,
+        stop=T0 + DAY, used=-DAY, reason="a node crashed", author="root",
+    )  # fmt: skip
+    parts = [part for job in accounting.karma() for part in job.parts]
+    assert parts
+    for part in parts:
+        assert part.share == pytest.approx(part.usage / part.of if part.of else 0)
+        assert part.usage >= 0
+    for row in accounting.fairshare().rows:
+        assert all(used.usage >= 0 for used in row.usage)
+
+
+def test_the_words_of_an_explanation_are_its_numbers(oar: SmallOar, engine: Engine) -> None:
+    oar.add_job(user="dora", project="q", cores=4, start=T0, stop=T0 + DAY)
+    shares = "[karma.shares.project]\nq = 'parent'\n"
+    accounting = recorded(engine, lab_tree("fair_tree", shares, LABORATORIES))
+    accounting.import_attributes("user,laboratory\nalice,LIG\nbob,LIG\ndora,LIG\n")
+    (bob,) = [job for job in accounting.karma() if job.user == "bob"]
+    words = list(explanation(accounting.explain(bob.job_id)))
+    # As q has the shares of LIG, its users are siblings of the projects of LIG.
+    line = words.index("  user bob: share 0.375, meant 0.333")
+    assert words[line + 1].startswith("    72.0 of 192.0 resource·h")
+    part = bob.parts[-1]
+    assert (part.usage, part.of, part.share) == (3 * DAY, 8 * DAY, 0.375)
+    classic = opened(engine, TREE.format(policy="tree", metrics='["resource"]'))
+    words = list(explanation(classic.explain(5)))
+    assert "  user carol: share 0.000, effective 0.292, meant 0.250" in words
+    assert any("is the last of these effective shares divided by what is meant" in w for w in words)

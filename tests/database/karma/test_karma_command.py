@@ -246,7 +246,8 @@ def reports(draw: st.DrawFn) -> KarmaReport:
     part = Part(
         by="user", metric="core", unit="core·s", scale=1, amount="used", scope="site",
         counts="all time", weight=1.0, names=names, usage=figures, of=np.full(size, 1e9),
-        share=figures / 1e9, target=np.full(size, np.nan), value=figures / 1e9,
+        share=figures / 1e9, effective=np.full(size, np.nan), target=np.full(size, np.nan),
+        value=figures / 1e9,
     )  # fmt: skip
     queue = np.array(["default"] * size, dtype=object)
     return KarmaReport(
@@ -294,7 +295,7 @@ def test_rows_of_others_are_left_out(rows: list[tuple[str, str]]) -> None:
         rows=[
             FairShareRow(
                 by=by, amount="used", counts="", depth=2, name=name, queue="", target=None,
-                share=0.5, figure=None, usage=(),
+                share=0.5, effective=None, figure=None, usage=(),
             )
             for by, name in rows
         ],

@@ -74,7 +74,6 @@ def karma_of(policy: Dominant, jobs: Waiters, sources: Sources) -> tuple[Floats,
             usage=np.append(judged.weighed[row].counted, 0.0)[number],
             of=of_all(judged.entities, judged.of[row], queues, len(number)),
             share=np.append(judged.share[row], 0.0)[number],
-            effective=none,
             target=none,
             value=np.append(judged.share[row], 0.0)[number],
         )
@@ -96,7 +95,6 @@ def rows(policy: Dominant, sources: Sources) -> list[FairShareRow]:
             queue=group[0] if len(group) > 1 else "",
             target=None,
             share=float(judged.karma[row]),
-            effective=None,
             figure=None,
             usage=tuple(
                 MetricUsage(
@@ -115,4 +113,4 @@ def rows(policy: Dominant, sources: Sources) -> list[FairShareRow]:
         for row, group in enumerate(judged.entities.groups)
         if any(weighed.amount[row] for weighed in judged.weighed)
     ]
-    return sorted(found, key=lambda line: (line.queue, -line.share, line.name))
+    return sorted(found, key=lambda line: (line.queue, -(line.share or 0.0), line.name))

@@ -95,7 +95,6 @@ def _part(judged: JudgedTerm, jobs: Waiters, sources: Sources) -> Part:
         usage=_at(judged.weighed.counted, number),
         of=of,
         share=share,
-        effective=np.full(len(number), np.nan),
         target=target,
         value=value_of_term(term.weight, share, target),
     )
@@ -138,7 +137,6 @@ def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
             queue=group[0] if len(group) > 1 else "",
             target=term.target(group[-1]) if term.targets else None,
             share=float(judged.share[row]),
-            effective=None,
             figure=None,
             usage=(
                 MetricUsage(
@@ -154,4 +152,4 @@ def _rows(judged: JudgedTerm, sources: Sources) -> list[FairShareRow]:
         for row, group in enumerate(groups)
         if judged.weighed.amount[row] or group[-1] in term.targets
     ]
-    return sorted(lines, key=lambda line: (line.queue, -line.share, line.name))
+    return sorted(lines, key=lambda line: (line.queue, -(line.share or 0.0), line.name))

@@ -116,7 +116,6 @@ def karma_of(sources: StockSources, jobs: Queued) -> tuple[Floats, list[Part]]:
             usage=found.usage[row],
             of=found.total[row],
             share=found.share[row],
-            effective=np.full(len(jobs), np.nan),
             target=found.target[row],
             value=found.value[row],
         )
@@ -178,9 +177,8 @@ def _rows(  # noqa: PLR0913 - one term
                 queue=queue,
                 target=targets.get(name, 0.0) / 100,
                 share=share,
-                effective=None,
                 figure=None,
                 usage=(usage,),
             )
         )
-    return sorted(lines, key=lambda line: (-line.share, line.name))
+    return sorted(lines, key=lambda line: (-(line.share or 0.0), line.name))

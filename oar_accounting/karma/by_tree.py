@@ -1,12 +1,13 @@
 """Karma along a tree of shares: laboratories, their projects, their users."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from oar_accounting.core.columns import ints
+from oar_accounting.core.columns import Ints, Texts, ints
 from oar_accounting.karma.by_linear import totals_by
 from oar_accounting.karma.entities import Entities, placed
 from oar_accounting.karma.inputs import Sources
@@ -14,7 +15,7 @@ from oar_accounting.karma.paths import DeclaredNodes, Path, Paths
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.fair_tree import fair_tree
 from oar_accounting.karma.policies.linear import shares
-from oar_accounting.karma.policies.policy import Shared
+from oar_accounting.karma.policies.policy import PROJECT_LEVELS, Shared
 from oar_accounting.karma.policies.shares_tree import Tree, classic
 from oar_accounting.karma.policies.whole import FULL, mixed
 from oar_accounting.karma.report import FairShareRow, Floats, MetricUsage, Part
@@ -43,6 +44,7 @@ class JudgedTree:
     shares: Floats  #: normalised: what is meant for the node, of the whole or among its siblings
     usage: Floats  #: its own, and of all below it
     of: Floats  #: what that is a share of
+    of_project: list[str]  #: the project whose usage that is; empty for more than one's
     share: Floats  #: ``usage / of``
     effective: Floats  #: of the classic policy: drawn towards that of the node above; else NaN
     figure: Floats
@@ -165,6 +167,7 @@ def _classic(
         shares=parts.norm_shares,
         usage=parts.raw_usage,
         of=np.full(len(nodes), parts.raw_usage[0]),
+        of_project=[""] * len(nodes),
         share=parts.norm_usage,
         effective=parts.effective_usage,
         figure=parts.factor,
@@ -186,6 +189,7 @@ def _fair(
         shares=parts.norm_shares,
         usage=parts.raw_usage,
         of=parts.raw_usage[tree.group],
+        of_project=_projects(nodes, tree),
         share=parts.effective_usage,
         effective=np.full(len(nodes), np.nan),
         figure=parts.level_fs,
@@ -193,41 +197,67 @@ def _fair(
     )
 
 
+def _projects(nodes: Iterable[Path], tree: Tree) -> list[str]:
+    """The project in whose group of siblings each node is; empty in that of anything else."""
+    above = [path[-1] if path else ("", "") for path in nodes]
+    is_project = [level in PROJECT_LEVELS for level, _ in above]
+    return [above[group][1] if is_project[group] else "" for group in tree.group.tolist()]
+
+
 def karma_of(policy: Shared, jobs: Waiters, sources: Sources) -> tuple[Floats, list[Part]]:
     """The karma of every job, and every node from the top of the tree to its leaf."""
     paths = Paths(policy, sources)
-    leaves = [paths.of(names) for names in jobs.names]
-    trees = judge(policy, leaves, sources).trees
-    karma = np.array([trees[queue].karma_at(path) for queue, path in leaves])
-    deepest = max((len(path) for _, path in leaves), default=0)
-    parts = [_part(policy, leaves, trees, depth, sources) for depth in range(1, deepest + 1)]
-    return karma, parts
+    places = [paths.of(names) for names in jobs.different]
+    trees = judge(policy, places, sources).trees
+    karma = np.array([trees[queue].karma_at(path) for queue, path in places], np.float64)
+    ways = [_way(trees[queue].leaves[path]) for queue, path in places]
+    slots = sorted(set().union(*ways), key=lambda slot: (policy.levels.index(slot[0]), slot[1]))
+    queues = np.array([queue for queue, _ in places], dtype=object)
+    parts = []
+    for depth, slot in enumerate(slots):
+        nodes = [
+            trees[queue].nodes[way[slot]] if slot in way else -1
+            for (queue, _), way in zip(places, ways, strict=True)
+        ]
+        part = _part(policy, slot[0], depth, queues, ints(nodes), trees, sources)
+        parts.append(part.take(jobs.number))
+    return karma[jobs.number], parts
 
 
-def _part(
+def _way(leaf: Path) -> dict[tuple[str, int], Path]:
+    """The nodes down to a leaf, by their level and number within it: projects have several."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for end, (level, _) in enumerate(leaf, 1):
+        found[level, seen[level]] = leaf[:end]
+        seen[level] += 1
+    return found
+
+
+def _part(  # noqa: PLR0913 - one part of what is in every tree
     policy: Shared,
-    leaves: Sequence[tuple[str, Path]],
-    trees: dict[str, JudgedTree],
+    level: str,
     depth: int,
+    queues: Texts,
+    nodes: Ints,
+    trees: Mapping[str, JudgedTree],
     sources: Sources,
 ) -> Part:
-    """The nodes of all jobs at one depth; those whose path is shorter have no name there."""
-    names: list[str | None] = []
-    figures = np.zeros((len(leaves), 6))
-    for row, (queue, path) in enumerate(leaves):
-        if len(path) < depth:
-            names.append(None)
-            continue
-        tree = trees[queue]
-        node = tree.nodes[path[:depth]]
-        names.append(path[depth - 1][1])
+    """One node on the way to each leaf, in the tree of its queue; -1 for those that have none."""
+    names, of_project = np.full((2, len(nodes)), None, dtype=object)
+    figures = np.zeros((6, len(nodes)))
+    for queue, tree in trees.items():
+        rows = np.flatnonzero((queues == queue) & (nodes >= 0))
+        some = nodes[rows]
+        names[rows] = np.array([path[-1][1] if path else "" for path in tree.nodes], object)[some]
+        of_project[rows] = np.array(tree.of_project, object)[some]
         columns = (tree.usage, tree.of, tree.share, tree.effective, tree.shares, tree.figure)
-        figures[row] = [column[node] for column in columns]
-    usage, of, share, effective, target, value = figures.T
+        figures[:, rows] = [column[some] for column in columns]
+    usage, of, share, effective, target, value = figures
     unit, scale = _unit(policy, sources)
-    levels = dict.fromkeys(path[depth - 1][0] for _, path in leaves if len(path) >= depth)
     return Part(
-        by=" or ".join(levels),
+        by=level,
+        depth=depth,
         metric=MIX.join(policy.metrics),
         unit=unit,
         scale=scale,
@@ -235,9 +265,10 @@ def _part(
         scope=policy.counted.scope,
         counts=in_words(policy.counted.weighting),
         weight=1.0,
-        names=np.array(names, dtype=object),
+        names=names,
         usage=usage,
         of=of,
+        of_project=of_project,
         share=share,
         effective=effective,
         target=target,
@@ -287,6 +318,7 @@ def _row(
         queue=queue,
         target=float(tree.shares[node]),
         share=float(tree.share[node]),
+        of_project=tree.of_project[node],
         effective=None if math.isnan(effective) else effective,
         figure=figure if math.isfinite(figure) else None,
         usage=tuple(usage),

@@ -116,6 +116,6 @@ def counted_share(part: KarmaPart) -> float:
     return part.share if part.effective is None else part.effective
 
 
-def _kind(part: KarmaPart) -> tuple[str, ...]:
+def _kind(part: KarmaPart) -> tuple[str | int, ...]:
     """What a part is compared by: not every job has every part."""
-    return part.by, part.metric, part.amount, part.counts
+    return part.by, part.depth, part.metric, part.amount, part.counts

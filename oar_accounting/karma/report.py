@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oar_accounting.core.columns import Bools, Ints, Texts
-from oar_accounting.karma.policies.policy import PROJECTS
+from oar_accounting.karma.policies.policy import PROJECT_LEVELS
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,6 +17,7 @@ class KarmaPart:
     """One of the numbers that a job's karma is made of."""
 
     by: str  #: user, project, a level of a tree ...
+    depth: int = 0  #: in a tree, which of the parts of all jobs it is, from the top down
     name: str  #: of whom the usage is; empty for nobody
     metric: str
     unit: str  #: ``usage`` and ``of`` are in this divided by ``scale``
@@ -26,8 +27,9 @@ class KarmaPart:
     counts: str  #: in words: how much use of which time counts
     usage: float  #: weighted by time; 0 where corrections take away more than that
     of: float  #: what it is a share of
+    of_project: str = ""  #: the project whose usage that is; empty for more than one's
     share: float  #: ``usage / of``; 0 where that is nothing
-    effective: float | None  #: of policy tree: the share drawn towards that of the name above
+    effective: float | None = None  #: of policy tree: drawn towards that of the name above
     target: float | None  #: the share that is meant for the name
     weight: float
     value: float  #: what it gives to the karma, or the figure of the tree
@@ -52,6 +54,7 @@ class Part:
     """One part of every job, as columns in the order of the jobs."""
 
     by: str
+    depth: int = 0
     metric: str
     unit: str
     scale: int
@@ -62,20 +65,23 @@ class Part:
     names: Texts  #: None where a job has no such part
     usage: Floats
     of: Floats
+    of_project: Texts | None = None  #: None where it is empty for all
     share: Floats
-    effective: Floats  #: NaN for none
+    effective: Floats | None = None  #: None, or NaN, for none
     target: Floats  #: NaN for none
     value: Floats
 
     def take(self, rows: Bools | Ints) -> "Part":
         """The same of these jobs."""
-        columns = ("names", "usage", "of", "share", "effective", "target", "value")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        names = ("names", "usage", "of", "of_project", "share", "effective", "target", "value")
+        columns = ((name, getattr(self, name)) for name in names)
+        return replace(self, **{name: each[rows] for name, each in columns if each is not None})
 
     def of_job(self, row: int) -> KarmaPart:
         """That of one job."""
         return KarmaPart(
             by=self.by,
+            depth=self.depth,
             name=self.names[row],
             metric=self.metric,
             unit=self.unit,
@@ -85,8 +91,9 @@ class Part:
             counts=self.counts,
             usage=float(self.usage[row]),
             of=float(self.of[row]),
+            of_project="" if self.of_project is None else self.of_project[row],
             share=float(self.share[row]),
-            effective=_known(self.effective[row]),
+            effective=None if self.effective is None else _known(self.effective[row]),
             target=_known(self.target[row]),
             weight=self.weight,
             value=float(self.value[row]),
@@ -174,23 +181,25 @@ class FairShareRow:
 
     by: str
     amount: str  #: used or asked
-    counts: str  #: in words: how much use of which time counts
+    counts: str = ""  #: in words: how much use of which time counts
     depth: int  #: from 0: how many names stand above it in the list
     name: str
     queue: str  #: empty where all queues count together
     target: float | None  #: the share that is meant for it; None for none
-    share: float  #: that it has used: of the whole, or of a fair tree among its siblings
-    effective: float | None  #: of policy tree: the share drawn towards that of the name above
+    of_project: str = ""  #: the project of whose usage it has a share; empty for more than one's
+    share: float | None  #: of the whole, or of a fair tree among its siblings; None: not shown
+    effective: float | None = None  #: of policy tree: drawn towards that of the name above
     figure: float | None  #: of a tree: the factor, or level_fs
     usage: tuple[MetricUsage, ...]
 
     @property
     def over(self) -> float | None:
-        """By how much the share that counts is above what is meant; None where nothing is said."""
-        return None if self.target is None else self.counted_share - self.target
+        """By how much the share that counts is above what is meant; None where one is not there."""
+        share = self.counted_share
+        return None if self.target is None or share is None else share - self.target
 
     @property
-    def counted_share(self) -> float:
+    def counted_share(self) -> float | None:
         """The share that the policy compares with what is meant for the name."""
         return self.share if self.effective is None else self.effective
 
@@ -226,10 +235,19 @@ class Viewer:
 
     def _visible(self, part: Part) -> Part:
         """What of a part is of the user, their projects, or what these are parts of."""
-        if part.by not in ("project", PROJECTS):
-            return part
-        names = [name if name in self.projects else None for name in part.names]
+        projects = part.of_project
+        if projects is None:
+            projects = np.full(len(part.names), "", dtype=object)
+        names = [
+            name if self._shows(part.by, name, project) else None
+            for name, project in zip(part.names, projects, strict=True)
+        ]
         return replace(part, names=np.array(names, dtype=object))
+
+    def _shows(self, by: str, name: str, of_project: str) -> bool:
+        """False for a project of others, and for a share of what such a project used."""
+        is_own = by not in PROJECT_LEVELS or name in self.projects
+        return is_own and (not of_project or of_project in self.projects)
 
     def explanation(self, told: Explanation) -> Explanation | None:
         """The same without the job of somebody else before it; None where it is not the user's."""
@@ -243,12 +261,29 @@ class Viewer:
 
     def _shown(self, job: JobKarma) -> JobKarma:
         """The job with those parts that may be seen."""
-        hidden = {PROJECTS, "project"}
-        parts = (p for p in job.parts if p.by not in hidden or p.name in self.projects)
+        parts = (part for part in job.parts if self._shows(part.by, part.name, part.of_project))
         return replace(job, parts=tuple(parts))
 
     def fairshare(self, report: FairShareReport) -> FairShareReport:
-        """The rows of the user and of their projects."""
-        own = {"user": {self.user}, "project": self.projects, PROJECTS: self.projects}
-        rows = [row for row in report.rows if row.name in own.get(row.by, ())]
-        return replace(report, rows=[replace(row, depth=0) for row in rows])
+        """The rows of the user and of their projects, not those of others within these projects."""
+        found = []
+        above: list[FairShareRow] = []
+        for row in report.rows:
+            while above and above[-1].depth >= row.depth:
+                above.pop()
+            above.append(row)
+            users = {each.name for each in above if each.by == "user"}
+            if self._is_own(row.by, row.name) and users <= {self.user}:
+                found.append(self._row(row))
+        return replace(report, rows=found)
+
+    def _is_own(self, by: str, name: str) -> bool:
+        return (by == "user" and name == self.user) or (
+            by in PROJECT_LEVELS and name in self.projects
+        )
+
+    def _row(self, row: FairShareRow) -> FairShareRow:
+        """The row by itself; without its share of what a project of others used."""
+        if self._shows(row.by, row.name, row.of_project):
+            return replace(row, depth=0)
+        return replace(row, depth=0, of_project="", share=None, figure=None)

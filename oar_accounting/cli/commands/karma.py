@@ -15,7 +15,7 @@ from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
 from oar_accounting.core.columns import ints
 from oar_accounting.karma.explain import SUMMED_POLICIES, counted_share, explanation, figure
-from oar_accounting.karma.report import Explanation, FairShareReport, KarmaReport, Part
+from oar_accounting.karma.report import Explanation, FairShareReport, KarmaPart, KarmaReport, Part
 
 
 @command("karma")
@@ -150,9 +150,11 @@ def karma_table(report: KarmaReport) -> Table:
         table.add_column(name, no_wrap=True)
     for title in ("karma", *(_title(report.policy, part) for part in report.parts)):
         table.add_column(title, justify="right")
-    for each in report:
-        cells = [_cell(report.policy, part) for part in each.parts]
-        cells += [""] * (len(report.parts) - len(cells))
+    for row, each in enumerate(report):
+        cells = [
+            "" if part.names[row] is None else _cell(report.policy, part.of_job(row))
+            for part in report.parts
+        ]
         who = (each.queue, str(each.place), str(each.job_id), each.user, each.project)
         add_row(table, *who, figure(each.karma), *cells)
     return table
@@ -164,7 +166,7 @@ def _title(policy: str, part: Part) -> str:
     return f"{part.by}\n{part.metric} {part.amount}"
 
 
-def _cell(policy: str, part: Any) -> str:
+def _cell(policy: str, part: KarmaPart) -> str:
     if policy in SUMMED_POLICIES:
         return f"{part.value:+.3f}"
     share = counted_share(part)
@@ -187,6 +189,7 @@ def fairshare_table(report: FairShareReport) -> Table:
     for title in ("in all" if apart["amount"] else "used", "counts"):
         table.add_column(title, justify="right")
     for row in report.rows:
+        share = row.counted_share
         which = {"amount": row.amount, "time": row.counts, "queue": row.queue}
         name = "  " * row.depth + (row.name or f"(no {row.by})")
         target = "" if row.target is None else f"{row.target:.3f}"
@@ -197,10 +200,10 @@ def fairshare_table(report: FairShareReport) -> Table:
             *(which[title] for title, differs in apart.items() if differs),
             name,
             target,
-            f"{row.share:.3f}",
-            *([f"{row.counted_share:.3f}"] if effective else []),
+            "" if row.share is None else f"{row.share:.3f}",
+            *([f"{row.effective:.3f}"] if row.effective is not None else []),
             over,
-            bar(row.counted_share, row.target),
+            "" if share is None else bar(share, row.target),
             ", ".join(_hours(each, each.amount) for each in row.usage),
             ", ".join(_hours(each, each.usage) for each in row.usage),
         )

@@ -10,6 +10,8 @@ EVERYBODY = "*"
 
 #: A level of a tree: a project under its parents, up to the topmost.
 PROJECTS = "projects"
+#: The levels whose names are those of projects.
+PROJECT_LEVELS = ("project", PROJECTS)
 
 AMOUNTS = ("used", "asked")
 SCOPES = ("site", "queue")

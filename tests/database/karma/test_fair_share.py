@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 from sqlalchemy import Engine, insert
@@ -786,7 +787,7 @@ def test_in_several_metrics_too(engine: Engine) -> None:
     accounting = recorded(engine, toml.replace('["resource"]', "{ resource = 0.1, node = 0.7 }"))
     assert karmas(accounting) == {"ann": 0, "ben": 0, "cleo": pytest.approx(2 / 3)}
     rows = [row for row in accounting.fairshare().rows if row.depth == 0]
-    assert sum(row.share for row in rows) == pytest.approx(1)
+    assert sum(row.share or 0 for row in rows) == pytest.approx(1)
 
 
 # -- a share is usage divided by what it is a share of ----------------------------------------
@@ -855,3 +856,85 @@ def test_the_words_of_an_explanation_are_its_numbers(oar: SmallOar, engine: Engi
     words = list(explanation(classic.explain(5)))
     assert "  user carol: share 0.000, effective 0.292, meant 0.250" in words
     assert any("is the last of these effective shares divided by what is meant" in w for w in words)
+
+
+# -- paths of different depth, and who sees what ----------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+def test_every_part_is_of_one_level(oar: SmallOar, engine: Engine, policy: str) -> None:
+    accounting = recorded(engine, lab_tree(policy, "", '["projects", "user"]'))
+    accounting.import_attributes("project,parent\np,lab\n")
+    report = accounting.karma()
+    assert [part.by for part in report.parts] == ["projects", "projects", "user"]
+    assert {job.user: [(part.by, part.name) for part in job.parts] for job in report} == {
+        "alice": [("projects", "lab"), ("projects", "p"), ("user", "alice")],
+        "bob": [("projects", "q"), ("user", "bob")],
+        "carol": [("projects", "q"), ("user", "carol")],
+    }
+
+
+def test_the_jobs_of_a_project_above_others_have_a_part_of_their_own(
+    oar: SmallOar, engine: Engine
+) -> None:
+    accounting = recorded(engine, lab_tree("tree", "", '["projects"]'))
+    accounting.import_attributes("project,parent\np,q\n")
+    for job in accounting.karma():
+        effective, target = job.parts[-1].effective, job.parts[-1].target
+        assert effective is not None and target
+        assert job.karma == pytest.approx(effective / target)
+    assert [part.name for part in only(accounting, "bob").parts] == ["q", "q"]
+
+
+def numbers_in(value: object) -> set[float]:
+    """All numbers of an answer."""
+    if isinstance(value, dict):
+        return set().union(*map(numbers_in, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(numbers_in, value))
+    return {float(value)} if isinstance(value, int | float) else set()
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+@pytest.mark.parametrize(
+    ("levels", "shares"),
+    [
+        ('["projects", "user"]', ""),
+        ('["projects", "user"]', "[karma.shares.projects]\np = 'parent'\n"),
+        ('["queue", "projects"]', ""),
+        ('["projects", "queue", "user"]', ""),
+    ],
+)
+def test_nobody_sees_what_a_parent_project_used(
+    oar: SmallOar, engine: Engine, policy: str, levels: str, shares: str
+) -> None:
+    """The usage of lab is 11 days: nobody but who used something in lab itself may see that."""
+    oar.add_job(user="dora", project="r", cores=7, start=T0, stop=T0 + DAY)
+    oar.add_job(user="eve", project="s", cores=5, start=T0, stop=T0 + DAY)
+    accounting = recorded(engine, lab_tree(policy, shares, levels))
+    accounting.import_attributes("project,parent\np,lab\nq,lab\nr,lab\n")
+    everything = accounting.karma()
+    assert 11 * DAY in numbers_in([asdict(job) for job in everything])
+    own = accounting.seen_by("alice")
+    (job,) = own.karma()
+    told = own.explain(job.job_id)
+    assert told is not None
+    answers = [asdict(job), asdict(told), asdict(own.fairshare())]
+    assert 11 * DAY not in numbers_in(answers)
+    for part in (*job.parts, *told.job.parts):
+        assert part.name not in ("lab", "q", "r", "s")
+        assert part.of_project in ("", "p")
+    for row in own.fairshare().rows:
+        assert (row.by, row.name) in (("user", "alice"), ("projects", "p"))
+        # A share of what lab used, together with one's own usage, would tell it, too.
+        for used in row.usage:
+            assert not row.share or used.usage / row.share != pytest.approx(11 * DAY)
+
+
+def test_nobody_sees_what_others_used_in_a_project_of_theirs(oar: SmallOar, engine: Engine) -> None:
+    oar.add_job(user="alice", project="q", cores=2, start=T0, stop=T0 + DAY)
+    accounting = recorded(engine, lab_tree("tree", "", '["user", "project"]'))
+    rows = accounting.seen_by("alice").fairshare().rows
+    assert [(row.name, row.usage[0].amount // DAY) for row in rows] == [
+        ("alice", 3), ("q", 2), ("p", 1),
+    ]  # fmt: skip

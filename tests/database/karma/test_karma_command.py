@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, update
 
 from oar_accounting.cli import own
+from oar_accounting.cli.commands.karma import fairshare_table
 from oar_accounting.cli.terminal.display import bar
 from oar_accounting.karma.explain import explanation
 from oar_accounting.karma.report import (
@@ -167,6 +168,38 @@ def test_infinity_is_no_number_for_machines(site: list[str]) -> None:
     assert "none left to be given" in run(*site, "karma", "--explain", "3", *AT).stdout
 
 
+def test_parts_stand_in_the_columns_of_their_level(site: list[str], database: Database) -> None:
+    toml = '[karma]\npolicy = "tree"\nlevels = ["projects", "user"]\nmetrics = ["resource"]\n'
+    Path("small_oar.toml").write_text(toml, encoding="utf-8")
+    Path("parents.csv").write_text("project,parent\np,lab\n", encoding="utf-8")
+    engine = create_engine(database.url)
+    with engine.begin() as connection:
+        table = oar_tables.jobs
+        connection.execute(update(table).where(table.c.job_id == 4).values(project="q"))
+    engine.dispose()
+    assert run(*site, "attributes", "import", "parents.csv").returncode == 0
+    by_id = {job["job_id"]: job["parts"] for job in objects(site, "karma")["jobs"]}
+    assert [(each["by"], each["depth"], each["name"]) for each in by_id[3]] == [
+        ("projects", 0, "lab"), ("projects", 1, "p"), ("user", 2, "carol"),
+    ]  # fmt: skip
+    assert [(each["by"], each["depth"]) for each in by_id[4]] == [("projects", 0), ("user", 2)]
+    lines = run(*site, "karma", *AT).stdout.splitlines()
+    assert lines[0].split() == ["projects", "projects", "user"]
+    rows = {line.split()[2]: line.rstrip() for line in lines[2:]}
+    assert len(rows["3"].split()) == len(rows["4"].split()) + 1
+    assert len(rows["3"]) == len(rows["4"])
+
+
+def test_own_rows_without_a_share_are_shown() -> None:
+    row = FairShareRow(
+        by="projects", amount="used", depth=0, name="p", queue="", target=0.5, share=None,
+        figure=None, usage=(),
+    )  # fmt: skip
+    table = fairshare_table(FairShareReport(policy="fair_tree", now=NOW, counts="", rows=[row]))
+    cells = [str(next(iter(column.cells))) for column in table.columns]
+    assert cells == ["projects", "p", "0.500", "", "", "", "", ""]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -246,7 +279,7 @@ def reports(draw: st.DrawFn) -> KarmaReport:
     part = Part(
         by="user", metric="core", unit="core·s", scale=1, amount="used", scope="site",
         counts="all time", weight=1.0, names=names, usage=figures, of=np.full(size, 1e9),
-        share=figures / 1e9, effective=np.full(size, np.nan), target=np.full(size, np.nan),
+        share=figures / 1e9, target=np.full(size, np.nan),
         value=figures / 1e9,
     )  # fmt: skip
     queue = np.array(["default"] * size, dtype=object)
@@ -294,8 +327,8 @@ def test_rows_of_others_are_left_out(rows: list[tuple[str, str]]) -> None:
         counts="all time",
         rows=[
             FairShareRow(
-                by=by, amount="used", counts="", depth=2, name=name, queue="", target=None,
-                share=0.5, effective=None, figure=None, usage=(),
+                by=by, amount="used", depth=2, name=name, queue="", target=None,
+                share=0.5, figure=None, usage=(),
             )
             for by, name in rows
         ],

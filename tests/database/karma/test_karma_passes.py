@@ -151,4 +151,4 @@ def test_shares_add_up_to_one_where_something_was_used(lives: list[Life]) -> Non
     with a_site(linear('half_life = "1d"', window=HOUR)) as (oar, accounting):
         live_through(oar, accounting, lives, [])
         rows = accounting.fairshare(now=NOW).rows
-        assert sum(row.share for row in rows) == (pytest.approx(1) if lives else 0)
+        assert sum(row.share or 0 for row in rows) == (pytest.approx(1) if lives else 0)

@@ -24,7 +24,7 @@ from oar_accounting.karma.report import (
     KarmaReport,
     Part,
 )
-from oar_accounting.karma.settings import read_karma
+from oar_accounting.karma.settings import check_lengths, read_karma
 from oar_accounting.karma.sums import UsageSums, sums_of
 from oar_accounting.karma.waiting import Waiters, waiters
 from oar_accounting.ledger import schema
@@ -150,7 +150,7 @@ class FairShare:
             rows, counts = by_oar.rows(self._stock(policy))
         else:
             queued = self._queued()
-            with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
+            with self._policy_sources(policy) as sources:
                 jobs = waiters(sources.connection, sources.site, queued)
                 rows, counts = _rows(policy, jobs, sources)
         return FairShareReport(
@@ -183,7 +183,7 @@ class FairShare:
             from oar_accounting.karma import by_oar
 
             return self._report(queued, *by_oar.karma_of(self._stock(policy), queued))
-        with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
+        with self._policy_sources(policy) as sources:
             jobs = waiters(sources.connection, sources.site, queued)
             return self._report(jobs.jobs, *_karma_of(policy, jobs, sources))
 
@@ -215,6 +215,13 @@ class FairShare:
             oar=self._oar,
             now=self.now,
         )
+
+    @contextmanager
+    def _policy_sources(self, policy: Linear | Shared | Dominant) -> Iterator[Sources]:
+        """What the policy needs. Raises as `sources`, and :class:`SettingsError`."""
+        with self.sources(_metrics_of(policy), self.rules.open_jobs) as sources:
+            check_lengths(policy, sources.site.terms.window, self._given.file)
+            yield sources
 
     @contextmanager
     def sources(self, wanted: Sequence[str], open_jobs: str) -> Iterator[Sources]:

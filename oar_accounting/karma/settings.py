@@ -1,11 +1,12 @@
 """The ``[karma]`` section of the settings, checked. Every mistake names file, key and remedy."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from oar_accounting.core.lengths import length_of
+from oar_accounting.core.lengths import DAY, length_of
 from oar_accounting.errors import SettingsError
+from oar_accounting.karma.policies.describe import length
 from oar_accounting.karma.policies.policy import (
     AMOUNTS,
     OPEN_JOBS,
@@ -67,6 +68,38 @@ def read_karma(table: Any, file: str, known: Sequence[str]) -> Karma:
         policy=readers[name](given, counted, known),
         open_jobs=given.one_of("open_jobs", OPEN_JOBS, OPEN_JOBS[0]),
     )
+
+
+def check_lengths(policy: Linear | Shared | Dominant, window: int, file: str) -> None:
+    """Raise :class:`SettingsError` where less time counts than the *window* of totals, seconds.
+
+    When within a window something was used is not known: what counts of it would be by chance.
+    """
+    if isinstance(policy, Linear):
+        counted = {f" term {n}": term.counted for n, term in enumerate(policy.terms, 1)}
+    else:
+        counted = {"": policy.counted}
+    for where, each in counted.items():
+        for key, seconds in _lengths(each.weighting):
+            if seconds < window:
+                shorter = next(d for d in range(min(seconds, DAY), 0, -1) if DAY % d == 0)
+                raise SettingsError(
+                    f"{file}: [karma]{where}: {key} of {length(seconds)} is shorter than the "
+                    f"windows of {length(window)} by which usage is kept; make it that long at "
+                    f"least, or set window = {shorter} outside of [karma] and run: oar-accounting "
+                    "rebuild"
+                )
+
+
+def _lengths(weighting: Weighting) -> Iterator[tuple[str, int]]:
+    """The keys that say how long something counts, and the seconds that they say."""
+    match weighting:
+        case HalfLife(seconds=seconds):
+            yield "half_life", seconds
+        case Steps(period=period):
+            yield "steps: period", period
+    if not isinstance(weighting, Steps) and weighting.length is not None:
+        yield "window", weighting.length
 
 
 def _linear(given: "_Table", counted: Counted, known: Sequence[str]) -> Linear:

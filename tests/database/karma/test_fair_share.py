@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 from sqlalchemy import Engine, insert
 
-from oar_accounting import Accounting, AmountOverflow, BadSpan, UnknownName
+from oar_accounting import Accounting, AmountOverflow, BadSpan, SettingsError, UnknownName
 from oar_accounting.karma.explain import explanation
 from oar_accounting.karma.report import FairShareRow, JobKarma
 from oar_accounting.ledger import schema
@@ -204,6 +204,17 @@ def test_with_nothing_used_at_all_nobody_is_before_another(engine: Engine) -> No
     assert report.job_id.tolist() == jobs
     assert report.karma.tolist() == [-0.1, -0.1]
     assert accounting.fairshare().rows == []
+
+
+def test_less_time_than_a_window_is_refused_with_the_way_out(oar: SmallOar, engine: Engine) -> None:
+    """Else bob's usage of early this morning would count as that of a minute ago."""
+    accounting = recorded(engine, linear('half_life = "6h"'))
+    for ask in (accounting.karma, accounting.fairshare, lambda: accounting.explain(3)):
+        with pytest.raises(SettingsError, match="half_life of 6 hours is shorter than the windows"):
+            ask()
+    accounting = opened(engine, linear('half_life = "6h"', window=6 * HOUR))
+    accounting.rebuild()
+    assert set(karmas(accounting)) == {"alice", "bob", "carol"}
 
 
 # -- what is not in the totals ----------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oar_accounting import SettingsError
 from oar_accounting.karma.policies.policy import Dominant, Linear, Shared, Stock
 from oar_accounting.karma.policies.weights import Flat, HalfLife, Steps
-from oar_accounting.karma.settings import POLICY_KEYS, read_karma
+from oar_accounting.karma.settings import POLICY_KEYS, check_lengths, read_karma
 
 KNOWN = ("resource", "node", "core", "gpu")
 TERM = {"by": "user", "metric": "core"}
@@ -147,6 +147,39 @@ def test_a_mistake_is_told_with_file_and_key(table: dict[str, Any], told: str) -
 def test_a_section_that_is_no_table_is_told() -> None:
     with pytest.raises(SettingsError, match=r"\[karma\] must be a table, not 'linear'"):
         read_karma("linear", "site.toml", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("time", "told"),
+    [
+        ({"half_life": "12h"}, "half_life of 12 hours is shorter than the windows of 1 day"),
+        ({"half_life": 86_399}, "half_life of 86399 seconds"),
+        ({"window": "1h"}, "window of 1 hour"),
+        ({"half_life": "7d", "window": "1h"}, "window of 1 hour"),
+        ({"steps": {"period": "6h", "factors": [1, 0.5]}}, "steps: period of 6 hours"),
+    ],
+)
+def test_less_time_than_a_window_is_refused(time: dict[str, Any], told: str) -> None:
+    """What counts of a window would be by chance."""
+    for table in (
+        {"policy": "fair_tree", "levels": ["user"], "metrics": ["core"]},
+        {"policy": "dominant", "metrics": ["core"]},
+    ):
+        with pytest.raises(SettingsError) as error:
+            check_lengths(read(**table, **time).policy, 86_400, "site.toml")
+        assert str(error.value).startswith(f"site.toml: [karma]: {told}")
+    karma = read(policy="linear", terms=[TERM, {**TERM, **time}])
+    with pytest.raises(SettingsError, match=r"^site.toml: \[karma\] term 2: "):
+        check_lengths(karma.policy, 86_400, "site.toml")
+    check_lengths(karma.policy, 3_600, "site.toml")
+
+
+def test_the_window_that_is_proposed_is_one_that_will_do() -> None:
+    policy = read(policy="dominant", metrics=["core"], half_life="5h").policy
+    with pytest.raises(SettingsError, match="set window = 17280 outside") as error:
+        check_lengths(policy, 86_400, "site.toml")
+    assert "oar-accounting rebuild" in str(error.value)
+    check_lengths(policy, 17_280, "site.toml")
 
 
 WORDS = st.sampled_from([*POLICY_KEYS, "user", "core", "7d", "site", "terms", "parent", "*"])

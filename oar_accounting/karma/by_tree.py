@@ -64,9 +64,10 @@ class Forest:
     weighed: Sequence[Weighed]  #: by metric, what the leaves used
 
 
-def judge(policy: Shared, jobs: Iterable[tuple[str, Path]], sources: Sources) -> Forest:
+def judge(
+    policy: Shared, paths: Paths, jobs: Iterable[tuple[str, Path]], sources: Sources
+) -> Forest:
     """What comes of the shares and of what was used, with these *jobs* in the trees."""
-    paths = Paths(policy, sources)
     entities = placed(sources.names, paths.of)
     usage = _leaf_usage(policy, entities, sources)
     leaves: dict[str, dict[Path, float]] = {}
@@ -208,7 +209,7 @@ def karma_of(policy: Shared, jobs: Waiters, sources: Sources) -> tuple[Floats, l
     """The karma of every job, and every node from the top of the tree to its leaf."""
     paths = Paths(policy, sources)
     places = [paths.of(names) for names in jobs.different]
-    trees = judge(policy, places, sources).trees
+    trees = judge(policy, paths, places, sources).trees
     karma = np.array([trees[queue].karma_at(path) for queue, path in places], np.float64)
     ways = [_way(trees[queue].leaves[path]) for queue, path in places]
     slots = sorted(set().union(*ways), key=lambda slot: (policy.levels.index(slot[0]), slot[1]))
@@ -287,7 +288,7 @@ def _unit(policy: Shared, sources: Sources) -> tuple[str, int]:
 def rows(policy: Shared, jobs: Waiters, sources: Sources) -> list[FairShareRow]:
     """The trees from the top down, of siblings the largest usage first; who waits is in them."""
     paths = Paths(policy, sources)
-    forest = judge(policy, map(paths.of, jobs.names), sources)
+    forest = judge(policy, paths, map(paths.of, jobs.different), sources)
     used = _used(policy, forest, sources)
     found: list[FairShareRow] = []
     for queue, tree in sorted(forest.trees.items()):

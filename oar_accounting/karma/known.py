@@ -4,7 +4,7 @@ Accounts are added, and renamed only where a user is forgotten; `Accounts.refres
 all tables may have been made anew, or read from a dump: then the pass that was the last is another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,6 +22,7 @@ class KnownAccounts:
     def __init__(self) -> None:
         self._accounts: Accounts | None = None
         self._entities: dict[tuple[Key, ...], Entities[Group]] = {}
+        self._paths: dict[Hashable, dict[Names, Any]] = {}
         self._last_pass: journal.Mark | None = None
 
     def refreshed(self, connection: Connection, site_id: int) -> Planned:
@@ -29,11 +30,11 @@ class KnownAccounts:
         last, self._last_pass = self._last_pass, journal.last_mark(connection, site_id)
         is_same = last == self._last_pass or journal.is_there(connection, site_id, last)
         if self._accounts is None or self._accounts.site_id != site_id or not is_same:
-            self._accounts, self._entities = Accounts(site_id), {}
+            self._accounts, self._entities, self._paths = Accounts(site_id), {}, {}
         before = self._accounts.revision
         self._accounts.refresh(connection)
         if self._accounts.revision != before:
-            self._entities = {}
+            self._entities, self._paths = {}, {}
         return Planned(self._accounts)
 
     def entities(
@@ -48,6 +49,13 @@ class KnownAccounts:
         if keys not in self._entities:
             self._entities[keys] = entities_by(names, keys)
         return self._entities[keys]
+
+    def paths(self, tree: Hashable) -> dict[Names, Any]:
+        """What was found of names in a *tree* in which nothing but these decides; to be added to.
+
+        It is given up where an account is added: so it does not grow with the names of all jobs.
+        """
+        return self._paths.setdefault(tree, {})
 
 
 def _by_name(keys: Sequence[Any]) -> bool:

@@ -33,11 +33,19 @@ class Paths:
         self._parents: Memberships | None = None
         if PROJECTS in policy.levels and PARENT in stored.known(connection, site.site_id):
             self._parents = stored.load(connection, site.site_id, PARENT)
+        #: What was found, by names, and what a name decides of it; for longer where that is all.
+        self._found: dict[Names, tuple[str, Path]] = {}
+        self._steps: dict[tuple[str, str], Path] = {}
+        if self._parents is None and all(key.members is None for key in self.keys.values()):
+            self._found = sources.known.paths((self._scoped, *self.keys.items()))
 
     def of(self, names: Names) -> tuple[str, Path]:
         """The queue, empty where all count together, and the path."""
-        path = tuple(step for level in self.keys for step in self._steps_of(level, names))
-        return value_of(self._queue, names, self._now) if self._scoped else "", path
+        if names not in self._found:
+            path = tuple(step for level in self.keys for step in self._steps_of(level, names))
+            queue = value_of(self._queue, names, self._now) if self._scoped else ""
+            self._found[names] = queue, path
+        return self._found[names]
 
     def steps(self, level: str, value: str) -> Path:
         """The part of a path that lies within a level: of a project, its parents come first."""
@@ -53,7 +61,11 @@ class Paths:
         return self._steps_of(level, (user, project, queue, value))
 
     def _steps_of(self, level: str, names: Names) -> Path:
-        return self.steps(level, value_of(self.keys[level], names, self._now))
+        key = self.keys[level]
+        decided_by = level, names[key.place]
+        if decided_by not in self._steps:
+            self._steps[decided_by] = self.steps(level, value_of(key, names, self._now))
+        return self._steps[decided_by]
 
 
 class DeclaredNodes:

@@ -27,11 +27,6 @@ class Waiters:
     different: list[Names]
     number: Ints  #: of each job, which of the different names it has
 
-    @property
-    def names(self) -> list[Names]:
-        """The names of every job."""
-        return [self.different[number] for number in self.number.tolist()]
-
     def values(self, key: Key, instant: int) -> list[str]:
         """What the key says of every job at an instant."""
         different = self.different_values(key, instant)

@@ -45,7 +45,8 @@ window = 3600
 unit = "MiB.s"
 sum = "memnode"
 per = "network_address"
-
+"""
+LINEAR = """
 [karma]
 policy = "linear"
 half_life = "7d"
@@ -62,6 +63,22 @@ metric = "node"
 by = "user"
 metric = "memory"
 """
+TREE = """
+[karma]
+policy = "{policy}"
+half_life = "7d"
+levels = ["queue", "projects", "user"]
+metrics = {{ resource = 1, node = 2, memory = 1 }}
+
+[karma.shares.user]
+user7 = {{ project49 = 3 }}
+"""
+#: What each policy is measured with.
+POLICIES = {
+    "linear": SETTINGS + LINEAR,
+    "tree": SETTINGS + TREE.format(policy="tree"),
+    "fair_tree": SETTINGS + TREE.format(policy="fair_tree"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -949,3 +949,33 @@ def test_nobody_sees_what_others_used_in_a_project_of_theirs(oar: SmallOar, engi
     assert [(row.name, row.usage[0].amount // DAY) for row in rows] == [
         ("alice", 3), ("q", 2), ("p", 1),
     ]  # fmt: skip
+
+
+# -- what is kept from one question to the next -----------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["tree", "fair_tree"])
+def test_paths_that_are_kept_do_not_outlive_what_they_were_made_of(
+    oar: SmallOar, engine: Engine, policy: str
+) -> None:
+    toml = lab_tree(policy, "", '["projects", "user"]')
+    accounting = recorded(engine, toml)
+
+    def asked_anew() -> list[JobKarma]:
+        return list(opened(engine, toml).karma())
+
+    assert list(accounting.karma()) == list(accounting.karma()) == asked_anew()
+    accounting.import_attributes("project,parent\np,lab\nq,lab\n")
+    assert list(accounting.karma()) == asked_anew()
+    assert len(only(accounting, "bob").parts) == 3
+    accounting.import_attributes("project,parent,valid_to\np,lab,2023-11-15\nq,lab,\n")
+    assert [list(accounting.karma(now=at)) for at in (T0 + HOUR, NOW)] == [
+        list(opened(engine, toml).karma(now=at)) for at in (T0 + HOUR, NOW)
+    ]
+    accounting.forget_user("bob")
+    assert list(accounting.karma()) == asked_anew()
+    oar.add_job(user="new", project="r", cores=4, start=NOW - DAY, stop=NOW)
+    wait(oar, "new", project="r")
+    assert list(accounting.karma()) == asked_anew()
+    accounting.catch_up()
+    assert list(accounting.karma()) == asked_anew()

@@ -982,6 +982,10 @@ def test_roles_that_may_do_too_little_or_too_much(site: Site, guest: Guest) -> N
         status = Accounting.examine(url=guest.url, root=site.machine.root)
         return [each for each in status.findings if each.level != "good"]
 
+    def praised() -> list[str]:
+        status = Accounting.examine(url=guest.url, root=site.machine.root)
+        return [each.said for each in status.findings if each.subject == "roles"]
+
     ours = schema.metadata.tables.keys()
     theirs = oar_tables.metadata.tables.keys() - {"job_types"}
     guest.grant("SELECT", [*ours, *theirs])
@@ -995,11 +999,13 @@ def test_roles_that_may_do_too_little_or_too_much(site: Site, guest: Guest) -> N
     assert found.said.startswith(f"the role {guest.name} cannot record: it may not write to")
     guest.grant("INSERT, UPDATE, DELETE", ours - {"accounting_schema"})
     assert roles() == []
+    assert praised() == ["may do what they must, and OAR's tables no harm"]
     guest.grant("UPDATE", ["jobs"])
     (found,) = roles()
     assert (found.subject, found.level) == ("roles", "warning")
     assert f"the role {guest.name} may change OAR's tables" in found.said
     assert Path(re.findall(r"\S+/roles\.sql", found.mend)[0]).exists()
+    assert praised() == [found.said]
 
 
 # -- the journal ------------------------------------------------------------------------------

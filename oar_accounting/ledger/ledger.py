@@ -209,8 +209,8 @@ class Book:
         spans = self.spans(jobs.job_id)
         rates = read_rates(self.connection, self.site.site_id, jobs.job_id)
         running = spans.stop_time == OPEN
-        if last_seen is not None:
-            # Where the terms grant a job so much and no more, that may have been still to come.
+        if last_seen is not None and self.site.terms.grace is not None:
+            # What the terms grant a job, and no more, may have been still to come.
             running |= (spans.asked == 0) & (spans.stop_time > last_seen)
         ends = np.where(running, spans.start_time if last_seen is None else last_seen, 0)
         stops = np.where(running, np.maximum(ends, spans.start_time), spans.stop_time)

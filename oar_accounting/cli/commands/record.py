@@ -34,9 +34,7 @@ def init(options: Options, dry_run: bool) -> None:
     Where the role may not create tables, the SQL to run as one that may is printed.
 
     \b
-    Examples:
-      oar-accounting --oar-conf /etc/oar/oar.conf init
-      oar-accounting init --dry-run
+    Example: oar-accounting --oar-conf /etc/oar/oar.conf init --dry-run
     """
     with options.accounting() as accounting:
         if dry_run:

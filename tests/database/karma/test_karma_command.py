@@ -183,7 +183,7 @@ def test_parts_stand_in_the_columns_of_their_level(site: list[str], database: Da
         ("projects", 0, "lab"), ("projects", 1, "p"), ("user", 2, "carol"),
     ]  # fmt: skip
     assert [(each["by"], each["depth"]) for each in by_id[4]] == [("projects", 0), ("user", 2)]
-    lines = run(*site, "karma", *AT).stdout.splitlines()
+    _, *lines = run(*site, "karma", *AT).stdout.splitlines()
     assert lines[0].split() == ["projects", "projects", "user"]
     rows = {line.split()[2]: line.rstrip() for line in lines[2:]}
     assert len(rows["3"].split()) == len(rows["4"].split()) + 1

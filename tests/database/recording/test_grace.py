@@ -133,10 +133,13 @@ def test_a_rebuild_switches_there_and_back(oar: SmallOar, engine: Engine) -> Non
 # -- what the doctor says -------------------------------------------------------------------------
 
 
+SUBJECTS = ("runaway jobs", "ends in future")
+
+
 def told(accounting: Accounting) -> dict[str, Finding]:
     """What the doctor says of jobs at times that cannot be."""
     findings = accounting.doctor().findings
-    return {each.subject: each for each in findings if each.subject.startswith("jobs that ")}
+    return {each.subject: each for each in findings if each.subject in SUBJECTS}
 
 
 def test_the_doctor_names_them_with_what_helps(oar: SmallOar, engine: Engine) -> None:

@@ -43,6 +43,7 @@ RESERVED = {
         "state",
     ),
     *("metric", "unit", "scale", "asked", "used", "name", "value", "kind"),
+    *("start", "stop", "timezone", "recorded_until", "accuracy", "place", "share", "jobs"),
     *("total", "window", "hour", "day", "week", "month", "quarter", "year"),
 }
 RESERVED_BEGINNINGS = ("opening", "adjusted")

@@ -59,8 +59,8 @@ def _notes_of(  # noqa: PLR0913 - as `notes`, of one attribute
         if bound not in (LOWEST, OPEN) and bound % window
     ]:
         yield (
-            f"{attribute}: {counted(len(within), 'change')} within a window of {window} s, where "
-            f"usage cannot be split: {listed(within)}"
+            f"{attribute}: {counted(len(within), 'change')} within a window of {window} s, all of "
+            f"which karma counts for the one before: {listed(within)}"
         )
     words = {*spans, *(value for some in spans.values() for _, _, value in some)}
     if blank := sorted(word for word in words if word != word.strip()):

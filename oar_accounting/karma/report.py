@@ -242,7 +242,8 @@ class Viewer:
             name if self._shows(part.by, name, project) else None
             for name, project in zip(part.names, projects, strict=True)
         ]
-        return replace(part, names=np.array(names, dtype=object))
+        # What is drawn towards the share of the name above tells what that one used.
+        return replace(part, names=np.array(names, dtype=object), effective=None)
 
     def _shows(self, by: str, name: str, of_project: str) -> bool:
         """False for a project of others, and for a share of what such a project used."""
@@ -261,7 +262,11 @@ class Viewer:
 
     def _shown(self, job: JobKarma) -> JobKarma:
         """The job with those parts that may be seen."""
-        parts = (part for part in job.parts if self._shows(part.by, part.name, part.of_project))
+        parts = (
+            replace(part, effective=None)
+            for part in job.parts
+            if self._shows(part.by, part.name, part.of_project)
+        )
         return replace(job, parts=tuple(parts))
 
     def fairshare(self, report: FairShareReport) -> FairShareReport:
@@ -285,5 +290,5 @@ class Viewer:
     def _row(self, row: FairShareRow) -> FairShareRow:
         """The row by itself; without its share of what a project of others used."""
         if self._shows(row.by, row.name, row.of_project):
-            return replace(row, depth=0)
+            return replace(row, depth=0, effective=None)
         return replace(row, depth=0, of_project="", share=None, figure=None)

@@ -86,8 +86,8 @@ def check_lengths(policy: Linear | Shared | Dominant, window: int, file: str) ->
                 raise SettingsError(
                     f"{file}: [karma]{where}: {key} of {length(seconds)} is shorter than the "
                     f"windows of {length(window)} by which usage is kept; make it that long at "
-                    f"least, or set window = {shorter} outside of [karma] and run: oar-accounting "
-                    "rebuild"
+                    f"least, or, where nothing was ever purged, set window = {shorter} outside of "
+                    "[karma] and run: oar-accounting rebuild"
                 )
 
 

@@ -35,6 +35,7 @@ def coverage(connection: Connection, own: Site, wanted: UsageQuery, now: int) ->
         now=now,
         recorded_until=min(passes) if passes and len(passes) == len(sites) else None,
         overdue_jobs=sum(len(_overdue(connection, site, wanted, now)) for site in sites),
+        grace=min((g for site in sites if (g := site.terms.grace) is not None), default=None),
     )
 
 
@@ -51,7 +52,11 @@ def _overdue(connection: Connection, site: Site, wanted: UsageQuery, now: int) -
 
 
 def _past_walltime(connection: Connection, site: Site, wanted: UsageQuery, now: int) -> Ints:
-    """The open jobs that held what they have beyond their walltime, and `LATE` more."""
+    """The open jobs that held what they have beyond their walltime, and `LATE` more.
+
+    Where a grace bounds what counts of them, they are past it as soon as it is used up.
+    """
+    late = LATE if site.terms.grace is None else min(LATE, site.terms.grace - 1)
     # Where open jobs count, they do so up to here: by then these should have ended.
     counted_to = [each for each in (wanted.as_of, wanted.stop) if each is not None]
     by = now if wanted.as_of is None else min(counted_to)
@@ -65,7 +70,7 @@ def _past_walltime(connection: Connection, site: Site, wanted: UsageQuery, now: 
             job.closed == schema.OPEN_JOB,
             job.state.in_([state for state in RUNNING if state not in PAUSED]),
             job.start_time > 1,
-            job.start_time + job.walltime < by - LATE,
+            job.start_time + job.walltime < by - late,
             *begun,
         ),
     )
@@ -74,5 +79,5 @@ def _past_walltime(connection: Connection, site: Site, wanted: UsageQuery, now: 
     ids, at = np.unique(used.job_id, return_inverse=True)
     held = np.zeros(len(ids), np.int64)
     np.add.at(held, at, np.maximum(np.minimum(used.stop_time, by) - used.start_time, 0))
-    late: Ints = ids[held > found.walltime[np.searchsorted(found.job_id, ids)] + LATE]
-    return late
+    past: Ints = ids[held > found.walltime[np.searchsorted(found.job_id, ids)] + late]
+    return past

@@ -124,6 +124,8 @@ class Coverage:
     #: Open jobs that should have ended: their walltime is over, and has been for some time. They
     #: have ended since the last catch-up, or OAR holds them.
     overdue_jobs: int
+    #: Seconds beyond their walltimes for which these count at most; None: as long as they last.
+    grace: int | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -164,6 +166,8 @@ class Coverage:
             jobs, they = "1 open job is past its walltime", "it"
         if self.as_of is None:
             return f"{jobs}: what {they} used is not counted"
+        if self.grace is not None:
+            return f"{jobs}: counted for no more than that and {self.grace} s"
         return f"{jobs}: counted as if {they} had not ended"
 
 

@@ -122,9 +122,9 @@ def _tell_json(rows: Iterable[Mapping[str, Any]], coverage: Coverage) -> None:
     opening = "["
     for row in rows:
         # A bucket has bounds of its own.
-        missing = {key: at for key, at in span.items() if key not in row}
         # One at a time: there may be millions.
-        text = json.dumps({**row, **missing, **recorded}, ensure_ascii=False)
+        missing = {key: at for key, at in (span | recorded).items() if key not in row}
+        text = json.dumps({**row, **missing}, ensure_ascii=False)
         click.echo(f"{opening}{text}", nl=False)
         opening = ",\n "
     click.echo("[]" if opening == "[" else "]")

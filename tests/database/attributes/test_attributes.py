@@ -625,8 +625,8 @@ def test_what_may_be_meant_otherwise_is_noted(engine: Engine) -> None:
     assert report.notes == (
         "laboratory: 1 gap between entries: 'alice' from 2023-11-14 until 2023-11-15",
         "laboratory: 5 of 7 recorded users without an entry: 'bob', 'chen', 'dora', 'emil', 'finn'",
-        "laboratory: 1 change within a window of 86400 s, where usage cannot be split: 'Bob' "
-        "2023-11-14T12:00:00",
+        "laboratory: 1 change within a window of 86400 s, all of which karma counts for the one "
+        "before: 'Bob' 2023-11-14T12:00:00",
         "laboratory: 1 name with a blank at the beginning or end, which is a part of it: ' LIG'",
         "1 of 3 users of the file without a recorded job, or mistyped: 'Bob'",
     )

@@ -935,8 +935,11 @@ def test_nobody_sees_what_a_parent_project_used(
     for part in (*job.parts, *told.job.parts):
         assert part.name not in ("lab", "q", "r", "s")
         assert part.of_project in ("", "p")
+        # It is drawn towards the share of lab.
+        assert part.effective is None
     for row in own.fairshare().rows:
         assert (row.by, row.name) in (("user", "alice"), ("projects", "p"))
+        assert row.effective is None
         # A share of what lab used, together with one's own usage, would tell it, too.
         for used in row.usage:
             assert not row.share or used.usage / row.share != pytest.approx(11 * DAY)

@@ -130,6 +130,18 @@ def test_a_rebuild_switches_there_and_back(oar: SmallOar, engine: Engine) -> Non
     assert Recorded(accounting).everything() == before
 
 
+@pytest.mark.parametrize("grace", [0, 600, 3600])
+def test_reports_tell_of_jobs_past_their_walltime_whatever_the_grace(
+    oar: SmallOar, engine: Engine, grace: int
+) -> None:
+    accounting = opened(engine, f"grace = {grace}\n")
+    accounting.catch_up()
+    found = accounting.coverage(("user",), as_of=NOW)
+    assert found.overdue_jobs == 1
+    said = f"1 open job is past its walltime: counted for no more than that and {grace} s"
+    assert said in found.notes()
+
+
 # -- what the doctor says -------------------------------------------------------------------------
 
 

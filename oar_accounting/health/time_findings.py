@@ -89,9 +89,11 @@ def _to_come_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> 
         f"{_many(rows)}: for OAR, job {rows.job_id[last]} ended on {formats.date(stop)}, in "
         f"{formats.lasting(stop - now)}; {_counting(given, terms)}"
     )
-    if terms.grace is not None:
+    if terms.grace is not None or terms.profile == "classic":
         return Finding("good", "ends in future", said)
-    mend = f"editor {quoted(Path(given.file))} && oar-accounting rebuild --from-oar"
+    mend = "oar-accounting rebuild --from-oar"
+    if given.grace is None:
+        mend = f"editor {quoted(Path(given.file))} && {mend}"
     return Finding("warning", "ends in future", said, mend)
 
 

@@ -211,9 +211,11 @@ class Book:
         running = spans.stop_time == OPEN
         if last_seen is not None and self.site.terms.grace is not None:
             # What the terms grant a job, and no more, may have been still to come.
-            running |= (spans.asked == 0) & (spans.stop_time > last_seen)
+            unended = np.isin(spans.job_id, jobs.job_id[jobs.closed == schema.OPEN_JOB])
+            running |= unended & (spans.asked == 0)
         ends = np.where(running, spans.start_time if last_seen is None else last_seen, 0)
-        stops = np.where(running, np.maximum(ends, spans.start_time), spans.stop_time)
+        until = np.minimum(np.maximum(ends, spans.start_time), spans.stop_time)
+        stops = np.where(running, until, spans.stop_time)
         spans = replace(spans, stop_time=stops)
         stopped = dict(zip(spans.job_id[running].tolist(), stops[running].tolist(), strict=True))
         count = len(jobs)

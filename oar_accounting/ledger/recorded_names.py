@@ -29,10 +29,12 @@ class RecordedNames:
 
     def name(self, name: str) -> str:
         """What is recorded for the name of a user or project of OAR."""
-        # Who was forgotten in either spelling stays so.
         found = self._forgotten.name(name)
-        if found == name and self._decoding:
-            return self._forgotten.name(decoded(name))
+        if found == name and (shown := decoded(name)) != name:
+            # Who was forgotten in either spelling stays so.
+            other = self._forgotten.name(shown)
+            if self._decoding or other != shown:
+                return other
         return found
 
     def rows(self, rows: JobRows) -> JobRows:

@@ -78,6 +78,11 @@ def holds_nothing(types: Sequence[str], terms: Terms) -> bool:
     return any(kind.startswith("inner=") for kind in types)
 
 
+def is_container(types: Sequence[str]) -> bool:
+    """True for a job within which others run."""
+    return any(kind.partition("=")[0] == "container" for kind in types)
+
+
 def impossible(rows: JobRows, where: Phases) -> dict[int, str]:
     """The jobs that held resources at times that cannot be, with the reason."""
     trouble: dict[int, str] = {}

@@ -88,11 +88,16 @@ class LaunchLogs:
 
 
 def _launched_only(block: Ints) -> Select[Any]:
-    """The jobs with a row of Launching and none of what follows."""
-    logs = oar_tables.state_logs.c
+    """The jobs with a row of Launching and none of what follows, that did not end well.
+
+    OAR 2 goes on where it cannot write that a job is Running: what is Terminated did run.
+    """
+    logs, jobs = oar_tables.state_logs.c, oar_tables.jobs
     ran = func.max(case((logs.job_state.in_(HAS_RUN), 1), else_=0))
     return (
         select(logs.job_id)
+        .join_from(oar_tables.state_logs, jobs, jobs.c.job_id == logs.job_id)
+        .where(jobs.c.state != "Terminated")
         .where(among(block, logs.job_id), logs.job_state.in_(("Launching", *HAS_RUN)))
         .group_by(logs.job_id)
         .having(ran == 0)

@@ -21,6 +21,7 @@ from oar_accounting.recording.identity import check_identity
 from oar_accounting.recording.pages import ledger_pages, oar_pages, unrecorded
 from oar_accounting.recording.passes import Pass, Shown, Tally
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.spellings import merged_names
 
 
 def catch_up(runs: Runs, *, full: bool, wait: bool, progress: Progress | None) -> PassReport:
@@ -32,6 +33,9 @@ def catch_up(runs: Runs, *, full: bool, wait: bool, progress: Progress | None) -
     with runs.noted("catch-up", wait=wait) as entry:
         site = runs.site()
         found = runs.notices(site) + check_identity(runs.ledger, runs.oar, site)
+        if full:
+            # All names of OAR are read for that.
+            found += merged_names(runs.oar, site)
         recheck = runs.given.recheck_days * DAY
         last_pass = entry.began if site.last_pass is None else site.last_pass
         if entry.began - last_pass > DAY:

@@ -69,7 +69,8 @@ def notices(
                 f"{key} is {new!r} in the settings, {old!r} as recorded: "
                 "oar-accounting rebuild --from-oar"
             )
-    if terms.grace != site.terms.grace:
+    bounded = {terms.profile, site.terms.profile} != {"classic"}
+    if terms.grace != site.terms.grace and bounded:
         lines.append(
             f"grace is {_granted(terms)} in the settings, {_granted(site.terms)} as recorded: "
             "oar-accounting rebuild --from-oar"

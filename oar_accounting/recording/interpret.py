@@ -13,7 +13,14 @@ from oar_accounting.core.columns import Bools, JobRows, Rates, Spans, ints
 from oar_accounting.core.windows import too_large
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book
-from oar_accounting.oar.job_rules import Terms, holds_nothing, impossible, phases, spans_of
+from oar_accounting.oar.job_rules import (
+    Terms,
+    holds_nothing,
+    impossible,
+    is_container,
+    phases,
+    spans_of,
+)
 from oar_accounting.oar.snapshot import Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings, Types
 
@@ -54,7 +61,10 @@ def held_by_jobs(  # noqa: PLR0913 - one reading
     where = phases(rows, terms)
     inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
     entitled = (where.holding | where.closed) & (rows.moldable > 0) & ~np.array(inner, np.bool_)
-    holders = rows.take(entitled & ~_never_ran(snapshot, terms, rows, entitled & where.closed))
+    # What is within a container counts as the container's, which must count for that.
+    alone = [not is_container(types.get(job, ())) for job in rows.job_id.tolist()]
+    ended = entitled & where.closed & np.array(alone, np.bool_)
+    holders = rows.take(entitled & ~_never_ran(snapshot, terms, rows, ended))
     if if_any and not len(holders):
         held = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
     else:

@@ -23,6 +23,7 @@ from oar_accounting.recording.declared import check_properties, declared_terms
 from oar_accounting.recording.pages import ledger_pages, oar_pages
 from oar_accounting.recording.passes import Pass, Shown
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.spellings import merged_names
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
 
@@ -49,7 +50,9 @@ def rebuild(
                 f"what ended before {formats.date(site.purged_before)} was purged: it stays "
                 "as it was recorded, and counts in no metric that was added since"
             )
-        entry.report = runs.report(work.tally, runs.notices(runs.site()) + found)
+        site = runs.site()
+        found = runs.notices(site) + merged_names(runs.oar, site) + found
+        entry.report = runs.report(work.tally, found)
     return entry.report
 
 

@@ -14,7 +14,6 @@ from oar_accounting.ledger.records import PassReport, Problem
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.declared import check_properties, declared_terms, notices
 from oar_accounting.recording.passes import Tally
-from oar_accounting.recording.spellings import merged_names
 from oar_accounting.settings.load import Settings
 
 
@@ -81,7 +80,9 @@ class Runs:
             stored = stored_metrics(connection, site.site_id)
         terms = declared_terms(self.given, self.oar)
         told = notices(site, terms, self.given.metrics, stored)
-        return told + merged_names(self.oar, site)
+        if site.terms.profile == "default" and (unread := self.oar.launches_unread()):
+            told.append(f"jobs that OAR gave up before they ran are counted: {unread}")
+        return told
 
     def report(self, tally: Tally, found: Sequence[str]) -> PassReport:
         """What is told of a pass, with the notices that were *found*."""

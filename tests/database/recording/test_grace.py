@@ -130,6 +130,39 @@ def test_a_rebuild_switches_there_and_back(oar: SmallOar, engine: Engine) -> Non
     assert Recorded(accounting).everything() == before
 
 
+def test_a_job_that_had_ended_and_that_oar_deleted_keeps_what_it_used(
+    engine: Engine, clock: Clock
+) -> None:
+    """It was recorded by the hook, after the last pass."""
+    oar = SmallOar(engine)
+    accounting = opened(engine, GRACE)
+    accounting.catch_up()
+    start = NOW + 100
+    job = oar.add_job(user="bob", state="Finishing", start=start, stop=start + HOUR)
+    oar.add_state(job, "Launching", start, start + 5)
+    oar.add_state(job, "Running", start + 5, start + HOUR)
+    clock.now = start + HOUR + 1
+    accounting.record([job])
+    assert used(accounting, None) == {"bob": 1}
+    oar.remove_job(job)
+    accounting.catch_up()
+    assert used(accounting, None) == {"bob": 1}
+
+
+def test_a_runaway_that_oar_deleted_ends_when_it_was_last_seen(
+    engine: Engine, clock: Clock
+) -> None:
+    oar = SmallOar(engine)
+    job = oar.add_job(user="bob", state="Running", start=NOW - 9 * HOUR)
+    accounting = opened(engine, "grace = 60\n")
+    accounting.catch_up()
+    oar.remove_job(job)
+    clock.now = NOW + DAY
+    accounting.catch_up()
+    (row,) = accounting.efficiency(("user",), ("resource",), start=NOW - DAY, stop=NOW + DAY)
+    assert (row.group, row.used) == (("bob",), 8 * (2 * HOUR + 60))
+
+
 @pytest.mark.parametrize("grace", [0, 600, 3600])
 def test_reports_tell_of_jobs_past_their_walltime_whatever_the_grace(
     oar: SmallOar, engine: Engine, grace: int

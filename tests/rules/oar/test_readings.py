@@ -301,6 +301,14 @@ def test_a_job_that_never_ran_has_its_row_and_asked_for_nothing(
         states=[("Launching", T0, T0 + 9), ("Running", T0 + 9, T0 + HOUR)],
     ),
     Case("failed-and-without-logs", {"state": "Error"}),
+    # OAR 2 goes on where it cannot write that a job is Running.
+    Case("ended-well-and-lost-a-row", {}, states=[("Launching", T0, T0 + 9)]),
+    # Or who is within it would count nowhere.
+    Case(
+        "container-that-failed",
+        {"state": "Error", "types": ("container",)},
+        states=[("Launching", T0, T0 + 9)],
+    ),
     Case(
         "launched-and-suspended",
         {"state": "Error", "pauses": [(T0 + 100, T0 + 300)]},

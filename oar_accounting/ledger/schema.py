@@ -491,9 +491,7 @@ def _add_column(database: str, column: Column[Any]) -> str:
     described = compiler.get_column_specification(column)
     if column.server_default is None:
         described = described.removesuffix(" NOT NULL")
-    # SQLite adds no column with a default in brackets, and takes the number without.
-    described = described.replace(f"({FROM_START})", str(FROM_START))
-    return f"ALTER TABLE {column.table.name} ADD COLUMN {described}"
+    return _plain_defaults(f"ALTER TABLE {column.table.name} ADD COLUMN {described}")
 
 
 def _rekey(database: str, table: Table) -> list[str]:
@@ -525,7 +523,15 @@ def _created(database: str, tables: Sequence[Table]) -> str:
         ]
     texts = [str(statement).strip().replace("\t", "    ") for statement in statements]
     lines = "\n".join(f"{text};\n" for text in texts).splitlines()
-    return "\n".join(line.rstrip() for line in lines)
+    return _plain_defaults("\n".join(line.rstrip() for line in lines))
+
+
+def _plain_defaults(statement: str) -> str:
+    """The same without brackets around a number below zero, which not every SQLAlchemy writes.
+
+    SQLite adds no column with such a default.
+    """
+    return statement.replace(f"({FROM_START})", str(FROM_START))
 
 
 def is_complete(connection: Connection) -> bool:

@@ -60,7 +60,7 @@ CREATE TABLE accounting_rates_new (
     metric_id INTEGER NOT NULL,
     asked BIGINT NOT NULL,
     used BIGINT NOT NULL,
-    start_time BIGINT DEFAULT (-9223372036854775807) NOT NULL,
+    start_time BIGINT DEFAULT -9223372036854775807 NOT NULL,
     PRIMARY KEY (site_id, job_id, account_id, metric_id, start_time)
 )
  WITHOUT ROWID;

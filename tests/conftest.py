@@ -155,16 +155,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let a run without --whole be one that people wait for."""
     chosen = None if config.getoption("--databases") else _chosen_kinds(config)
+    repeated = _repeated(items) if chosen else set()
     left_out = [
         item
         for item in items
-        if (item.get_closest_marker("slow") and not _is_named(config, item))
+        if (not _is_named(config, item) and (item.get_closest_marker("slow") or item in repeated))
         or (chosen and (kind := _kind_of(item)) and kind not in chosen)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
+
+
+def _repeated(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests with other parameters than the first, on a server: SQLite tries them all."""
+    seen: set[tuple[Kind, Path, str]] = set()
+    found: set[pytest.Item] = set()
+    for item in items:
+        kind = _kind_of(item)
+        if kind is None or kind == "sqlite" or item.get_closest_marker("databases"):
+            continue
+        key = (kind, item.path, getattr(item, "originalname", item.name))
+        if key in seen:
+            found.add(item)
+        seen.add(key)
+    return found
 
 
 def _is_named(config: pytest.Config, item: pytest.Item) -> bool:

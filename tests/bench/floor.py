@@ -27,11 +27,11 @@ COPIED = {
     schema.jobs.name: "SELECT * FROM accounting_jobs ORDER BY site_id, job_id",
     schema.spans.name: "SELECT * FROM accounting_spans ORDER BY site_id, job_id, asked, start_time",
     schema.rates.name: "SELECT * FROM accounting_rates "
-    "ORDER BY site_id, job_id, account_id, metric_id",
+    "ORDER BY site_id, job_id, account_id, metric_id, start_time",
 }
 STAGE = text(
     "CREATE UNLOGGED TABLE floor_staged AS SELECT * FROM accounting_totals "
-    "ORDER BY window_start, account_id, metric_id"
+    "ORDER BY site_id, window_start, account_id, metric_id"
 )
 AGGREGATE = text(
     """
@@ -59,11 +59,11 @@ RATES = text(
 )
 TOTALS = text(
     """
-    INSERT INTO floor.accounting_totals (window_start, account_id, metric_id, asked, used)
-    SELECT window_start, account_id, metric_id, asked, used
+    INSERT INTO floor.accounting_totals (site_id, window_start, account_id, metric_id, asked, used)
+    SELECT site_id, window_start, account_id, metric_id, asked, used
     FROM floor_staged
-    ORDER BY window_start, account_id, metric_id
-    ON CONFLICT (window_start, account_id, metric_id) DO UPDATE
+    ORDER BY site_id, window_start, account_id, metric_id
+    ON CONFLICT (site_id, window_start, account_id, metric_id) DO UPDATE
     SET asked = accounting_totals.asked + excluded.asked,
         used = accounting_totals.used + excluded.used
     """

@@ -34,7 +34,7 @@ from tests.servers import KINDS, TITLES, MissingServerError, Server, Servers, fr
 #: What any karma of the three metrics would have to read, and nothing of what it makes of it.
 PEER = text(
     "SELECT account_id, metric_id, sum(used), sum(asked) FROM accounting_totals"
-    " WHERE window_start >= :begin GROUP BY 1, 2"
+    " WHERE site_id = 1 AND window_start >= :begin GROUP BY 1, 2"
 )
 COUNTED = (schema.accounts, schema.totals, schema.days)
 Figures = dict[str, Any]

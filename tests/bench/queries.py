@@ -32,7 +32,8 @@ PEER = text(
     "SELECT a.user_name, a.project, t.metric_id, SUM(t.asked), SUM(t.used)"
     " FROM accounting_totals t"
     " JOIN accounting_accounts a ON a.account_id = t.account_id"
-    " WHERE t.window_start >= :start AND t.window_start < :stop GROUP BY 1, 2, 3"
+    " WHERE t.site_id = 1 AND t.window_start >= :start AND t.window_start < :stop"
+    " GROUP BY 1, 2, 3"
 )
 #: The same of a series by user and day.
 PEER_OF_DAYS = text(
@@ -40,7 +41,8 @@ PEER_OF_DAYS = text(
     " SUM(t.asked), SUM(t.used)"
     " FROM accounting_totals t"
     " JOIN accounting_accounts a ON a.account_id = t.account_id"
-    " WHERE t.window_start >= :start AND t.window_start < :stop GROUP BY 1, 2, 3"
+    " WHERE t.site_id = 1 AND t.window_start >= :start AND t.window_start < :stop"
+    " GROUP BY 1, 2, 3"
 )
 COUNTED = (schema.jobs, schema.spans, schema.rates, schema.totals, schema.days, schema.accounts)
 

@@ -199,7 +199,7 @@ class _Calls:
     def fill(self) -> None:
         """Let jobs wait, and see in which order they should start."""
         self._config().touch(0o600)
-        given = f'oar_url = "{self.url}"\n{karma_data.SETTINGS}'
+        given = f'oar_url = "{self.url}"\n{karma_data.POLICIES["linear"]}'
         self._config().write_text(given, encoding="utf-8")
         with Accounting.open(config=self._config()) as accounting:
             karma_data.fill(self.engine, accounting, self.size)
@@ -279,7 +279,7 @@ class _Rounds:
     def fill(self) -> None:
         """A month of OAR 3, with jobs that wait."""
         config = self.directory / "accounting.toml"
-        config.write_text(karma_data.SETTINGS, encoding="utf-8")
+        config.write_text(karma_data.POLICIES["linear"], encoding="utf-8")
         conf = write_conf(self.url, self.directory)
         self.conf = conf.read_text(encoding="utf-8")
         _fill(self.engine, conf, config, self.size)

@@ -840,15 +840,17 @@ def test_a_real_command_posts_and_a_dry_run_does_not(site: Site) -> None:
         "user   project  queue    metric  unit    asked  used\n"
         "alice  default  default  node    node·h   -2.0  -1.0\n"
     )
+    span = "2023-11-14 00:00 to before 2023-11-15 00:00, UTC\n"
     assert (dry.returncode, dry.stdout) == (
         0,
-        f"{table}1 job, 2 lines; a dry run: nothing was posted\n",
+        f"{span}{table}1 job, 2 lines; a dry run: nothing was posted\n",
     )
     assert site.accounting.adjustments() == []
     done = process(*command, *between, "--metric", "node", SUDO_USER="zoë")
-    assert done.stdout == f"{table}1 job, 2 lines; adjustment 1 posted\n"
+    assert done.stdout == f"{span}{table}1 job, 2 lines; adjustment 1 posted\n"
     again = process(*command, *between, "--metric", "node", SUDO_USER="")
-    assert (again.returncode, again.stdout) == (0, "nothing to adjust: nothing was posted\n")
+    nothing = f"{span}nothing to adjust: nothing was posted\n"
+    assert (again.returncode, again.stdout) == (0, nothing)
     assert "note: 1 job is adjusted already, by adjustment 1, and left out there: 1" in again.stderr
     back = process("--url", site.url, "adjust", "--counter", "1", "--reason", "no", SUDO_USER="")
     assert back.stdout == table.replace("-", " ") + "1 job, 2 lines; adjustment 2 posted\n"

@@ -856,8 +856,8 @@ def test_a_file_or_standard_input_is_imported(
     command = ("--url", database.url, "attributes")
     dry = process(*command, "import", str(file), "--dry-run")
     assert dry.stdout == (
-        "laboratory: 3 entries of 2 users; 3 added, 0 removed, 0 changed; times in UTC; nothing was "
-        "written\n"
+        "laboratory: 3 entries of 2 users; 3 added, 0 removed, 0 changed; times in UTC; nothing "
+        "was written\n"
     )
     done = from_stdin(MOVED.encode(), *command, "import", "-")
     assert (done.returncode, done.stdout) == (

@@ -60,6 +60,9 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=QUICK)
 hypothesis.settings.register_profile(
     "whole", deadline=None, max_examples=WHOLE, print_blob=True, derandomize=True
 )
+#: The tests that start programs, and how many cases of each are tried where people wait.
+SYSTEM = Path(__file__).parent / "system"
+FEW_PROGRAMS = 3
 #: What one waits for: without --whole, tests run on these alone.
 QUICK_KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
 
@@ -169,17 +172,24 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _repeated(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The tests with other parameters than the first, on a server: SQLite tries them all."""
-    seen: set[tuple[Kind, Path, str]] = set()
+    """The tests with more parameters than are tried where people wait.
+
+    On a server the first ones only: SQLite tries them all. Of what starts programs, a few.
+    """
+    seen: Counter[tuple[Kind | None, Path, str]] = Counter()
     found: set[pytest.Item] = set()
     for item in items:
         kind = _kind_of(item)
-        if kind is None or kind == "sqlite" or item.get_closest_marker("databases"):
+        if kind in ("postgresql", "mariadb") and not item.get_closest_marker("databases"):
+            most = 1
+        elif kind is None and item.path.is_relative_to(SYSTEM):
+            most = FEW_PROGRAMS
+        else:
             continue
         key = (kind, item.path, getattr(item, "originalname", item.name))
-        if key in seen:
+        seen[key] += 1
+        if seen[key] > most:
             found.add(item)
-        seen.add(key)
     return found
 
 

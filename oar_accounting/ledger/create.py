@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, Table, func, inspect, select
 
 from oar_accounting.database import dialects, table_changes
 from oar_accounting.errors import DatabaseError, SchemaError
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import schema, versions
 from oar_accounting.ledger.ledger import check_version
 from oar_accounting.ledger.records import UpgradePlan, UpgradeStep
 
@@ -30,7 +30,7 @@ def plan_upgrade(engine: Engine) -> UpgradePlan:
         database = dialects.database_name(engine)
         times: dict[Table, float] = {}
         for version in range(found + 1, schema.VERSION + 1):
-            for table, times_longer in schema.TAKES_TIME.get(version, {}).items():
+            for table, times_longer in versions.TAKES_TIME.get(version, {}).items():
                 times[table] = times.get(table, 0) + times_longer
         there = [table for table in times if inspect(connection).has_table(table.name)]
         return UpgradePlan(
@@ -60,7 +60,7 @@ def create_tables(engine: Engine, wait: Callable[[float], None]) -> bool:
         try:
             dialects.let_readers_in(engine)
             with dialects.writing(engine) as connection:
-                schema.create(connection)
+                versions.create(connection)
             return True
         except DatabaseError as error:
             # Another process may be creating them at this moment.
@@ -79,9 +79,9 @@ def _missing_ddl(engine: Engine) -> str:
     with dialects.reading(engine) as connection:
         version = schema.version_of(connection)
     if version is None:
-        return schema.ddl(database)
+        return versions.ddl(database)
     missing = range(version + 1, schema.VERSION + 1)
-    return "\n".join(schema.upgrade_ddl(database, each) for each in missing)
+    return "\n".join(versions.upgrade_ddl(database, each) for each in missing)
 
 
 def _are_there(engine: Engine) -> bool:

@@ -94,18 +94,7 @@ def load_settings(
     version = given.whole("oar_version", 2, 3) if "oar_version" in table else None
     needed = url is None and "oar_url" not in table
     conf = _oar_conf(oar_conf, environ, needed=needed, version=version)
-    if url is not None:
-        oar_url = parse_url(url)
-    elif "oar_url" in table:
-        oar_url = given.url("oar_url")
-    else:
-        oar_url = conf.url(password="oar_password_file" not in table)
-    oar_url = given.with_password(oar_url, "oar_password_file")
-    if "password_file" in table and "url" not in table:
-        raise SettingsError(f"{file}: password_file goes with url; OAR's is oar_password_file")
-    own = oar_url
-    if "url" in table:
-        own = given.with_password(given.url("url"), "password_file")
+    oar_url, own = _urls(url, given, conf)
     holding = dict.fromkeys((*conf.holding, *given.holding))
     return Settings(
         oar_url=oar_url,
@@ -131,6 +120,25 @@ def load_settings(
             *filter(None, map(passwords.readable_by_all, holding)),
         ),
     )
+
+
+def _urls(url: str | URL | None, given: "_Toml", conf: OarConf) -> tuple[URL, URL]:
+    """OAR's database and ours, with their passwords. Raises :class:`SettingsError`."""
+    table = given.table
+    if url is not None:
+        oar_url = parse_url(url)
+    elif "oar_url" in table:
+        oar_url = given.url("oar_url")
+    else:
+        oar_url = conf.url(password="oar_password_file" not in table)
+    oar_url = given.with_password(oar_url, "oar_password_file")
+    if "url" in table:
+        return oar_url, given.with_password(given.url("url"), "password_file")
+    if "password_file" in table:
+        raise SettingsError(
+            f"{given.file}: password_file goes with url; OAR's is oar_password_file"
+        )
+    return oar_url, oar_url
 
 
 def with_karma_of(given: Settings, file: str | Path) -> Settings:
@@ -207,8 +215,8 @@ class _Toml:
     """The checked values of the TOML file."""
 
     def __init__(self, file: str, table: Mapping[str, Any]) -> None:
-        self._file = file
-        self._table = table
+        self.file = file
+        self.table = table
         self.holding: list[str] = []  #: the files in which a password was found
         self.password_files: list[str] = []  #: those that hold nothing else
         for key in table:
@@ -219,20 +227,20 @@ class _Toml:
 
     def _wrong(self, key: str, expected: str) -> SettingsError:
         secret = "url" in key or "password" in key
-        shown = "what is there" if secret else repr(self._table[key])
-        return SettingsError(f"{self._file}: {key} must be {expected}, not {shown}")
+        shown = "what is there" if secret else repr(self.table[key])
+        return SettingsError(f"{self.file}: {key} must be {expected}, not {shown}")
 
     def text(self, key: str, default: str) -> str:
-        value = self._table.get(key, default)
+        value = self.table.get(key, default)
         if not isinstance(value, str):
             raise self._wrong(key, "a text")
         return value
 
     def site(self) -> str:
-        return checked_site(self.text("site", "oar"), f"{self._file}: site")
+        return checked_site(self.text("site", "oar"), f"{self.file}: site")
 
     def whole(self, key: str, lowest: int, highest: int) -> int:
-        value = self._table[key]
+        value = self.table[key]
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, "a whole number")
         if not lowest <= value <= highest:
@@ -240,14 +248,14 @@ class _Toml:
         return value
 
     def one_of(self, key: str, known: tuple[str, ...]) -> str:
-        value = self._table.get(key, known[0])
+        value = self.table.get(key, known[0])
         if value not in known:
             raise self._wrong(key, "one of " + ", ".join(map(repr, known)))
         return str(value)
 
     def timezone(self) -> str:
         """The name of a time zone."""
-        if "timezone" not in self._table:
+        if "timezone" not in self.table:
             return "UTC"
         # Most commands have no need of zones.
         from oar_accounting.core import periods
@@ -264,17 +272,17 @@ class _Toml:
         try:
             url = parse_url(self.text(key, ""))
         except SettingsError as error:
-            raise SettingsError(f"{self._file}: {key}: {error}") from None
+            raise SettingsError(f"{self.file}: {key}: {error}") from None
         if url.password:
-            self.holding.append(self._file)
+            self.holding.append(self.file)
         return url
 
     def with_password(self, url: URL, key: str) -> URL:
         """The *url* with the password from the file that *key* names, if it names one."""
-        if key not in self._table or url.get_backend_name() == "sqlite":
+        if key not in self.table or url.get_backend_name() == "sqlite":
             return url
         # Its name is not shown: by mistake it may be the password itself.
-        shown = f"{self._file}: the file that {key} names"
+        shown = f"{self.file}: the file that {key} names"
         file = self.text(key, "")
         password = read_password(Path(file), shown)
         self.holding.append(file)
@@ -282,22 +290,22 @@ class _Toml:
         return url.set(password=password)
 
     def metrics(self) -> tuple[Metric, ...]:
-        tables = self._table.get("metrics", {})
+        tables = self.table.get("metrics", {})
         if not isinstance(tables, dict):
             raise self._wrong("metrics", "tables like [metrics.core]")
         metrics = []
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise SettingsError(
-                    f"{self._file}: metrics.{name} must be a table, [metrics.{name}], not {table!r}"
+                    f"{self.file}: metrics.{name} must be a table, [metrics.{name}], not {table!r}"
                 )
-            metrics.append(parse_metric(name, table, self._file))
+            metrics.append(parse_metric(name, table, self.file))
         if all(metric.form != "formula" for metric in metrics):
             return tuple(metrics)
         # Few sites have formulas, and every command would wait for what reads them.
         from oar_accounting.metrics.composed import compose
 
-        return compose(metrics, self._file)
+        return compose(metrics, self.file)
 
 
 # -- oar.conf ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from oar_accounting.cli.terminal.exits import command, fail
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats
 from oar_accounting.database import dialects
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import schema, versions
 from oar_accounting.ledger.records import UpgradePlan
 
 
@@ -188,7 +188,9 @@ def print_schema(options: Options, database: str | None, version: int | None, dr
         with options.accounting() as accounting:
             database = dialects.database_name(accounting.engine)
     if drop:
-        text = schema.drop_ddl()
+        text = versions.drop_ddl()
     else:
-        text = schema.ddl(database) if version is None else schema.upgrade_ddl(database, version)
+        text = (
+            versions.ddl(database) if version is None else versions.upgrade_ddl(database, version)
+        )
     click.echo(text, nl=False)

@@ -27,7 +27,7 @@ from oar_accounting.cli.terminal import status_screen
 from oar_accounting.errors import AccountingError
 from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.health.records import Backlog
-from oar_accounting.ledger import journal, schema
+from oar_accounting.ledger import journal, schema, versions
 from oar_accounting.ledger.records import PassRecord
 from oar_accounting.oar import oar_tables
 from oar_accounting.recording.passes import Pass
@@ -260,7 +260,7 @@ def test_nothing_is_written(site: Site) -> None:
 
 
 def test_the_tables_are_missing_then_the_site_and_then_all_is_well(site: Site) -> None:
-    site.sql(*filter(str.strip, schema.drop_ddl().split(";")))
+    site.sql(*filter(str.strip, versions.drop_ddl().split(";")))
     no_tables = site.only("our tables")
     assert "are not there" in no_tables.said
     assert no_tables.mend == "oar-accounting init"
@@ -275,7 +275,7 @@ def test_the_tables_are_missing_then_the_site_and_then_all_is_well(site: Site) -
 
 def test_tables_of_an_older_version(site: Site) -> None:
     site.sql(
-        *(f"DROP TABLE {table.name}" for tables in schema.ADDED.values() for table in tables),
+        *(f"DROP TABLE {table.name}" for tables in versions.ADDED.values() for table in tables),
         "UPDATE accounting_schema SET version = 1",
     )
     found = site.only("our tables")

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, update
 
 from oar_accounting.core.columns import Rates, ints
 from oar_accounting.database import dialects
-from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger import schema, verify, versions
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.metrics.metric import NODE
 from oar_accounting.recording.rebuild import restore_totals
@@ -301,7 +301,7 @@ def test_law_holds_after_every_step(database: Database, engine: Engine) -> None:
     hurry(engine)
     dialects.let_readers_in(engine)
     with dialects.writing(engine) as connection:
-        schema.create(connection)
+        versions.create(connection)
 
     class LedgerHere(LedgerMachine):
         databank = Databank(engine)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, inspect, make_url, text
 
 from oar_accounting import Accounting, SchemaError
 from oar_accounting.database import dialects
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import schema, versions
 from oar_accounting.oar import oar_tables
 from tests.servers import Database
 
@@ -22,14 +22,14 @@ ROOT = Path(__file__).parents[3]
 def test_schema_files_are_up_to_date(name: str) -> None:
     """Written by ``oar-accounting schema DATABASE > sql/DATABASE/schema.sql``."""
     file = ROOT / "sql" / name / "schema.sql"
-    assert file.read_text(encoding="utf-8") == schema.ddl(name)
+    assert file.read_text(encoding="utf-8") == versions.ddl(name)
 
 
 @pytest.mark.parametrize("name", dialects.DATABASES)
 def test_uninstall_files_are_up_to_date(name: str) -> None:
     """Written by ``oar-accounting schema DATABASE --drop > sql/DATABASE/uninstall.sql``."""
     file = ROOT / "sql" / name / "uninstall.sql"
-    assert file.read_text(encoding="utf-8") == schema.drop_ddl()
+    assert file.read_text(encoding="utf-8") == versions.drop_ddl()
 
 
 def test_the_uninstall_file_leaves_nothing_of_ours(database: Database, engine: Engine) -> None:
@@ -38,7 +38,7 @@ def test_the_uninstall_file_leaves_nothing_of_ours(database: Database, engine: E
     Accounting.open(engine=engine).init()
     assert inspect(engine).get_table_names() != before
     with engine.begin() as connection:
-        for statement in schema.drop_ddl().split(";\n")[:-1]:
+        for statement in versions.drop_ddl().split(";\n")[:-1]:
             connection.execute(text(statement))
     assert inspect(engine).get_table_names() == before
 

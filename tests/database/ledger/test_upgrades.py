@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from oar_accounting import Accounting, SchemaError
 from oar_accounting.database import dialects
-from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger import schema, verify, versions
 from oar_accounting.ledger.ledger import Ledger
 from tests.database.ledger.test_schema import ROOT, client, reflected
 from tests.old_site import CORE
@@ -73,7 +73,7 @@ JOBS = {
 
 def added_since(version: int) -> list[str]:
     """The tables that later versions than *version* have."""
-    later = (schema.ADDED[each] for each in range(version + 1, schema.VERSION + 1))
+    later = (versions.ADDED[each] for each in range(version + 1, schema.VERSION + 1))
     return [table.name for tables in later for table in tables]
 
 
@@ -134,7 +134,9 @@ def statements_of(file: Path) -> list[str]:
 
 def columns_of(table: Table, version: int) -> list[Column[Any]]:
     """The columns of a table that *version* had."""
-    later = [schema.ADDED_COLUMNS.get(each, ()) for each in range(version + 1, schema.VERSION + 1)]
+    later = [
+        versions.ADDED_COLUMNS.get(each, ()) for each in range(version + 1, schema.VERSION + 1)
+    ]
     added = {id(column) for columns in later for column in columns}
     return [column for column in table.columns if id(column) not in added]
 
@@ -239,10 +241,10 @@ def test_days_are_filled_from_the_totals(old: Engine) -> None:
 
 def test_days_that_were_filled_by_hand_are_filled_again(old: Engine, version: int) -> None:
     """By somebody who came no further, after which the old program went on."""
-    if version != min(each for each in schema.ADDED if schema.days in schema.ADDED[each]) - 1:
+    if version != min(each for each in versions.ADDED if schema.days in versions.ADDED[each]) - 1:
         pytest.skip("the days are there already, or tables between are missing")
     key = {"day_start": 0, "account_id": 1, "metric_id": 1}
-    days = schema.as_of(schema.days, version + 1)
+    days = versions.as_of(schema.days, version + 1)
     with old.begin() as connection:
         days.create(connection)
         connection.execute(insert(days).values(**key, asked=1, used=1))
@@ -283,8 +285,8 @@ def test_an_interrupted_upgrade_is_finished(
         if tables:
             name = tables[which]
             table = schema.metadata.tables[name]
-            first = min(each for each in schema.ADDED if table in schema.ADDED[each])
-            schema.as_of(table, first).create(connection)
+            first = min(each for each in versions.ADDED if table in versions.ADDED[each])
+            versions.as_of(table, first).create(connection)
         else:
             connection.execute(
                 text("ALTER TABLE accounting_jobs ADD COLUMN reach SMALLINT DEFAULT 63 NOT NULL")
@@ -378,19 +380,19 @@ def test_a_file_that_finds_the_disk_full_leaves_the_tables_as_they_were(
 
 
 @pytest.mark.parametrize("name", dialects.DATABASES)
-@pytest.mark.parametrize("version", sorted(schema.ADDED))
+@pytest.mark.parametrize("version", sorted(versions.ADDED))
 def test_upgrade_files_are_up_to_date(name: str, version: int) -> None:
     """Written by ``oar-accounting schema DATABASE --upgrade-to N > sql/DATABASE/...``."""
     file = ROOT / "sql" / name / f"upgrade-to-{version}.sql"
-    assert file.read_text(encoding="utf-8") == schema.upgrade_ddl(name, version)
+    assert file.read_text(encoding="utf-8") == versions.upgrade_ddl(name, version)
     assert run("schema", name, "--upgrade-to", str(version)).stdout == file.read_text("utf-8")
 
 
 def test_every_version_has_its_upgrade() -> None:
-    assert sorted(schema.ADDED) == list(range(2, schema.VERSION + 1))
+    assert sorted(versions.ADDED) == list(range(2, schema.VERSION + 1))
     for name in dialects.DATABASES:
         files = sorted(file.name for file in (ROOT / "sql" / name).glob("upgrade-*"))
-        assert files == [f"upgrade-to-{version}.sql" for version in sorted(schema.ADDED)]
+        assert files == [f"upgrade-to-{version}.sql" for version in sorted(versions.ADDED)]
 
 
 def test_the_files_make_the_same_tables_as_init(
@@ -521,7 +523,7 @@ def test_a_role_that_may_not_upgrade_gets_the_sql(
         execute(old, f"DROP OWNED BY {role}")
         execute(old, f"DROP ROLE {role}")
     later = range(version + 1, schema.VERSION + 1)
-    told = "\n".join(schema.upgrade_ddl("postgresql", each) for each in later)
+    told = "\n".join(versions.upgrade_ddl("postgresql", each) for each in later)
     assert str(caught.value).endswith(told)
 
 

@@ -20,7 +20,7 @@ import pytest
 from oar_accounting.accounting import Accounting
 from oar_accounting.database import dialects
 from oar_accounting.errors import WriterBusy
-from oar_accounting.ledger import schema, verify
+from oar_accounting.ledger import schema, verify, versions
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.settings.load import Settings
 from tests.servers import Database, Kind
@@ -340,7 +340,7 @@ def test_reader_waits_for_a_commit_also_after_a_writer_that_would_not(
     """In a file without write-ahead logging, as ``sqlite3 FILE < schema.sql`` makes it."""
     with _ledger(database.url) as ledger:
         with dialects.writing(ledger.engine) as connection:
-            schema.create(connection)
+            versions.create(connection)
         open_ledger(ledger)
         with ledger.writing(wait=False):
             pass

@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, insert, text
 import oar_accounting
 from oar_accounting import Accounting
 from oar_accounting.cli import app
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import versions
 from oar_accounting.oar import oar_tables
 from tests.servers import Database
 
@@ -341,7 +341,7 @@ def test_init_tells_whether_it_created(database: Database) -> None:
 
 def test_schema_prints_what_init_runs(database: Database) -> None:
     shown = run("--url", database.url, "schema")
-    assert shown.stdout == schema.ddl(database.kind)
+    assert shown.stdout == versions.ddl(database.kind)
     assert run("schema", database.kind).stdout == shown.stdout
 
 

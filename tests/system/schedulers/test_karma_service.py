@@ -25,7 +25,7 @@ from sqlalchemy import Engine, create_engine, make_url, text, update
 
 import oar_accounting
 from oar_accounting import Accounting
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import schema, versions
 from oar_accounting.stubs import oar3
 from oar_accounting.stubs.oar3 import NoAnswer, Refused, ask_service
 from tests.asked import dead_soon, until
@@ -241,7 +241,7 @@ def test_tables_that_were_made_anew_are_read_anew(site: Site, service: Service) 
     site.oar.update_job(1, job_user="bob")
     site.oar.update_job(2, job_user="alice")
     with site.engine.begin() as connection:
-        for statement in filter(str.strip, schema.drop_ddl().split(";")):
+        for statement in filter(str.strip, versions.drop_ddl().split(";")):
             connection.execute(text(statement))
     with site.accounting() as accounting, stopped_clock() as clock:
         clock.now += 60

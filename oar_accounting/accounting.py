@@ -164,6 +164,7 @@ class Accounting(Reporting):
         *,
         metric: str | None = None,
         from_oar: bool = False,
+        dry_run: bool = False,
         progress: Progress | None = None,
     ) -> PassReport:
         """Recompute the totals from the ledger, with the window that the settings have now.
@@ -171,11 +172,12 @@ class Accounting(Reporting):
         With *metric* that metric, as it is declared now: where the declaration is new or has
         changed, from OAR's resources, and shown when it is complete; what was half built of one
         that is no longer declared goes. With *from_oar* every job
-        is read again, under the profile, containers, grace, names and dimension that the settings
-        have now.
+        is read again, under the profile, containers, grace, names, property_since and dimension
+        that the settings have now. The report's ``figures`` says how many figures are otherwise
+        than before; with *dry_run* how many would be, and nothing stays written.
         The law holds at every commit. Raises :class:`oar_accounting.UnknownName`.
         """
-        return rebuild(self._runs, metric, from_oar=from_oar, progress=progress)
+        return rebuild(self._runs, metric, from_oar=from_oar, dry_run=dry_run, progress=progress)
 
     def purge(self, before: int, *, progress: Progress | None = None) -> tuple[int, int]:
         """Drop spans and rates of jobs that ended before *before*; every total stays.

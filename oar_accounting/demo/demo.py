@@ -140,6 +140,7 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
         _insert(connection, "resources", site.resource_rows())
         held = [(job.start, job.stop or now, job.resources) for job in happened if job.start]
         log = site.resource_log_rows(now - days * DAY, now, held)
+        log += site.property_log_rows(now - days * DAY, now, len(log) + 1)
         _insert(connection, "resource_logs", log)
         _insert(connection, "accounting", accounting_rows(seed, now - days * DAY))
         _write(connection, rng, happened, now)

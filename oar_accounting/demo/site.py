@@ -101,6 +101,29 @@ def resource_log_rows(
     return [(number, *row[1:]) for number, row in enumerate(rows, 1)]
 
 
+#: A node that got the memory which it has today when half of the days were over, and what it had.
+EXTENDED, MEM_MIB_BEFORE = "birch-1.demo.oar", 32_768
+
+
+def property_log_rows(since: int, until: int, first: int) -> list[tuple[Any, ...]]:
+    """OAR's log of the properties: all at the creation of the resources, and one change.
+
+    *first*: the id of the first row.
+    """
+    changed = (since + until) // 2
+    rows: list[tuple[Any, ...]] = []
+    for number, _, host, cluster, _, _, mem_mib, *_ in resource_rows():
+        if cluster is None:
+            continue
+        rows.append((number, "cluster", cluster, since, 0))
+        if host == EXTENDED:
+            rows.append((number, "mem_mib", str(MEM_MIB_BEFORE), since, changed))
+            rows.append((number, "mem_mib", str(mem_mib), changed, 0))
+        else:
+            rows.append((number, "mem_mib", str(mem_mib), since, 0))
+    return [(first + nth, *row) for nth, row in enumerate(rows)]
+
+
 def _longest_idle(
     since: int,
     until: int,

@@ -20,6 +20,7 @@ from oar_accounting.database import dialects
 from oar_accounting.errors import AccountingError, OarSchemaError, SchemaError, SettingsError
 from oar_accounting.health import (
     drivers,
+    property_findings,
     queue_findings,
     site_setup,
     state_directory,
@@ -152,6 +153,7 @@ class _Examination:
             self._look_at_roles()
             self._look_at_terms()
         if self._readable:
+            self._look_at_properties()
             self._look_at_times()
             self._look_at_names()
         for line in self._given.warnings:
@@ -229,6 +231,16 @@ class _Examination:
         with self._trying("job ids", oar.engine):
             told = check_identity(self._ledger, oar, site)
             self._noticed("job ids", told, "name the jobs that are recorded under them")
+
+    def _look_at_properties(self) -> None:
+        """What is assumed of the past of OAR's resources?"""
+        site, given = self._site, self._given
+        with self._trying("properties", self._oar.engine):
+            terms = declared_terms(given, self._oar) if site is None else site.terms
+            if terms.profile == "default":
+                self.findings += property_findings.findings(
+                    self._oar, given.metrics, terms.dimension, make_roles(self._oar.engine)
+                )
 
     def _look_at_times(self) -> None:
         """Does OAR have jobs that never end, or that ended in the future?"""

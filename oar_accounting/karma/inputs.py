@@ -17,6 +17,7 @@ from oar_accounting.karma.policies.weights import Weighting, earliest, weights
 from oar_accounting.karma.usage import Weighed, WeighedExactly, WindowUsage, read_usage
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
+from oar_accounting.oar.properties import read_kinds
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.unposted import Planned, Recent
@@ -91,13 +92,15 @@ class Sources:
     def capacities(self, metrics: Sequence[str], weighting: Weighting) -> list[float]:
         """What the machine could have given of each metric, weighted by time; NaN if unknown."""
         wanted = [self.metric(name) for name in metrics]
-        properties = tuple(dict.fromkeys(p for metric in wanted for p in metric.properties))
+        since = earliest(weighting, self.now)
+        believed = dict(self.site.terms.property_since)
         with self.oar.snapshot() as snapshot:
-            presence = read_presence(snapshot.connection, earliest(weighting, self.now))
-            resources = snapshot.resources(properties)
+            presence = read_presence(snapshot.connection, since)
+            begin = -OPEN if since is None else since
+            kinds = read_kinds(snapshot, wanted, "", begin, believed)
         found = []
         for metric in wanted:
-            capacity = capacity_of(metric, resources, presence)
+            capacity = capacity_of(metric, kinds, presence)
             if capacity is None:
                 found.append(np.nan)
                 continue

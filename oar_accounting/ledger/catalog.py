@@ -5,6 +5,7 @@ found by the SHA-256 of the four names, so that it does not depend on how a data
 texts. Rows are only ever added while the site's row is locked.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -107,6 +108,7 @@ def _columns_of(terms: Terms) -> dict[str, int | str | None]:
         "containers": terms.containers,
         "grace": terms.grace,
         "names": None if terms.names == STORED else terms.names,
+        "property_since": json.dumps(dict(terms.property_since)) if terms.property_since else None,
     }
 
 
@@ -126,6 +128,7 @@ def _site(row: Row[tuple[int, ...]]) -> Site:
             containers=values["containers"],
             grace=values["grace"],
             names=values["names"] or STORED,
+            property_since=tuple(sorted(json.loads(values["property_since"] or "{}").items())),
         ),
         unfinished=values["unfinished"],
         high_water_mark=values["high_water_mark"],

@@ -8,8 +8,8 @@ posting once, in any order and in any portions. The law that always holds:
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
 from oar_accounting.errors import SchemaError, UnknownName, WriterBusy
 from oar_accounting.ledger import catalog, schema, totals
 from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
+from oar_accounting.ledger.figures import changed_figures
 from oar_accounting.ledger.job_index import reach_of
 from oar_accounting.ledger.openings import KEPT_OPEN, Cover
 from oar_accounting.ledger.reading import (
@@ -128,6 +129,28 @@ def check_version(connection: Connection) -> None:
         )
 
 
+class TriedLedger(Ledger):
+    """The ledger of one site for a dry run: whatever is written is undone."""
+
+    def __init__(self, engine: Engine, site: str, terms: Terms | None = None) -> None:
+        """*terms*: those under which it is tried; None: the site's."""
+        super().__init__(engine, site)
+        self._terms = terms
+
+    @contextmanager
+    def writing(self, *, wait: bool = True) -> Iterator["Book"]:
+        """A transaction that is undone when the block ends. Raises as that of the ledger."""
+        with suppress(_Undone), super().writing(wait=wait) as book:
+            if self._terms is not None:
+                book.site = replace(book.site, terms=self._terms)
+            yield book
+            raise _Undone
+
+
+class _Undone(Exception):
+    """Ends a transaction of which nothing stays."""
+
+
 class GivenLedger(Ledger):
     """The ledger of one site, read through a connection of the caller's, in their transaction."""
 
@@ -142,6 +165,17 @@ class GivenLedger(Ledger):
         yield self._given, catalog.find_site(self._given, self.site_name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Withdrawn:
+    """What was recorded of jobs."""
+
+    job_id: Ints
+    given: Totals  #: to the totals
+    entries: Entries
+    spans: Spans
+    rates: Rates
+
+
 class Book:
     """One writing transaction of a site."""
 
@@ -151,6 +185,8 @@ class Book:
         self.accounts = accounts
         #: Jobs that turned up at a time that was taken over, by what could not be done about it.
         self.late: dict[str, set[int]] = {}
+        #: How many figures of jobs that were recorded before are otherwise now.
+        self.figures = 0
 
     def metrics(self) -> list[StoredMetric]:
         """The metrics that every job is recorded in."""
@@ -180,7 +216,7 @@ class Book:
         entries that a job has stay with it.
         """
         with self._covering(jobs.job_id):
-            before, entries = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
+            taken = self._withdraw(jobs.job_id, [schema.jobs, schema.spans, schema.rates])
             self.insert_jobs(jobs)
             ended = spans.stop_time != OPEN
             self.insert(schema.spans, spans.take(ended).as_dict())
@@ -188,8 +224,9 @@ class Book:
             self.insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
             self.insert(schema.rates, rates.as_dict())
         closed = jobs.job_id[jobs.closed != 0]
-        after = amounts_of(closed, spans, rates, entries, self.site.terms.window)
-        self.move(difference(after, before))
+        after = amounts_of(closed, spans, rates, taken.entries, self.site.terms.window)
+        self.move(difference(after, taken.given))
+        self.figures += changed_figures((taken.spans, taken.rates), (spans, rates), taken.job_id)
 
     @contextmanager
     def _covering(self, ids: Ints) -> Iterator[None]:
@@ -242,8 +279,8 @@ class Book:
         """Take the jobs and all they did out of the ledger; ids ascending."""
         everything = [schema.jobs, schema.spans, schema.rates, schema.entries]
         with self._covering(ids):
-            before, _ = self._withdraw(ids, everything)
-        self.move(difference(Totals.concat([]), before))
+            taken = self._withdraw(ids, everything)
+        self.move(difference(Totals.concat([]), taken.given))
 
     def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:
         """Say exactly this about one metric of the jobs: their *rates* in it; ids ascending."""
@@ -324,10 +361,11 @@ class Book:
         for table, part in totals.by_table(change, self.site.terms.window):
             totals.add(self.connection, table, self.site.site_id, part)
 
-    def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> tuple[Totals, Entries]:
-        """Delete the jobs' rows; what they gave to the totals, and the entries they had."""
+    def _withdraw(self, ids: Ints, tables: Sequence[Table]) -> "_Withdrawn":
+        """Delete the jobs' rows; what was recorded of them."""
         site_id, window = self.site.site_id, self.site.terms.window
         amounts, entries = [Totals.concat([])], [Entries.concat([])]
+        known, every_span, every_rate = [ints([])], [Spans.concat([])], [Rates.concat([])]
         for block in id_blocks(ids):
             jobs, alone = self.recorded(block)
             if not len(jobs):
@@ -337,6 +375,9 @@ class Book:
             entries.append(read_entries(self.connection, site_id, jobs.job_id))
             closed = jobs.job_id[jobs.closed != 0]
             amounts.append(amounts_of(closed, spans, rates, entries[-1], window))
+            known.append(jobs.job_id)
+            every_span.append(spans)
+            every_rate.append(rates)
             for table in tables:
                 column = table.c.job_id
                 if alone:
@@ -344,7 +385,13 @@ class Book:
                 else:
                     for chosen in short_lists(jobs.job_id):
                         self.delete(table, column.in_(chosen))
-        return add_up(Totals.concat(amounts)), Entries.concat(entries)
+        return _Withdrawn(
+            job_id=np.concatenate(known),
+            given=add_up(Totals.concat(amounts)),
+            entries=Entries.concat(entries),
+            spans=Spans.concat(every_span),
+            rates=Rates.concat(every_rate),
+        )
 
     def recorded(self, block: Ints) -> tuple[JobRecords, bool]:
         """The jobs of the block that are recorded; true where no others lie between them."""

@@ -18,6 +18,9 @@ class PassReport:
     done: int = 0  #: jobs that ended and now stand in the totals
     changed: int = 0  #: jobs recorded earlier that OAR has corrected since
     open: int = 0  #: jobs that hold resources now
+    #: Figures that are otherwise than before: amounts of recorded jobs in a metric or, where only
+    #: totals were rebuilt, totals.
+    figures: int = 0
     problems: tuple[Problem, ...] = ()
     notices: tuple[str, ...] = ()  #: what an administrator should know, one line each
 

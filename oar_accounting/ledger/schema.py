@@ -71,6 +71,8 @@ sites = Table(
     Column("grace", BigInteger),
     # How users and projects stand in OAR's database; NULL: as they are.
     Column("names", String(16)),
+    # From when on OAR's log of which property is believed, as JSON; NULL: from the beginning.
+    Column("property_since", Words),
     UniqueConstraint("name", name="accounting_sites_name"),
     info=dialects.TABLE,
 )

@@ -37,6 +37,7 @@ ADDED_COLUMNS: dict[int, tuple[Column[Any], ...]] = {
     6: (
         schema.sites.c.grace,
         schema.sites.c.names,
+        schema.sites.c.property_since,
         *(schema.jobs.c[name] for name in ("name", "exit_code", "nodes", "reservation")),
         schema.rates.c.start_time,
         schema.totals.c.site_id,

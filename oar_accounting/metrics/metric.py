@@ -17,7 +17,7 @@ form is evaluated per part. A rate is ``sum × scale``, rounded once per part, h
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from hashlib import sha256
@@ -177,6 +177,9 @@ class Resources:
     resource_id: Ints
     type: list[str]
     properties: Mapping[str, list[Any]]
+    #: Where rows are of different times: what a metric that is summed once per value of a property
+    #: takes for the row's value of it, the largest of its time, times what makes all of them whole.
+    largest: Mapping[Metric, Exact] = field(default_factory=dict)
     _codes: dict[str, Ints] = field(default_factory=dict)
 
     def codes(self, name: str) -> Ints:
@@ -197,6 +200,21 @@ class Resources:
         codes = self.codes(name)
         values = dict(zip(codes.tolist(), map(str, self.properties[name]), strict=True))
         return codes + 1, ["", *(values[code] for code in range(int(codes.max(initial=-1)) + 1))]
+
+    def taken(self, rows: Ints) -> "Resources":
+        """The chosen rows, by number."""
+        chosen = rows.tolist()
+        return Resources(
+            resource_id=self.resource_id[rows],
+            type=[self.type[row] for row in chosen],
+            properties={
+                name: [values[row] for row in chosen] for name, values in self.properties.items()
+            },
+            largest={
+                metric: replace(values, numbers=values.numbers[rows])
+                for metric, values in self.largest.items()
+            },
+        )
 
     def of_type(self, wanted: str) -> Ints:
         """1 for the rows of this resource type, else 0."""
@@ -223,14 +241,52 @@ def held_amounts(metric: Metric, held: Held, resources: Resources, parts: int) -
     if metric.form == "distinct":
         part, _ = _different(held, resources.codes(metric.of), parts)
         return Exact(_per_part(part, np.ones(len(part), np.int64), parts))
-    numbers, unit = _whole(metric, resources)
     if metric.per:
-        codes = resources.codes(metric.per)
-        part, code = _different(held, codes, parts)
-        amounts = _per_part(part, _largest(numbers, codes)[code], parts)
-    else:
-        amounts = _per_part(held.part, numbers[held.row], parts)
-    return Exact(amounts, Fraction(1, unit))
+        return _of_different(held, largest_values(metric, resources), resources, metric, parts)
+    own = own_values(metric, resources)
+    return Exact(_per_part(held.part, own.numbers[held.row], parts), own.step)
+
+
+def summed_per(metric: Metric) -> Metric:
+    """A sum per value of a property, as the key of `Resources.largest`."""
+    return replace(metric, name="", unit="", scale=1)
+
+
+def largest_values(metric: Metric, resources: Resources) -> Exact:
+    """Per row the largest value of the summed property that a row has of the same value of `per`.
+
+    Raises as `held_amounts`.
+    """
+    known = resources.largest.get(summed_per(metric))
+    if known is not None:
+        return known
+    own = own_values(metric, resources)
+    codes = resources.codes(metric.per)
+    largest = np.append(_largest(own.numbers, codes), 0)
+    return Exact(largest[codes], own.step)
+
+
+def own_values(metric: Metric, resources: Resources) -> Exact:
+    """Per row the value of the summed property, 0 where the metric does not count the row.
+
+    Raises as `held_amounts`.
+    """
+    numbers, unit = _whole(metric, resources)
+    return Exact(numbers, Fraction(1, unit))
+
+
+def _of_different(
+    held: Held, largest: Exact, resources: Resources, metric: Metric, parts: int
+) -> Exact:
+    """The sum over the different values of `per` that each part holds."""
+    codes = resources.codes(metric.per)
+    width = int(codes.max(initial=0)) + 1
+    held = held.take(codes[held.row] >= 0)
+    packed, number = numbered(held.part * width + codes[held.row], parts * width)
+    amounts = np.zeros(len(packed), np.int64)
+    # At one time all rows of a value have the same largest.
+    amounts[number] = largest.numbers[held.row]
+    return Exact(_per_part(packed // width, amounts, parts), largest.step)
 
 
 def rates_of(metric: Metric, amounts: Exact) -> Ints:

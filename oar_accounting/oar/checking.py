@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from oar_accounting.database import dialects
 from oar_accounting.errors import OarSchemaError
+from oar_accounting.oar import oar_tables
 
 
 def check_columns(connection: Connection, table: Table) -> frozenset[str]:
@@ -22,6 +23,15 @@ def check_columns(connection: Connection, table: Table) -> frozenset[str]:
             f"column {missing[0]!r}; is this the database of an OAR 2.5.9 or later?"
         )
     return present
+
+
+def resource_log_unread(connection: Connection) -> str:
+    """Why OAR's log of what resources were cannot be read; empty where it can."""
+    try:
+        check_columns(connection, oar_tables.resource_logs)
+    except OarSchemaError as error:
+        return str(error)
+    return ""
 
 
 def _columns_of(connection: Connection, table: Table) -> frozenset[str]:

@@ -7,7 +7,8 @@ The default reading, with the faults of OAR's own accounting that it mends:
   by no more than that: of a job that OAR never saw end, or saw end in the future, that is known.
 * A job that never ran, or in which no second passed, asked nothing and used nothing: which ones
   OAR gave up before they ran is read in `never_ran`.
-* With ``containers = "outer"`` a job of type ``inner=…`` holds nothing: its container is billed.
+* With ``containers = "outer"`` what a job of type ``inner=…`` holds is billed to its container
+  where and while that runs: see `oar_accounting.recording.held.containers`.
 * A job that is Finishing with a stop time has ended there.
 
 ``profile = "classic"`` is what OAR 2.5.9's ``oaraccounting`` reads, nothing more and nothing less:
@@ -49,6 +50,8 @@ class Terms:
     #: Seconds that a job may use beyond its walltime; None: as long as OAR says that it ran.
     grace: int | None = None
     names: str = STORED  #: how users and projects stand in OAR's database
+    #: Properties of resources by name, and from when on OAR's log of each is believed.
+    property_since: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,22 @@ def phases(rows: JobRows, terms: Terms) -> Phases:
     return Phases(np.isin(rows.state, RUNNING) & ~closed, closed, ~ended)
 
 
-def holds_nothing(types: Sequence[str], terms: Terms) -> bool:
-    """True for a job within a container whose container is billed."""
-    if terms.profile == "classic" or terms.containers == "both":
-        return False
-    return any(kind.startswith("inner=") for kind in types)
+def bills_containers(terms: Terms) -> bool:
+    """True where a container is billed for what the jobs within it hold."""
+    return terms.profile != "classic" and terms.containers != "both"
+
+
+def inner_names(types: Sequence[str]) -> list[str]:
+    """What a job within a container calls that: on OAR 2 its id, on OAR 3 its id or its name."""
+    return [name for kind, _, name in (each.partition("=") for each in types) if kind == "inner"]
+
+
+def container_name(job: int, types: Sequence[str]) -> str:
+    """What the jobs within a container call it; empty where it is none."""
+    for kind, _, name in (each.partition("=") for each in types):
+        if kind == "container":
+            return name or str(job)
+    return ""
 
 
 def is_container(types: Sequence[str]) -> bool:

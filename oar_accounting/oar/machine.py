@@ -107,14 +107,13 @@ class Filled(Columns):
 # -- histories --------------------------------------------------------------------------------
 
 
-def history(logs: Logs, now: Ints, *, always: bool) -> History:
-    """What each owner's logs tell; *now* is the value of every owner, from 0 on, as it is now.
+def state_history(logs: Logs, now: Ints) -> History:
+    """What the logs tell of each owner's state; *now* is that of every owner, from 0 on.
 
-    A value holds until the next one begins, also over a gap or into another that was not closed;
+    A state holds until the next one begins, also over a gap or into another that was not closed;
     what begins together is told by the highest number. After the last log, where it is closed, the
-    value is what it is *now*; so it is throughout where there is no log. What takes no time tells
-    nothing but that the owner was there. Before the first log the first value holds where it
-    *always* had one, else nothing.
+    state is what it is *now*; so it is throughout where there is no log. What takes no time tells
+    nothing but that the owner was there. Before the first log there is nothing.
     """
     timed = logs.take(logs.stop > logs.start)
     timed = timed.take(np.lexsort((timed.number, timed.start, timed.owner)))
@@ -128,10 +127,73 @@ def history(logs: Logs, now: Ints, *, always: bool) -> History:
             History(rest, _first_seen(logs, rest), now[rest]),
         ]
     )
-    found = _in_order(found)
-    if always:
-        found.since[group_starts([found.owner])] = -OPEN
-    return found
+    return _in_order(found)
+
+
+def property_history(logs: Logs, now: Ints) -> History:
+    """What the logs tell of each owner's property, for ever; *now* is that of every owner, from 0.
+
+    At any instant it is what the log says that is open then: of several the one that began last,
+    of these the one with the highest number. Where none is, it is what the next one says, and
+    *now* where none follows. A log that takes no time tells nothing.
+    """
+    timed = logs.take(logs.stop > logs.start)
+    timed = timed.take(np.lexsort((timed.number, timed.start, timed.owner)))
+    follows = timed.owner[1:] == timed.owner[:-1]
+    tangled = np.unique(timed.owner[1:][follows & (timed.start[1:] < timed.stop[:-1])])
+    mixed = np.isin(timed.owner, tangled)
+    plain = timed.take(~mixed)
+    since = np.full(len(plain), -OPEN)
+    follows = plain.owner[1:] == plain.owner[:-1]
+    since[1:][follows] = plain.stop[:-1][follows]
+    last = _ends([plain.owner])
+    ended = plain.take(last).take(plain.stop[last] != OPEN)
+    rest = np.setdiff1d(np.arange(len(now)), timed.owner)
+    return changes_of(
+        History.concat(
+            [
+                History(plain.owner, since, plain.value),
+                History(ended.owner, ended.stop, now[ended.owner]),
+                History(rest, np.full(len(rest), -OPEN), now[rest]),
+                _untangled(timed.take(mixed), now),
+            ]
+        )
+    )
+
+
+def _untangled(timed: Logs, now: Ints) -> History:
+    """The same of owners whose logs overlap, which only a hand can have written."""
+    rows: list[tuple[int, int, int]] = []
+    for owner in np.unique(timed.owner).tolist():
+        own = timed.take(timed.owner == owner)
+        for instant in np.unique(np.concatenate([[-OPEN], own.start, own.stop])).tolist():
+            rows.append((owner, instant, _value_at(own, instant, int(now[owner]))))
+    owners, since, values = zip(*rows, strict=True) if rows else ((), (), ())
+    return History(ints(owners), ints(since), ints(values)).take(ints(since) != OPEN)
+
+
+def _value_at(logs: Logs, instant: int, now: int) -> int:
+    """By one owner's logs, sorted by start and number."""
+    found = np.flatnonzero((logs.start <= instant) & (instant < logs.stop))
+    if len(found):
+        return int(logs.value[found[-1]])
+    later = logs.take(logs.start > instant)
+    if not len(later):
+        return now
+    return int(later.value[np.flatnonzero(later.start == later.start[0])[-1]])
+
+
+def steady_until(rows: History, instant: int) -> History:
+    """The same, but that until *instant* each owner has the value of that instant."""
+    rows = rows.take(until(rows) > instant)
+    return replace(rows, since=np.where(rows.since <= instant, -OPEN, rows.since))
+
+
+def changes_of(rows: History) -> History:
+    """In order, without what says the same as what is before it."""
+    rows = _in_order(rows)
+    same = (rows.owner[1:] == rows.owner[:-1]) & (rows.value[1:] == rows.value[:-1])
+    return rows.take(np.append(np.ones(min(len(rows), 1), np.bool_), ~same))
 
 
 def _first_seen(logs: Logs, owners: Ints) -> Ints:
@@ -272,7 +334,7 @@ def steps_of(measure: Measure, found: Stretches) -> Levels:
     found = found.take(measure.counts[found.kind])
     amount = measure.amounts.numbers[found.kind]
     if measure.shared is not None:
-        found, amount = _best(measure.shared[found.kind], amount, found)
+        found, amount = best_of(measure.shared[found.kind], amount, found)
     exact = _stacked(found, amount)
     step = measure.amounts.step
     parts = (rates_of(measure.metric, Exact(p, step)) for p in (exact.up, exact.awake, exact.there))
@@ -286,7 +348,7 @@ def _keys(value: Ints, code: Ints) -> Ints:
     return number
 
 
-def _best(key: Ints, amount: Ints, found: Stretches) -> tuple[Stretches, Ints]:
+def best_of(key: Ints, amount: Ints, found: Stretches) -> tuple[Stretches, Ints]:
     """Of each key the best level and the largest amount of what is there, where it changes."""
     if not len(key):
         return found, amount

@@ -1,10 +1,9 @@
 """What the machine could give: when OAR's resources were there, and how much of a metric they are.
 
 For karma a resource is there while its state is Alive or Absent: a node that sleeps to save energy
-is Absent, and OAR wakes it. What its properties are now, they are taken to have been always.
-
-For `utilisation` every second is told as OAR's ``resource_logs`` has it. OAR logs there the state
-of a resource from its creation on, and every property that is changed:
+is Absent, and OAR wakes it. For `utilisation` every second is told as OAR's ``resource_logs`` has
+it. What the properties of a resource are is told by `properties`, for both. OAR logs the state of
+a resource from its creation on:
 
 * before the first log of its state a resource was not there; one that has none was always as it is
   now, and the `MachineLog.notes` say how many these are;
@@ -12,8 +11,6 @@ of a resource from its creation on, and every property that is changed:
   the one that began later holds, and of those that began together the one with the higher id;
 * after its last log, where that is closed, a resource is in the state that it has now;
 * a log that stops before it starts, or when it starts, takes no time;
-* a property is what its logs say; before the first of them as the first says, after the last one,
-  where that is closed, and without any, as it is now; the text ``<unset>`` is no value;
 * a resource is standby, not down, while it is Absent and its ``available_upto`` has not passed: so
   OAR itself tells what sleeps to save energy. Where OAR has no such column, Absent is down;
 * what OAR no longer has in ``resources`` has no capacity: ``oarremoveresource`` takes its logs and
@@ -27,20 +24,40 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, case, func, select
 
-from oar_accounting.core.columns import OPEN, Bools, Columns, Ints, ints, located
+from oar_accounting.core.columns import (
+    LARGEST,
+    OPEN,
+    Bools,
+    Columns,
+    Ints,
+    ints,
+    located,
+    repeated,
+)
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, is_dense
-from oar_accounting.metrics.metric import Held, Metric, Resources, held_amounts, rates_of
+from oar_accounting.metrics.metric import Held, Metric, held_amounts, rates_of
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.checking import check_columns
-from oar_accounting.oar.machine import ABSENT, ALIVE, OTHER, History, Logs, history, joined, levels
+from oar_accounting.oar.machine import (
+    ABSENT,
+    ALIVE,
+    OTHER,
+    UP,
+    History,
+    Logs,
+    Stretches,
+    best_of,
+    levels,
+    state_history,
+    until,
+)
+from oar_accounting.oar.properties import Believed, Kinds, PropertyLogs, read_kinds
 from oar_accounting.oar.snapshot import PAIRS_AT_ONCE, Snapshot
 
 THERE = ("Alive", "Absent")
 
 STATE, AVAILABLE_UPTO = "state", "available_upto"
-#: What OAR logs of a property that has no value.
-UNSET = "<unset>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +96,67 @@ def read_presence(connection: Connection, since: int | None) -> Presence:
     return found.take(found.stop > found.start)
 
 
-def capacity_of(metric: Metric, resources: Resources, presence: Presence) -> Capacity | None:
+def capacity_of(metric: Metric, kinds: Kinds, presence: Presence) -> Capacity | None:
     """What there was of a metric; None for a formula, and where OAR has logged no resource.
 
     A value that several resources share, as the address of a node, is there while one of them is.
     """
     if metric.form == "formula" or not len(presence):
         return None
-    rows = np.arange(len(resources.resource_id))
-    rates = rates_of(metric, held_amounts(metric, Held(rows, rows), resources, len(rows)))
+    table = kinds.table
+    rows = np.arange(len(table.resource_id))
+    rates = rates_of(metric, held_amounts(metric, Held(rows, rows), table, len(rows)))
     shared = metric.of if metric.form == "distinct" else metric.per
-    codes = resources.codes(shared) if shared else rows
-    row = np.searchsorted(resources.resource_id, presence.resource_id)
-    row = np.minimum(row, max(len(rows) - 1, 0))
-    known = resources.resource_id[row] == presence.resource_id if len(rows) else rows != rows
-    presence, row = presence.take(known), row[known]
-    counts = (codes[row] >= 0) & (rates[row] > 0)
-    return _joined(codes[row[counts]], presence.take(counts), rates[row[counts]])
+    codes = table.codes(shared) if shared else _owners(kinds)
+    spans, kind = _in_kinds(kinds, presence)
+    counts = (codes[kind] >= 0) & (rates[kind] > 0)
+    spans, kind = spans.take(counts), kind[counts]
+    varying = _varying(codes, rates)[codes[kind]]
+    steady = _joined(codes[kind[~varying]], spans.take(~varying), rates[kind[~varying]])
+    if not varying.any():
+        return steady
+    spans, kind = spans.take(varying), kind[varying]
+    level = np.full(len(spans), UP)
+    stretches = Stretches(spans.resource_id, spans.start, spans.stop, level, kind)
+    best, most = best_of(codes[kind], rates[kind], stretches)
+    return Capacity.concat([steady, Capacity(best.start, best.stop, most)])
+
+
+def _owners(kinds: Kinds) -> Ints:
+    """Per row of the table the number of its resource."""
+    owner: Ints = np.zeros(len(kinds.table.resource_id), np.int64)
+    owner[kinds.history.value] = kinds.history.owner
+    return owner
+
+
+def _varying(codes: Ints, rates: Ints) -> Bools:
+    """By code, whether its rows do not all have the same rate."""
+    known = codes >= 0
+    size = int(codes.max(initial=0)) + 1
+    lowest, highest = np.full(size, LARGEST), np.zeros(size, np.int64)
+    np.minimum.at(lowest, codes[known], rates[known])
+    np.maximum.at(highest, codes[known], rates[known])
+    return lowest < highest
+
+
+def _in_kinds(kinds: Kinds, presence: Presence) -> tuple[Presence, Ints]:
+    """What was there of each kind: the spans cut where kinds change, and their rows of the table.
+
+    Resources that OAR no longer has are left out.
+    """
+    owner, known = located(presence.resource_id, kinds.resource_id)
+    presence, owner = presence.take(known), owner[known]
+    history = kinds.history
+    if kinds.unchanging:
+        return presence, history.value[owner]
+    first = np.searchsorted(history.owner, owner, "left")
+    span, nth = repeated(np.searchsorted(history.owner, owner, "right") - first)
+    row = first[span] + nth
+    start = np.maximum(presence.start[span], history.since[row])
+    stop = np.minimum(presence.stop[span], until(history)[row])
+    found = Presence(presence.resource_id[span], start, stop)
+    lasts = start < stop
+    return found.take(lasts), history.value[row[lasts]]
 
 
 def _joined(code: Ints, presence: Presence, rate: Ints) -> Capacity:
@@ -119,38 +180,41 @@ def _joined(code: Ints, presence: Presence, rate: Ints) -> Capacity:
 class MachineLog:
     """What OAR tells of its resources over time; owners are rows of *resource_id*."""
 
-    resource_id: Ints  #: ascending
-    level: History  #: UP, STANDBY or DOWN, by owner
-    kind: History  #: row of *kinds*, by owner
-    kinds: Resources  #: every resource with its properties, once more after each change
+    level: History  #: UP, STANDBY or DOWN, by row of the resources of *kinds*
+    kinds: Kinds
     first: int | None  #: epoch seconds UTC: when a resource was logged first
     notes: tuple[str, ...]  #: what an administrator should know, one line each
 
 
-def read_machine(
-    snapshot: Snapshot, present: Collection[str], properties: Sequence[str]
+def read_machine(  # noqa: PLR0913 - one reading
+    snapshot: Snapshot,
+    present: Collection[str],
+    metrics: Sequence[Metric],
+    dimension: str,
+    since: int,
+    believed: Believed,
 ) -> MachineLog:
-    """OAR's resources over time, with these *properties*; *present*: the columns that OAR has.
+    """OAR's resources with what the metrics need, from *since* on; states from the first on.
 
-    Raises :class:`oar_accounting.errors.OarSchemaError` where a property is not there, or OAR's
-    logs cannot be read.
+    *present*: the columns that OAR has; *believed* as for `read_kinds`. Raises
+    :class:`oar_accounting.errors.OarSchemaError` where a property is not there, or OAR's logs
+    cannot be read.
     """
     check_columns(snapshot.connection, oar_tables.resource_logs)
+    kinds = read_kinds(snapshot, metrics, dimension, since, believed)
     own = [name for name in (STATE, AVAILABLE_UPTO) if name in present]
-    names = tuple(dict.fromkeys((*properties, *own)))
-    resources = snapshot.resources(names)
+    resources = snapshot.resources(tuple(own))
     logged = _state_logs(snapshot.connection)
     told, known = _of_owners(logged, resources.resource_id)
     # Without a column that tells their state, resources are taken to be alive.
     now = resources.properties.get(STATE) or ["Alive"] * len(resources.resource_id)
-    states = history(told, ints([_state_number(each) for each in now]), always=False)
-    logs = _PropertyLogs(snapshot.connection, resources, {"type", *properties, *own} - {STATE})
-    upto = logs.history(AVAILABLE_UPTO, _seconds) if AVAILABLE_UPTO in own else None
-    kind, kinds = _kinds(logs, resources, properties)
+    states = state_history(told, ints([_state_number(each) for each in now]))
+    upto = None
+    if AVAILABLE_UPTO in own:
+        logs = PropertyLogs(snapshot.connection, resources, {AVAILABLE_UPTO}, since)
+        upto = logs.history(AVAILABLE_UPTO, _seconds)
     return MachineLog(
-        resource_id=resources.resource_id,
         level=levels(states, upto),
-        kind=kind,
         kinds=kinds,
         first=int(told.start.min()) if len(told) else None,
         notes=tuple(_notes(len(resources.resource_id), told, logged.owner[~known])),
@@ -199,71 +263,6 @@ def _notes(resources: int, told: Logs, strange: Ints) -> Iterator[str]:
         )
     if gone := len(np.unique(strange)):
         yield f"resources that OAR has logs of, but no longer has: {gone}; they have no capacity"
-
-
-class _PropertyLogs:
-    """The logs of properties, read at once, and the values as they are now."""
-
-    def __init__(
-        self, connection: Connection, resources: Resources, names: Collection[str]
-    ) -> None:
-        self._resources = resources
-        table = oar_tables.resource_logs.c
-        query = select(
-            table.attribute,
-            table.resource_id,
-            table.resource_log_id,
-            table.date_start,
-            func.coalesce(table.date_stop, 0),
-            table.value,
-        ).where(table.attribute.in_(sorted(names)))
-        self._rows: dict[str, list[Any]] = {name: [] for name in names}
-        for name, *row in connection.execute(query):
-            # A database may not tell capital letters from small ones.
-            if name in self._rows:
-                self._rows[name].append(row)
-
-    def history(self, name: str, number_of: Any) -> History:
-        """What a property was, each value by the number that is given to it."""
-        rows = self._rows[name]
-        columns = [ints([row[place] for row in rows]) for place in range(4)]
-        values = ints([number_of(None if row[4] == UNSET else row[4]) for row in rows])
-        stop = np.where(columns[3] == 0, OPEN, columns[3])
-        logs = Logs(columns[0], columns[1], columns[2], stop, values)
-        resources = self._resources
-        current = resources.type if name == "type" else resources.properties[name]
-        now = ints([number_of(value) for value in current])
-        return history(_of_owners(logs, resources.resource_id)[0], now, always=True)
-
-
-def _kinds(
-    logs: _PropertyLogs, resources: Resources, properties: Sequence[str]
-) -> tuple[History, Resources]:
-    """Every resource with the properties that it had, and when it had them."""
-    names = ("type", *(name for name in properties if name != "type"))
-    histories, values = [], {}
-    for name in names:
-        numbers: dict[Any, int] = {}
-        histories.append(
-            logs.history(name, lambda value, seen=numbers: seen.setdefault(_text(value), len(seen)))
-        )
-        values[name] = list(numbers)
-    kind, numbered = joined(histories)
-    texts = {
-        name: [values[name][number] for number in column.tolist()]
-        for name, column in zip(names, numbered, strict=True)
-    }
-    kinds = Resources(
-        resource_id=resources.resource_id[kind.owner],
-        type=texts["type"],
-        properties=texts,
-    )
-    return kind, kinds
-
-
-def _text(value: Any) -> str | None:
-    """A value as OAR logs it: numbers as text, and an empty text is no value."""
-    return None if value is None or value == "" else str(value)
 
 
 def assigned_among(

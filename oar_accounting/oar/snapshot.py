@@ -6,7 +6,7 @@ together and else by short lists: a list of thousands of ids costs the planner m
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +26,11 @@ from sqlalchemy import (
 from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk, dialects
-from oar_accounting.database.id_blocks import among, id_blocks, short_lists
+from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, id_blocks, short_lists
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics.metric import Resources
 from oar_accounting.oar import oar_tables
-from oar_accounting.oar.checking import check_columns
+from oar_accounting.oar.checking import check_columns, resource_log_unread
 from oar_accounting.oar.job_rules import ENDED, PAUSED, RUNNING
 from oar_accounting.oar.never_ran import LaunchLogs
 
@@ -85,6 +85,11 @@ class OarJobs:
                 for kind, column in (("user", jobs.job_user), ("project", jobs.project))
                 for name in dialects.spellings(connection, column)
             )
+
+    def properties_unread(self) -> str:
+        """Why OAR's log of what properties were cannot be read; empty where it can."""
+        with dialects.reading(self.engine) as connection:
+            return resource_log_unread(connection)
 
     def launches_unread(self) -> str:
         """Why OAR's log that says which jobs never ran cannot be read; empty where it can."""
@@ -195,6 +200,35 @@ class Snapshot:
         for job, kind in self._connection.execute(query):
             types[int(job)].append(kind)
         return {job: sorted(kinds) for job, kinds in types.items()}
+
+    def named_containers(self, names: Sequence[str]) -> dict[str, set[int]]:
+        """The jobs that are containers under one of these names, by name; OAR 3 has such."""
+        return self._with_types({f"container={name}": name for name in names})
+
+    def inner_jobs(self, names: Sequence[str]) -> Ints:
+        """The jobs that run within a container of one of these names, ascending."""
+        found = self._with_types({f"inner={name}": name for name in names})
+        return ints(sorted(set[int]().union(*found.values())))
+
+    def _with_types(self, names: Mapping[str, str]) -> dict[str, set[int]]:
+        """The jobs that have one of these types, by what stands for it."""
+        table = oar_tables.job_types.c
+        jobs: defaultdict[str, set[int]] = defaultdict(set)
+        every = sorted(names)
+        for at in range(0, len(every), SPARSE_BLOCK):
+            query = select(table.type, table.job_id)
+            query = query.where(table.type.in_(every[at : at + SPARSE_BLOCK]))
+            for kind, job in self._connection.execute(query):
+                # A database may not tell capital letters from small ones.
+                if kind in names:
+                    jobs[names[kind]].add(int(job))
+        return jobs
+
+    def ids_among(self, block: Ints) -> Ints:
+        """Those jobs of the block that OAR has, ascending."""
+        jobs = oar_tables.jobs.c
+        query = select(jobs.job_id).where(among(block, jobs.job_id))
+        return np.intersect1d(bulk.read_ints(self._connection, query)[0], block)
 
     def pauses(self, block: Ints) -> dict[int, list[tuple[int, int]]]:
         """When the jobs of the block were Suspended or Resuming, as half-open spans.

@@ -22,6 +22,7 @@ class BlockRead:
 
     rows: JobRows  #: by OAR
     known: JobRecords  #: by the ledger
+    touched: Ints  #: ids of jobs on the machine that hold what has changed since the last pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Decision:
 
 
 def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force: bool) -> Decision:
-    """Choose the jobs that differ from what is recorded, or all with *force*.
+    """Choose the jobs that differ from what is recorded, or hold what does, or all with *force*.
 
     Never recorded are ids that OAR has given to another job, jobs with names that no account can
     have, and jobs that were purged. *last_seen*: epoch seconds of the last pass; None before any.
@@ -45,9 +46,10 @@ def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force:
     vanished = _vanished(rows, known)
     purged = np.isin(rows.job_id, known.job_id[known.closed == schema.PURGED_JOB])
     others, misnamed = reused(rows, known), _misnamed(rows)
+    again = np.isin(rows.job_id, read.touched)
     refused = purged | np.isin(rows.job_id, ints([*others, *misnamed]))
     return Decision(
-        chosen=rows.take((differs | force) & ~refused),
+        chosen=rows.take((differs | again | force) & ~refused),
         changed=rows.job_id[differs],
         vanished=vanished,
         problems={

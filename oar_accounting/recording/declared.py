@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from oar_accounting.core import formats
 from oar_accounting.errors import SettingsError
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
@@ -14,7 +15,8 @@ from oar_accounting.settings.load import Settings
 def declared_terms(given: Settings, oar: OarJobs) -> Terms:
     """The terms as the settings have them now.
 
-    Raises :class:`SettingsError` where the dimension is not a property of OAR's resources.
+    Raises :class:`SettingsError` where the dimension, or what is believed from some time on, is
+    not a property of OAR's resources.
     """
     properties = oar.properties()
     dimension = given.dimension
@@ -25,6 +27,12 @@ def declared_terms(given: Settings, oar: OarJobs) -> Terms:
             f"{given.file}: dimension {dimension!r} is not a property of OAR's resources; "
             f"known are {', '.join(sorted(properties))}"
         )
+    for name, _ in given.property_since:
+        if name not in properties:
+            raise SettingsError(
+                f"{given.file}: property_since names {name!r}, which is not a property of OAR's "
+                f"resources; known are {', '.join(sorted(properties))}"
+            )
     return Terms(
         window=given.window,
         dimension=dimension,
@@ -32,6 +40,7 @@ def declared_terms(given: Settings, oar: OarJobs) -> Terms:
         containers=given.containers,
         grace=given.grace,
         names=given.names,
+        property_since=given.property_since,
     )
 
 
@@ -75,11 +84,21 @@ def notices(
             f"grace is {_granted(terms)} in the settings, {_granted(site.terms)} as recorded: "
             "oar-accounting rebuild --from-oar"
         )
+    if terms.property_since != site.terms.property_since and bounded:
+        lines.append(
+            f"property_since is {_believed(terms)} in the settings, {_believed(site.terms)} as "
+            "recorded: oar-accounting rebuild --from-oar"
+        )
     return lines + _metric_notices(declared, stored)
 
 
 def _granted(terms: Terms) -> str:
     return "left out" if terms.grace is None else f"{terms.grace} s"
+
+
+def _believed(terms: Terms) -> str:
+    said = (f"{name} from {formats.date(since)} UTC" for name, since in terms.property_since)
+    return ", ".join(said) or "left out"
 
 
 def _metric_notices(declared: Sequence[Metric], stored: Sequence[StoredMetric]) -> list[str]:

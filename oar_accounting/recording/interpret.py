@@ -15,14 +15,12 @@ from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.oar.job_rules import (
     Terms,
-    holds_nothing,
     impossible,
-    is_container,
     phases,
     spans_of,
 )
 from oar_accounting.oar.snapshot import Snapshot
-from oar_accounting.recording.allocations import Holder, Holdings, Types
+from oar_accounting.recording.held.allocations import Holder, Holdings, Types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +57,10 @@ def held_by_jobs(  # noqa: PLR0913 - one reading
     terms = book.site.terms
     types = snapshot.types(rows.job_id) if len(rows) else {}
     where = phases(rows, terms)
-    inner = [holds_nothing(types.get(job, ()), terms) for job in rows.job_id.tolist()]
-    entitled = (where.holding | where.closed) & (rows.moldable > 0) & ~np.array(inner, np.bool_)
-    # What is within a container counts as the container's, which must count for that.
-    alone = [not is_container(types.get(job, ())) for job in rows.job_id.tolist()]
-    ended = entitled & where.closed & np.array(alone, np.bool_)
-    holders = rows.take(entitled & ~_never_ran(snapshot, terms, rows, ended))
+    entitled = (where.holding | where.closed) & (rows.moldable > 0)
+    holders = rows.take(entitled & ~_never_ran(snapshot, terms, rows, entitled & where.closed))
     if if_any and not len(holders):
-        held = Holdings(Rates.concat([]), ints([]), ints([]), ints([]))
+        held = Holdings(Rates.concat([]), *(ints([]) for _ in range(4)))
     else:
         held = holder.holdings(snapshot, book, holders, metrics, types)
     return HeldByJobs(types=types, holders=holders, held=held)

@@ -12,16 +12,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import FROM_START, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.core.columns import Ints, JobRows, KeyedRates, Rates, Spans, ints
+from oar_accounting.core.parts import constant
 from oar_accounting.core.progress import Progress
+from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
+from oar_accounting.ledger.figures import changed_figures
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs
 from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recording.allocations import Holder, Holdings
+from oar_accounting.recording.affected import ChangedResources, jobs_within
 from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
+from oar_accounting.recording.held.allocations import Holder, Holdings
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: Late jobs that are named.
@@ -34,6 +39,7 @@ class Tally:
 
     done: int = 0
     changed: int = 0
+    figures: int = 0
     problems: dict[int, str] = field(default_factory=dict)
     #: Jobs that turned up at a time that was taken over, by what could not be done about it.
     late: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -92,6 +98,7 @@ class Pass:
         self.mark = 0
         self._now = now
         self._holder = Holder(self.tally.problems)
+        self._changed_resources = ChangedResources()
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
@@ -102,11 +109,12 @@ class Pass:
         with self.ledger.writing() as book:
             last_seen = self._last_seen(book.site)
             with self.oar.snapshot() as snapshot:
-                read = read_block(snapshot, book, block)
+                read = self._read_block(snapshot, book, block)
                 decision = decide(read, book.accounts, last_seen, force=force)
                 self.tally.problems |= decision.problems
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
                 self.tally.problems |= found.problems
+                within = _within_changed(snapshot, book, decision, found.types)
             if len(decision.vanished):
                 book.close_vanished(decision.vanished, last_seen)
             if len(found.rows):
@@ -114,45 +122,74 @@ class Pass:
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
             self._count(book, read, decision, found.rows)
+        for others in id_blocks(np.setdiff1d(within, block)):
+            self._settle_again(others)
         return read.rows.job_id
 
+    def _settle_again(self, block: Ints) -> None:
+        """Record the jobs of the block anew: what they are billed for depends on others."""
+        with self.ledger.writing() as book, self.oar.snapshot() as snapshot:
+            read = self._read_block(snapshot, book, block)
+            decision = decide(read, book.accounts, self._last_seen(book.site), force=True)
+            found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
+            self.tally.problems |= decision.problems | found.problems
+            if len(found.rows):
+                post(book, found)
+            self._count(book, read, decision, found.rows)
+
+    def _read_block(self, snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
+        """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
+        rows = RecordedNames.of(book.connection, book.site).rows(snapshot.rows(block))
+        known = book.known(block)
+        touched = self._changed_resources.jobs(book.connection, snapshot, book.site, known)
+        return BlockRead(rows=rows, known=known, touched=touched)
+
     def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:
+        """Record one metric of the jobs of the block, in a transaction of its own."""
+        with self.ledger.writing() as book:
+            book.check_building(metric)
+            self.fill_in(book, block, metric, before)
+
+    def fill_in(
+        self, book: Book, block: Ints, metric: StoredMetric, before: StoredMetric | None
+    ) -> None:
         """Record one metric of the jobs of the block.
 
         Of jobs that OAR has deleted, in whole or in part, what stood *before* under the same
         definition is kept.
         """
-        with self.ledger.writing() as book:
-            book.check_building(metric)
-            with self.oar.snapshot() as snapshot:
-                recorded = np.unique(book.spans(block).job_id)
-                read = read_block(snapshot, book, block)
-                rows = read.rows.take(np.isin(read.rows.job_id, recorded))
-                problems = reused(rows, read.known)
-                self.tally.problems |= problems
-                rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
-                held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
-            lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
-            kept = Rates.concat([])
-            if before is not None:
-                kept = book.rates(lost, before.metric_id)
-                kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
-            missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
-            reason = f"OAR no longer has it whole: {metric.metric.name} is not recorded, or in part"
-            self.tally.problems.update((job, reason) for job in missing.tolist())
-            new = held.rates.take(held.rates.metric_id == metric.metric_id)
-            new = new.take(~np.isin(new.job_id, kept.job_id))
-            book.post_metric(recorded, metric.metric_id, Rates.concat([new, kept]))
+        with self.oar.snapshot() as snapshot:
+            recorded = np.unique(book.spans(block).job_id)
+            read = self._read_block(snapshot, book, block)
+            rows = read.rows.take(np.isin(read.rows.job_id, recorded))
+            problems = reused(rows, read.known)
+            self.tally.problems |= problems
+            rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
+            held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
+        lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
+        kept = Rates.concat([])
+        if before is not None:
+            kept = book.rates(lost, before.metric_id)
+            kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
+        missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
+        reason = f"OAR no longer has it whole: {metric.metric.name} is not recorded, or in part"
+        self.tally.problems.update((job, reason) for job in missing.tolist())
+        new = held.rates.take(held.rates.metric_id == metric.metric_id)
+        new = Rates.concat([new.take(~np.isin(new.job_id, kept.job_id)), kept])
+        self.tally.figures += _changed_in(book, metric, recorded, new)
+        book.post_metric(recorded, metric.metric_id, new)
 
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
+        known = known_jobs(connection, site.site_id, block)
         with self.oar.snapshot() as snapshot:
             rows = snapshot.rows(block)
+            touched = self._changed_resources.jobs(connection, snapshot, site, known)
         rows = RecordedNames.of(connection, site).rows(rows)
-        known = known_jobs(connection, site.site_id, block)
         lost = known.job_id[(known.unsettled == 1) & ~np.isin(known.job_id, rows.job_id)]
         accounts = self.ledger.accounts(connection, site)
-        return np.union1d(rows.job_id[differing(rows, known, accounts)], lost)
+        changed = rows.job_id[differing(rows, known, accounts)]
+        return np.unique(np.concatenate([changed, lost, touched]))
 
     def _last_seen(self, site: Site) -> int | None:
         """When the last pass was; the clock may have been ahead then."""
@@ -165,13 +202,33 @@ class Pass:
         again = before & np.isin(posted.job_id, decision.changed)
         self.tally.done += int(np.count_nonzero(closed & ~before))
         self.tally.changed += int(np.count_nonzero(again))
+        self.tally.figures += book.figures
         self.tally.add_late(book.late)
 
 
-def read_block(snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
-    """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
-    rows = RecordedNames.of(book.connection, book.site).rows(snapshot.rows(block))
-    return BlockRead(rows=rows, known=book.known(block))
+def _changed_in(book: Book, metric: StoredMetric, jobs: Ints, rates: Rates) -> int:
+    """In how many of the jobs a metric is otherwise than what is shown under its name."""
+    shown = [
+        each.metric_id
+        for each in book.metrics()
+        if each.metric.name == metric.metric.name and each.state == schema.ACTIVE
+    ]
+    old = book.rates(jobs, shown[0]) if shown else Rates.concat([])
+    old = replace(old, metric_id=np.full(len(old), metric.metric_id))
+    spans = book.spans(jobs)
+    return changed_figures((spans, old), (spans, rates), jobs)
+
+
+def _within_changed(
+    snapshot: Snapshot, book: Book, decision: Decision, types: Mapping[int, Sequence[str]]
+) -> Ints:
+    """The recorded jobs within containers of which OAR tells otherwise than the ledger."""
+    lost = decision.vanished
+    recorded = {
+        job: kinds.split(",") for job, kinds in zip(lost.job_id.tolist(), lost.types, strict=True)
+    }
+    changed = [*decision.changed.tolist(), *recorded]
+    return jobs_within(book.connection, snapshot, book.site, {**types, **recorded}, changed)
 
 
 def interpret(
@@ -207,19 +264,26 @@ def interpret(
 def lowered(book: Book, held: Holdings) -> Ints:
     """The recorded jobs that OAR gives fewer resources than are recorded, or describes less.
 
-    What they began with is compared: what a job holds may change, and it may change accounts.
+    The most that each held at once is compared: of what an inner job holds a part may be billed to
+    its container, and that may change.
     """
     metric_id = book.resource_metric().metric_id
-    jobs = np.intersect1d(held.asked_about, book.spans(held.asked_about).job_id)
-    counts = []
-    for rates in (book.rates(jobs, metric_id), held.rates):
-        begun = (rates.metric_id == metric_id) & (rates.start_time == FROM_START)
-        rates = rates.take(begun & np.isin(rates.job_id, jobs))
-        counts.append(
-            np.bincount(np.searchsorted(jobs, rates.job_id), rates.used, minlength=len(jobs))
-        )
-    fewer = jobs[counts[1] < counts[0]]
+    spans = book.spans(held.asked_about)
+    jobs = np.intersect1d(held.asked_about, spans.job_id)
+    recorded = _most_at_once(jobs, spans, book.rates(jobs, metric_id))
+    fewer = jobs[held.counted[np.searchsorted(held.asked_about, jobs)] < recorded]
     return np.union1d(fewer, np.intersect1d(held.short, jobs))
+
+
+def _most_at_once(jobs: Ints, spans: Spans, rates: Rates) -> Ints:
+    """Of each of the *jobs* the most that it held at once, on all accounts together."""
+    parts = constant(spans, KeyedRates.by_account(rates))
+    ids, number = np.unique(parts.rates.job_id, return_inverse=True)
+    held = np.zeros(len(ids), np.int64)
+    np.add.at(held, number, parts.rates.used)
+    most = np.zeros(len(jobs), np.int64)
+    np.maximum.at(most, np.searchsorted(jobs, parts.jobs(ids)), held)
+    return most
 
 
 def post(book: Book, found: Interpreted) -> None:

@@ -59,6 +59,10 @@ class Runs:
         with dialects.writing(self.ledger.engine) as connection:
             journal.finish(connection, number, self._clock(), entry.report)
 
+    def now(self) -> int:
+        """The present, in epoch seconds."""
+        return self._clock()
+
     @contextmanager
     def looking(self) -> Iterator[Book]:
         """The book of a dry run, to which nothing is written."""
@@ -82,6 +86,8 @@ class Runs:
         told = notices(site, terms, self.given.metrics, stored)
         if site.terms.profile == "default" and (unread := self.oar.launches_unread()):
             told.append(f"jobs that OAR gave up before they ran are counted: {unread}")
+        if site.terms.profile == "default" and (unread := self.oar.properties_unread()):
+            told.append(f"properties of resources are taken to be always as today: {unread}")
         return told
 
     def report(self, tally: Tally, found: Sequence[str]) -> PassReport:
@@ -92,6 +98,7 @@ class Runs:
             done=tally.done,
             changed=tally.changed,
             open=still_open,
+            figures=tally.figures,
             problems=tuple(Problem(job_id=j, reason=r) for j, r in sorted(tally.problems.items())),
             notices=(*found, *tally.told()),
         )

@@ -30,7 +30,7 @@ from oar_accounting.ledger.reading import OVERLAP, known_jobs, recorded_ids, uns
 from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recording.allocations import Holder
+from oar_accounting.recording.held.allocations import Holder
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: New jobs that are looked at, at most: more of them are for a pass.

@@ -25,6 +25,7 @@ import numpy as np
 from sqlalchemy import Connection, Select, func, select
 
 from oar_accounting.core.columns import (
+    OPEN,
     Ints,
     KeyedRates,
     Spans,
@@ -98,12 +99,21 @@ def utilisation(  # noqa: PLR0913 - one question
     chosen = _Chosen(site=site, metrics=wanted, values=_values(site, where))
     present = oar.properties()
     with oar.snapshot() as snapshot:
-        log = read_machine(snapshot, present, _properties(chosen))
+        metrics_only = [each.metric for each in wanted]
+        since = -OPEN if start is None else start
+        log = read_machine(
+            snapshot,
+            present,
+            metrics_only,
+            site.terms.dimension,
+            since,
+            dict(site.terms.property_since),
+        )
         _check_values(connection, chosen, log)
         begin = _first(connection, site, log) if start is None else start
         bounds = _bounds(begin, stop, bucket, timezone)
         accounts = chosen.accounts(connection)
-        measures = [measured(each.metric, log.kinds, site.terms.dimension) for each in wanted]
+        measures = [measured(each, log.kinds.table, site.terms.dimension) for each in metrics_only]
         sums = _UsedSums(len(wanted), bounds)
         for page in _pages(begin, stop):
             inside = sums.within(page)
@@ -185,18 +195,11 @@ def _check_values(connection: Connection, chosen: _Chosen, log: MachineLog) -> N
         return
     dimension = chosen.site.terms.dimension
     known = {names[3] for names in account_names(connection, chosen.site.site_id).values()}
-    known |= set(log.kinds.values_of(dimension)[1])
+    known |= set(log.kinds.table.values_of(dimension)[1])
     if unknown := sorted(chosen.values - known):
         raise UnknownName(
             f"unknown {dimension} {unknown[0]!r}; known are {', '.join(sorted(known - {''}))}"
         )
-
-
-def _properties(chosen: _Chosen) -> tuple[str, ...]:
-    """The properties of resources that are needed."""
-    of_metrics = [name for stored in chosen.metrics for name in stored.metric.properties]
-    dimension = chosen.site.terms.dimension
-    return tuple(dict.fromkeys([*of_metrics, *([dimension] if dimension else [])]))
 
 
 def _first(connection: Connection, site: Site, log: MachineLog) -> int:
@@ -261,8 +264,8 @@ def _of_page(  # noqa: PLR0913 - the sources of one answer
     """The amounts of each metric between the *bounds*."""
     start, stop = int(bounds[0]), int(bounds[-1])
     level = machine.within(log.level, start, stop)
-    there = machine.stretches(level, log.kind, start, stop)
-    jobs = _PageOfJobs(snapshot, log.resource_id, there.take(there.level != machine.UP))
+    there = machine.stretches(level, log.kinds.history, start, stop)
+    jobs = _PageOfJobs(snapshot, log.kinds.resource_id, there.take(there.level != machine.UP))
     for block in job_blocks(connection, chosen.site.site_id, start, stop):
         spans = _used_within(read_spans(connection, chosen.site.site_id, block), start, stop)
         rates = read_rates(connection, chosen.site.site_id, block)
@@ -274,7 +277,7 @@ def _of_page(  # noqa: PLR0913 - the sources of one answer
             held = held.take(np.isin(held.key, accounts))
         jobs.use_of_metrics(using, held, [stored.metric_id for stored in chosen.metrics])
     if jobs.rescued():
-        there = machine.stretches(jobs.raised(level), log.kind, start, stop)
+        there = machine.stretches(jobs.raised(level), log.kinds.history, start, stop)
     there = _of_values(there, log, chosen)
     return [
         machine.filled(machine.steps_of(measure, there), jobs.use(stored.metric_id), bounds)
@@ -296,7 +299,7 @@ def _of_values(there: Stretches, log: MachineLog, chosen: _Chosen) -> Stretches:
     """Those of the resources that have one of the chosen values of the dimension property."""
     if chosen.values is None:
         return there
-    number, values = log.kinds.values_of(chosen.site.terms.dimension)
+    number, values = log.kinds.table.values_of(chosen.site.terms.dimension)
     wanted = ints([value in chosen.values for value in values]) != 0
     return there.take(wanted[number[there.kind]])
 

@@ -8,6 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ SETTINGS_KEYS = (
     "oar_version",
     "password_file",
     "profile",
+    "property_since",
     "recheck_days",
     "scheduler",
     "site",
@@ -59,6 +61,8 @@ class Settings:
     containers: str = "outer"
     grace: int | None = None  #: seconds that a job may use beyond its walltime; None: any number
     names: str = STORED  #: how users and projects stand in OAR's database
+    #: Properties of resources by name, and from when on OAR's log of each is believed.
+    property_since: tuple[tuple[str, int], ...] = ()
     recheck_days: int = 7  #: jobs that ended within these days are compared by every pass
     timezone: str = "UTC"  #: in which people's days, weeks and months are
     metrics: tuple[Metric, ...] = BUILT_IN
@@ -106,6 +110,7 @@ def load_settings(
         containers=given.one_of("containers", CONTAINERS),
         grace=given.whole("grace", 0, 9_999_999) if "grace" in table else None,
         names=given.one_of("names", NAMES),
+        property_since=given.property_since(),
         recheck_days=given.whole("recheck_days", 0, 36_500) if "recheck_days" in table else 7,
         timezone=given.timezone(),
         metrics=(*BUILT_IN, *given.metrics()),
@@ -266,6 +271,32 @@ class _Toml:
         except BadSpan:
             raise self._wrong("timezone", "a time zone like 'Europe/Paris'") from None
         return name
+
+    def property_since(self) -> tuple[tuple[str, int], ...]:
+        """From when on OAR's log of a property is believed, sorted by its name."""
+        if "property_since" not in self.table:
+            return ()
+        # Most sites have no need of it, nor most commands of zones.
+        from oar_accounting.core import periods
+
+        table = self.table["property_since"]
+        if not isinstance(table, dict):
+            raise self._wrong("property_since", "a table like { mem = 2026-02-03 }")
+        tz = periods.zone(self.timezone())
+        found = []
+        for name, said in sorted(table.items()):
+            dated = isinstance(said, (str, int, date)) and not isinstance(said, bool)
+            try:
+                instant = periods.moment(str(said), tz) if dated else None
+            except BadSpan:
+                instant = None
+            if instant is None:
+                raise SettingsError(
+                    f"{self.file}: property_since.{name} must be a date or a time like 2026-02-03 "
+                    f"or '2026-02-03 12:00', not {said!r}"
+                )
+            found.append((name, instant))
+        return tuple(found)
 
     def url(self, key: str) -> URL:
         """A database; its password may be within."""

@@ -135,6 +135,7 @@ CREATE TABLE accounting_sites (
     last_pass BIGINT,
     grace BIGINT,
     names VARCHAR(16),
+    property_since TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin,
     PRIMARY KEY (site_id),
     CONSTRAINT accounting_sites_name UNIQUE (name)
 )ENGINE=InnoDB;

@@ -31,6 +31,8 @@ ALTER TABLE accounting_sites ADD COLUMN grace BIGINT;
 
 ALTER TABLE accounting_sites ADD COLUMN names VARCHAR(16);
 
+ALTER TABLE accounting_sites ADD COLUMN property_since TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
+
 ALTER TABLE accounting_jobs ADD COLUMN name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin;
 
 ALTER TABLE accounting_jobs ADD COLUMN exit_code INTEGER;

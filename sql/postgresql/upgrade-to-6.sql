@@ -28,6 +28,8 @@ ALTER TABLE accounting_sites ADD COLUMN grace BIGINT;
 
 ALTER TABLE accounting_sites ADD COLUMN names VARCHAR(16);
 
+ALTER TABLE accounting_sites ADD COLUMN property_since TEXT;
+
 ALTER TABLE accounting_jobs ADD COLUMN name VARCHAR(255);
 
 ALTER TABLE accounting_jobs ADD COLUMN exit_code INTEGER;

@@ -1,8 +1,9 @@
 """The floor: what PostgreSQL itself needs for the work that any catch-up must have done.
 
-(a) one aggregate that gives the three metrics of every job in every cluster. It keeps nothing: its
-    rows are summed by the server, so that it may not leave out a column. It gets 256 MiB of
-    work_mem, with which it sorts and hashes in memory and is fastest;
+(a) one aggregate that gives the three metrics of every job in every cluster as it began, with the
+    memory that its nodes had then. It keeps nothing: its rows are summed by the server, so that it
+    may not leave out a column. It gets 256 MiB of work_mem, with which it sorts and hashes in
+    memory and is fastest;
 (b) COPY of the job, span and rate rows into empty tables with the same definitions. The text is in
     memory, sorted by key, before the clock starts;
 (c) one INSERT ... SELECT ... ON CONFLICT DO UPDATE of the totals into the empty table, sorted by
@@ -39,10 +40,13 @@ AGGREGATE = text(
     FROM (
         SELECT job_id, cluster, sum(cores) AS resources, count(*) AS nodes, sum(memnode) AS memory
         FROM (
-            SELECT job_id, cluster, network_address, count(*) AS cores, max(memnode) AS memnode
+            SELECT job_id, cluster, network_address, count(*) AS cores,
+                max(COALESCE(CAST(was.value AS integer), memnode)) AS memnode
             FROM jobs
             JOIN assigned_resources ON moldable_job_id = assigned_moldable_job
             JOIN resources USING (resource_id)
+            LEFT JOIN resource_logs was ON was.resource_id = resources.resource_id
+                AND was.attribute = 'memnode' AND was.date_stop > start_time
             WHERE state IN ('Terminated', 'Error') AND type = 'default'
             GROUP BY job_id, cluster, network_address
         ) AS node_parts
@@ -55,6 +59,7 @@ RATES = text(
     SELECT count(DISTINCT (job_id, account_id)), sum(asked) FILTER (WHERE name = 'resource'),
         sum(asked) FILTER (WHERE name = 'node'), sum(asked) FILTER (WHERE name = 'memory')
     FROM accounting_rates JOIN accounting_metrics USING (metric_id)
+    WHERE start_time = -9223372036854775807
     """
 )
 TOTALS = text(

@@ -208,14 +208,16 @@ def _resource_logs() -> dict[str, Any]:
     starts = [np.full(len(row), BEGIN - 300 * DAY), lost, lost + HOUR, lost + 3 * HOUR]
     stops = [*starts[1:], np.zeros(len(row), np.int64)]
     nth = np.arange(len(row)) % 4
-    return {
-        "resource_log_id": np.arange(1, len(row) + 1),
+    states: dict[str, Any] = {
+        "resource_log_id": oar_data.FIRST_OF_STATES + np.arange(len(row)),
         "resource_id": row + 1,
         "attribute": ["state"] * len(row),
         "value": ["Alive", "Suspected", "Absent", "Alive"] * RESOURCES,
         "date_start": np.choose(nth, starts),
         "date_stop": np.choose(nth, stops),
     }
+    properties = oar_data.property_logs(_resources(), BEGIN - 300 * DAY, BEGIN + 15 * DAY)
+    return {name: [*properties[name], *states[name]] for name in properties}
 
 
 def _state_logs(ids: Ints, runs: Bools, submitted: Ints, started: Ints) -> dict[str, Any]:

@@ -5,6 +5,7 @@ than a real site has; 1 to 64 resources a job, side by side, of 1,024: 4 cluster
 cores. Everything ended long ago, so that a later pass compares no job again.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,15 @@ def tables(kind: str) -> MetaData:
     return metadata
 
 
+#: The ids of logs of states begin here, those of properties at 1.
+FIRST_OF_STATES = 10_000_000
+
+LogColumns = dict[str, list[Any]]
+
+
 def add_logs(engine: Engine, changes: int) -> int:
     """Log that every resource changed its state so many times over the 90 days; the rows."""
     table = oar_tables.resource_logs.to_metadata(MetaData())
-    table.create(engine)
     rng = np.random.default_rng(SEED)
     resources, rows = SIZES["resources"], SIZES["resources"] * changes
     start = np.sort(rng.integers(BEGIN, BEGIN + SIZES["period"], size=(resources, changes)))
@@ -90,7 +96,7 @@ def add_logs(engine: Engine, changes: int) -> int:
     stop = np.concatenate([start[:, 1:], np.zeros((resources, 1), np.int64)], axis=1)
     states = np.array(["Alive", "Absent", "Suspected"])
     columns = {
-        "resource_log_id": np.arange(1, rows + 1),
+        "resource_log_id": FIRST_OF_STATES + np.arange(rows),
         "resource_id": np.repeat(np.arange(1, resources + 1), changes),
         "attribute": ["state"] * rows,
         "value": states[rng.choice(3, size=rows, p=(0.8, 0.1, 0.1))].tolist(),
@@ -101,6 +107,27 @@ def add_logs(engine: Engine, changes: int) -> int:
         bulk.insert_columns(connection, table, columns)
     settle(engine)
     return rows
+
+
+def property_logs(resources: Mapping[str, Sequence[Any]], begin: int, changed: int) -> LogColumns:
+    """Log all properties of the resources at creation, and one change of 1 % of the nodes.
+
+    *begin*: when they were created; *changed*: when a hundredth of the nodes got the memory that
+    they have today. In columns of OAR's ``resource_logs``.
+    """
+    rows: list[tuple[int, str, str, int, int]] = []
+    for number, cluster, memory in zip(
+        *(resources[name] for name in ("resource_id", "cluster", "memnode")), strict=True
+    ):
+        rows.append((number, "cluster", cluster, begin, 0))
+        if (number - 1) // CORES_A_NODE % 100:
+            rows.append((number, "memnode", str(memory), begin, 0))
+        else:
+            rows.append((number, "memnode", "32000", begin, changed))
+            rows.append((number, "memnode", str(memory), changed, 0))
+    names = ("resource_id", "attribute", "value", "date_start", "date_stop")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return {"resource_log_id": list(range(1, len(rows) + 1)), **columns}
 
 
 def _small_tables(metadata: MetaData, options: dict[str, Any]) -> None:
@@ -146,10 +173,15 @@ def fill(engine: Engine, jobs: int) -> int:
     """Create OAR's tables with so many jobs; the number of assigned resources."""
     metadata = tables(dialects.database_name(engine))
     metadata.create_all(engine)
+    logs = oar_tables.resource_logs.to_metadata(MetaData())
+    logs.create(engine)
     if engine.dialect.name == "postgresql":
         _fill_there(engine, jobs)
     else:
         _fill_from_here(engine, metadata, jobs)
+    middle = BEGIN + SIZES["period"] // 2
+    with engine.begin() as connection:
+        bulk.insert_columns(connection, logs, property_logs(_resources(), BEGIN, middle))
     settle(engine)
     with engine.connect() as connection:
         query = select(func.count()).select_from(metadata.tables["assigned_resources"])

@@ -26,9 +26,10 @@ ROOMS: dict[str, set[str]] = {
     "ledger": {"core", "metrics", "database", "oar"},
     "adjustments": {"core", "metrics", "database", "oar", "ledger"},
     "attributes": {"core", "metrics", "database", "ledger"},
+    "recording.held": {"core", "metrics", "metrics.formulas", "database", "oar", "ledger"},
     "recording": {
-        *("core", "metrics", "metrics.formulas", "database", "oar", "settings"),
-        *("ledger", "adjustments", "attributes"),
+        *("core", "metrics", "database", "oar", "settings", "ledger", "adjustments"),
+        *("attributes", "recording.held"),
     },
     "usage": {"core", "metrics", "database", "oar", "ledger", "attributes"},
     "reports": {"core", "metrics", "database", "oar", "settings", "ledger", "usage"},
@@ -38,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
         *("recording", "usage", "karma.policies"),
     },
     "health": {
-        *("core", "database", "oar", "settings", "stubs", "ledger", "recording"),
+        *("core", "metrics", "database", "oar", "settings", "stubs", "ledger", "recording"),
         *("karma", "karma.policies"),
     },
     "dropin": {"core", "database", "oar", "settings", "karma"},

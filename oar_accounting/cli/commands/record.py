@@ -11,6 +11,7 @@ from oar_accounting.cli.terminal.display import (
     progress_bar,
     show,
     speak_to_syslog,
+    tell_findings,
     tell_report,
 )
 from oar_accounting.cli.terminal.exits import command, fail
@@ -152,18 +153,27 @@ def verify(options: Options, most: int) -> None:
 @command("rebuild")
 @click.option("--metric", metavar="NAME", help="Only this metric, as it is declared now.")
 @click.option("--from-oar", is_flag=True, help="Read the jobs that OAR still has again.")
+@click.option("--dry-run", is_flag=True, help="Say how many figures would change; change none.")
 @click.pass_obj
-def rebuild(options: Options, metric: str | None, from_oar: bool) -> None:
+def rebuild(options: Options, metric: str | None, from_oar: bool, dry_run: bool) -> None:
     """Recompute what is derived, or fill a metric that was declared or changed.
 
-    Without an option: the totals, from the recorded spans and rates.
+    Without an option: the totals, from the recorded spans and rates. A figure is what a job asked
+    for and used in one metric, or a total where only these are recomputed.
 
     \b
     Example: oar-accounting rebuild --metric gpu
     """
     with options.accounting() as accounting, progress_bar("rebuilt") as progress:
-        report = accounting.rebuild(metric=metric, from_oar=from_oar, progress=progress)
-    tell_report(report)
+        report = accounting.rebuild(
+            metric=metric, from_oar=from_oar, dry_run=dry_run, progress=progress
+        )
+    if not dry_run:
+        tell_report(report)
+        click.echo(f"{report.figures:,} figures changed")
+        return
+    click.echo(f"{report.figures:,} figures would change; nothing was written")
+    tell_findings(report)
 
 
 @command("schema")

@@ -75,6 +75,11 @@ def tell_report(report: PassReport) -> None:
         f"{report.done} jobs recorded, {report.changed} changed, {report.open} open, "
         f"{len(report.problems)} problems"
     )
+    tell_findings(report)
+
+
+def tell_findings(report: PassReport) -> None:
+    """What of a pass needs attention, on standard error."""
     for problem in report.problems:
         click.echo(f"job {problem.job_id}: {formats.printable(problem.reason)}", err=True)
     for notice in report.notices:

@@ -109,7 +109,13 @@ def test_a_role_that_may_not_read_what_karma_needs(site: Site, guest: Guest) -> 
     config = Path("dominant.toml")
     config.write_text('[karma]\npolicy = "dominant"\nmetrics = ["node"]\n', encoding="utf-8")
     status = Accounting.examine(url=guest.url, config=config, root=site.machine.root)
-    (found,) = (each for each in status.findings if each.level != "good")
+    properties, found = (each for each in status.findings if each.level != "good")
+    assert (properties.subject, properties.level) == ("properties", "warning")
+    assert properties.said.startswith(
+        f"they are taken to be always as today: the role {guest.name} may not read OAR's table "
+        "resource_logs; roles.sql lets it"
+    )
+    assert properties.mend.endswith("/roles.sql")
     assert (found.subject, found.level) == ("karma", "bad")
     assert "'resource_logs' cannot be read" in found.said
     assert found.mend.endswith("/roles.sql")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, insert
@@ -551,7 +552,9 @@ def test_open_jobs_are_read_as_a_pass_reads_them(oar: SmallOar, engine: Engine) 
     accounting = recorded(engine, linear())
     accounting.forget_user("bob")
     oar.add_job(user="bob", project="q", cores=1, start=NOW - DAY, state="Running")
-    oar.add_job(user="carol", cores=4, start=NOW - DAY, state="Running", types=("inner=7",))
+    held: dict[str, Any] = {"cores": 4, "start": NOW - DAY, "state": "Running"}
+    outer = oar.add_job(user="alice", types=("container",), **held)
+    oar.add_job(user="carol", types=(f"inner={outer}",), **held)
     oar.add_job(user="carol", cores=4, start=1, state="Running")
     report = {job.project: job for job in accounting.karma()}
     assert report["q"].user.startswith("forgotten-") or report["q"].user == "carol"

@@ -283,16 +283,18 @@ def test_a_job_of_which_oar_counted_less_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("late", "types"), [(Past(used=0), ()), (Past(), ("inner=100",))], ids=["no second", "inner"]
+    ("late", "launched"), [(Past(used=0), False), (Past(), True)], ids=["no second", "never ran"]
 )
 def test_a_job_that_counts_nothing_here_is_told_since_oar_counted_it(
-    site: Accounting, engine: Engine, late: Past, types: tuple[str, ...]
+    site: Accounting, engine: Engine, late: Past, launched: bool
 ) -> None:
     site.import_accounting()
     before = openings(site)
     oar = SmallOar(engine, create=False, nodes=0)
     late.add_to(oar, 7)
-    oar.add_types(7, *types)
+    if launched:
+        oar.add_state(7, "Launching", OLD, OLD + HOUR)
+        oar.update_job(7, state="Error")
     (notice,) = site.catch_up(full=True).notices
     assert "what OAR counted for them stands on as an opening amount: 7" in notice
     assert openings(site) == before

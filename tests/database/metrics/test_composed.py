@@ -492,12 +492,13 @@ def test_types_are_read_for_a_rebuild_only_where_a_formula_asks_for_them(
 ) -> None:
     oar = two_clusters(engine)
     oar.add_job()
-    recorded(engine, WITHOUT)
+    both = 'containers = "both"\n'
+    recorded(engine, both + WITHOUT)
     monkeypatch.setattr("oar_accounting.oar.snapshot.Snapshot.types", None)
-    plain = WITHOUT + "[metrics.billing]\nunit = 'core.s'\nformula = 'core * 2'\n"
+    plain = both + WITHOUT + "[metrics.billing]\nunit = 'core.s'\nformula = 'core * 2'\n"
     opened(engine, plain).rebuild(metric="billing")
     with pytest.raises(TypeError):
-        opened(engine, BILLING).rebuild(metric="billing")
+        opened(engine, both + BILLING).rebuild(metric="billing")
 
 
 @on_sqlite

@@ -144,6 +144,7 @@ def examined(guest: Guest, machine: Machine) -> dict[str, Finding]:
 @pytest.mark.databases("postgresql", "mariadb")
 def test_a_role_without_the_right_is_told_and_all_else_goes_on(site: Site, reader: Guest) -> None:
     stopped(site, "default")
+    reader.grant("SELECT", ["resource_logs"])
     found = examined(reader, site.machine)
     assert found["queues"].level == "good"
     assert found["queues"].said == (

@@ -105,6 +105,8 @@ def lived(oar: SmallOar) -> None:
 
 AMOUNTS = {
     "alice": (8 * 2 * HOUR, 8 * (HOUR - 15)),
+    # While the container that it runs in was suspended.
+    "bob": (8 * 15, 8 * 15),
     "l'eau": (8 * 2 * HOUR, 8 * 100),
     "zoé": (2 * HOUR, 30),
 }

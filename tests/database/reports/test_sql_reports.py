@@ -193,7 +193,14 @@ JOBS = (
     Job(user="bob", start=at("2026-02-05"), seconds=0, state="Error", resources=(1,)),
     # Over the end of the time that is asked about.
     Job(user="alice", start=STOP - 1_000, seconds=2_000, resources=(3,), waited=11),
-    Job(user="alice", queue="besteffort", start=at("2026-03-01"), resources=(3,), waited=12),
+    Job(
+        user="alice",
+        queue="besteffort",
+        start=at("2026-03-02"),
+        resources=(3,),
+        types=("container",),
+        waited=12,
+    ),
     # Within a container, which is billed.
     Job(user="bob", start=at("2026-03-02"), resources=(3,), types=("inner=11",), waited=1),
     # It runs, and is in no amount.

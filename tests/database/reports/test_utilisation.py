@@ -322,7 +322,7 @@ def test_a_job_within_a_container_holds_nothing_and_wakes_nothing(engine: Engine
     for number in range(1, 9):
         oar.log_states(number, (T0, "Dead"))
     oar.add_job(cores=4, stop=T0 + 50, types=["container"])
-    oar.add_job(cores=8, stop=T0 + 50, types=["inner=1"])
+    oar.add_job(cores=4, stop=T0 + 50, types=["inner=1"])
     assert asked(recorded(engine), T0, T0 + 100) == [(800, 600, 0, 200, 0, 0)]
 
 
@@ -572,11 +572,17 @@ def in_force(logs: Sequence[tuple[Any, int, int]], now: Any, second: int) -> Any
 
 
 def always(logs: Sequence[tuple[Any, int, int]], now: Any, second: int) -> Any:
-    """The same, but as the first log says before it, and as it is now without any."""
+    """What the log says that is open then, else the next one, else what it is now."""
     timed = [log for log in logs if log[2] == 0 or log[2] > log[1]]
-    if not timed:
-        return now
-    return in_force(timed, now, max(second, min(log[1] for log in timed)))
+    running = [log for log in timed if log[1] <= second and (log[2] == 0 or second < log[2])]
+    later = [log for log in timed if log[1] > second]
+    if running:
+        latest = max(log[1] for log in running)
+        return [log for log in running if log[1] == latest][-1][0]
+    if later:
+        nearest = min(log[1] for log in later)
+        return [log for log in later if log[1] == nearest][-1][0]
+    return now
 
 
 def logs_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -613,7 +619,9 @@ def history_of(
     ]
     columns = [ints([row[place] for row in rows]) for place in range(5)]
     current = ints([number(getattr(thing, now)) for thing in things])
-    return machine.history(Logs(*columns), current, always=forever)
+    if forever:
+        return machine.property_history(Logs(*columns), current)
+    return machine.state_history(Logs(*columns), current)
 
 
 def levels_of(things: Sequence[Thing]) -> History:
@@ -798,44 +806,57 @@ def build(oar: SmallOar, things: Sequence[Thing], jobs: Sequence[Ran]) -> None:
             start=T0 + job.start,
             stop=T0 + job.start + (job.seconds or 0) if ended else 0,
             state="Terminated" if ended else "Running",
-            types=["inner=9"] if job.inner else [],
+            types=["inner=1"] if job.inner else ["container"] if job is jobs[0] else [],
             pauses=[(T0 + job.pause[0], T0 + job.pause[1])] if job.pause else [],
         )
 
 
-def rate_of(metric: Metric, things: Sequence[Thing], job: Ran) -> int:
-    """What a job holds each second, by the properties that the resources have now."""
-    held = [things[n] for n in job.on if things[n].kind == "default"]
-    if job.inner:
-        return 0
+def host_of(thing: Thing, second: int) -> str:
+    return str(always(thing.hosts, thing.host, second))
+
+
+def mem_of(thing: Thing, second: int) -> int:
+    return int(always(thing.mems, thing.mem, second))
+
+
+def held_by(job: Ran, jobs: Sequence[Ran], second: int) -> frozenset[int]:
+    """What a job is billed for: within a container, what that does not hold while it runs."""
+    if job.inner and not jobs[0].inner and job is not jobs[0] and jobs[0].uses(second):
+        return job.on - jobs[0].on
+    return job.on
+
+
+def rate_of(metric: Metric, things: Sequence[Thing], on: frozenset[int], second: int) -> int:
+    """What is held within a second, by the properties that the resources had then."""
+    held = [things[n] for n in on if things[n].kind == "default"]
     if metric is RESOURCE:
         return len(held)
     if metric is SUM:
-        return sum(thing.mem for thing in held)
+        return sum(mem_of(thing, second) for thing in held)
     # The memory of a node is the largest that any of its resources has.
     most: dict[str, int] = {}
     for thing in things:
-        of_type = thing.kind == "default"
-        most[thing.host] = max(most.get(thing.host, 0), thing.mem if of_type else 0)
-    return sum(
-        1 if metric is NODE else most[host] for host in {thing.host for thing in held} if host
-    )
+        host, mem = host_of(thing, second), mem_of(thing, second)
+        most[host] = max(most.get(host, 0), mem if thing.kind == "default" else 0)
+    hosts = {host_of(thing, second) for thing in held} - {""}
+    return sum(1 if metric is NODE else most[host] for host in hosts)
 
 
 def plain(metric: Metric, things: Sequence[Thing], jobs: Sequence[Ran], second: int) -> Parts:
     """What is to be told of one second."""
-    running = [job for job in jobs if job.uses(second)]
+    held = [(job.on, held_by(job, jobs, second)) for job in jobs if job.uses(second)]
+    busy = {
+        owner
+        for on, billed in held
+        if any(rate_of(each, things, billed, second) for each in HELD)
+        for owner in on
+    }
     levels = [
-        UP
-        if thing.level(second) != GONE
-        and any(
-            owner in job.on and any(rate_of(each, things, job) for each in HELD) for job in running
-        )
-        else thing.level(second)
+        UP if thing.level(second) != GONE and owner in busy else thing.level(second)
         for owner, thing in enumerate(things)
     ]
     up, standby, down = naive(metric, things, levels, second)
-    wanted = sum(rate_of(metric, things, job) for job in running)
+    wanted = sum(rate_of(metric, things, billed, second) for _, billed in held)
     used = min(up, wanted)
     return up + standby + down, down, standby, used, up - used, wanted - used
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from oar_accounting.core.columns import OPEN, ints
 from oar_accounting.metrics.metric import NODE, RESOURCE, Metric, Resources
+from oar_accounting.oar.properties import of_today
 from oar_accounting.oar.resource_logs import Presence, capacity_of
 
 MEMORY = Metric(name="memory", unit="MiB·s", form="sum", of="mem", per="network_address")
@@ -15,6 +16,7 @@ RESOURCES = Resources(
     type=["default"] * 4 + ["licence"],
     properties={"network_address": ["a", "a", "b", "b", ""], "mem": [10, 10, 20, 20, None]},
 )
+KINDS = of_today(RESOURCES)
 SPANS = st.lists(
     st.tuples(st.sampled_from([1, 2, 3, 4, 9, 77]), st.integers(0, 30), st.integers(1, 12)),
     max_size=20,
@@ -42,7 +44,7 @@ def naive(metric: Metric, spans: list[tuple[int, int, int]], second: int) -> int
 @pytest.mark.parametrize("metric", [RESOURCE, NODE, MEMORY], ids=lambda metric: metric.name)
 @given(spans=SPANS)
 def test_every_second_has_what_was_there(metric: Metric, spans: list[tuple[int, int, int]]) -> None:
-    capacity = capacity_of(metric, RESOURCES, presence(spans))
+    capacity = capacity_of(metric, KINDS, presence(spans))
     if capacity is None:
         assert not spans
         return
@@ -54,12 +56,12 @@ def test_every_second_has_what_was_there(metric: Metric, spans: list[tuple[int, 
 
 def test_a_formula_and_a_machine_without_a_log_have_none() -> None:
     formula = Metric(name="f", unit="f·s", form="formula", formula="node", parts=(NODE,))
-    assert capacity_of(formula, RESOURCES, presence([(1, 0, 1)])) is None
-    assert capacity_of(RESOURCE, RESOURCES, presence([])) is None
+    assert capacity_of(formula, KINDS, presence([(1, 0, 1)])) is None
+    assert capacity_of(RESOURCE, KINDS, presence([])) is None
 
 
 def test_what_is_there_now_has_no_end() -> None:
     lasting = Presence(ints([1, 2]), ints([5, 9]), ints([OPEN, 12]))
-    capacity = capacity_of(NODE, RESOURCES, lasting)
+    capacity = capacity_of(NODE, KINDS, lasting)
     assert capacity is not None
     assert (capacity.start.tolist(), capacity.stop.tolist()) == ([5], [OPEN])

@@ -67,9 +67,10 @@ def nothing(name: str, *, ended: bool = True, **job: Any) -> Case:
 def add_cases(oar: SmallOar) -> dict[str, int]:
     """Put all cases into an OAR; the ids of the jobs by name."""
     oar.add_resources(2, kind="licence")
-    jobs = {}
+    jobs: dict[str, int] = {}
     for case in CASES:
         what = {"user": case.name, "resources": CORES, **case.job}
+        what["types"] = [kind.format(**jobs) for kind in what.get("types", ())]
         jobs[case.name] = job = oar.add_job(**what)
         for state in case.states:
             oar.add_state(job, *state)
@@ -221,7 +222,7 @@ def test_used_is_from_start_to_stop_and_may_exceed_the_final_walltime(
     Case("a-container", {"types": ("container", "cosystem")}),
     Case(
         "within-a-container",
-        {"types": ("inner=1",)},
+        {"types": ("inner={a-container}",)},
         asked=0,
         used=0,
         both=(2 * HOUR, HOUR),
@@ -229,7 +230,7 @@ def test_used_is_from_start_to_stop_and_may_exceed_the_final_walltime(
     ),
     Case(
         "within-a-container-of-many-types",
-        {"types": ("besteffort", "inner=1", "timesharing=*,*")},
+        {"types": ("besteffort", "inner={a-container}", "timesharing=*,*")},
         asked=0,
         used=0,
         both=(2 * HOUR, HOUR),
@@ -277,6 +278,14 @@ def test_every_timesharing_job_is_billed(case: Case, history: History) -> None:
         used=0,
         classic=(0, 0),
     ),
+    Case(
+        "container-that-failed",
+        {"state": "Error", "types": ("container",)},
+        states=[("Launching", T0, T0 + 9)],
+        asked=0,
+        used=0,
+        classic=(2 * HOUR, HOUR),
+    ),
     nothing("killed-while-waiting", state="Error", start=0, stop=0, moldable=False),
     nothing(
         "killed-while-waiting-in-oar-3",
@@ -303,12 +312,6 @@ def test_a_job_that_never_ran_has_its_row_and_asked_for_nothing(
     Case("failed-and-without-logs", {"state": "Error"}),
     # OAR 2 goes on where it cannot write that a job is Running.
     Case("ended-well-and-lost-a-row", {}, states=[("Launching", T0, T0 + 9)]),
-    # Or who is within it would count nowhere.
-    Case(
-        "container-that-failed",
-        {"state": "Error", "types": ("container",)},
-        states=[("Launching", T0, T0 + 9)],
-    ),
     Case(
         "launched-and-suspended",
         {"state": "Error", "pauses": [(T0 + 100, T0 + 300)]},

@@ -112,7 +112,7 @@ def records_of(jobs: Mapping[int, Told]) -> JobRecords:
 
 
 def decided(oar: Mapping[int, Told], ledger: Mapping[int, Told], *, force: bool) -> Decision:
-    read = BlockRead(rows=rows_of(oar), known=records_of(ledger))
+    read = BlockRead(rows=rows_of(oar), known=records_of(ledger), touched=ints([]))
     return decide(read, ACCOUNTS, 1_000, force=force)
 
 

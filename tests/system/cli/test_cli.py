@@ -106,6 +106,7 @@ def site(database: Database) -> str:
     """The URL of an OAR with two jobs of an hour, recorded; bob's name is a hard one."""
     engine = create_engine(database.url)
     oar_tables.metadata.create_all(engine)
+    oar_tables.resource_logs.create(engine)
     users = ["alice", 'b\x1b[31mob, "x"']
     with engine.begin() as connection:
         connection.execute(

@@ -1,0 +1,1 @@
+"""What jobs hold: from the resources OAR assigned to rates per account and metric."""

@@ -29,6 +29,7 @@ from oar_accounting.health import (
 from oar_accounting.health.backlog import find_backlog
 from oar_accounting.health.mending import make_roles, parted, settings_way, way_out
 from oar_accounting.health.records import Backlog, Finding, Level, SiteStatus, Status
+from oar_accounting.health.rights import unread_finding
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
@@ -173,7 +174,10 @@ class _Examination:
             unread = self._oar.launches_unread()
             if unread and self._given.profile == "default":
                 role, mend = self._oar.engine.url.username, make_roles(self._oar.engine)
-                self.findings.append(queue_findings.launches_finding(unread, role, mend))
+                said = "they count as if they had run"
+                self.findings.append(
+                    unread_finding("jobs that never ran", said, "event_logs", unread, role, mend)
+                )
 
     def _look_at_tables(self) -> None:
         with self._trying("our tables", self._ledger.engine):

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from oar_accounting.health.queue_findings import is_denied
 from oar_accounting.health.records import Finding
+from oar_accounting.health.rights import unread_finding
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.properties import Assumed, assumed, properties_of
 from oar_accounting.oar.snapshot import OarJobs
@@ -19,7 +19,8 @@ def findings(
     *mend*: the command that gives roles their rights.
     """
     if unread := oar.properties_unread():
-        yield _unread_finding(unread, oar.engine.url.username, mend)
+        said = "they are taken to be always as today"
+        yield unread_finding(SUBJECT, said, "resource_logs", unread, oar.engine.url.username, mend)
         return
     held = [part for metric in metrics for part in (metric, *metric.parts)]
     # A property that OAR has not got is told of with the settings.
@@ -31,17 +32,6 @@ def findings(
     for each in found:
         if each.differing:
             yield Finding("warning", SUBJECT, _differing(each))
-
-
-def _unread_finding(unread: str, role: str | None, mend: str) -> Finding:
-    why = unread
-    if role is not None and is_denied(unread):
-        why = f"the role {role} may not read OAR's table resource_logs; roles.sql lets it"
-    said = (
-        f"they are taken to be always as today: {why}. What is recorded by then is read again by "
-        "oar-accounting rebuild --from-oar"
-    )
-    return Finding("warning", SUBJECT, said, mend if why != unread else "")
 
 
 def _unlogged(found: Sequence[Assumed]) -> str:

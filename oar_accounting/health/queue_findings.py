@@ -5,6 +5,7 @@ from shlex import quote
 from oar_accounting.core import formats
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.health.records import Finding
+from oar_accounting.health.rights import is_denied
 from oar_accounting.oar.queues import Queues
 
 QUEUES = "queues"
@@ -53,20 +54,3 @@ def unread_finding(error: OarSchemaError, role: str | None, mend: str) -> Findin
         return Finding("good", QUEUES, f"not looked at: {error}")
     said = f"not looked at: the role {role} may not read OAR's table queues; roles.sql lets it"
     return Finding("good", QUEUES, said, mend)
-
-
-def launches_finding(unread: str, role: str | None, mend: str) -> Finding:
-    """What the doctor says where OAR 3's events cannot be read; *unread* says why."""
-    why = unread
-    if role is not None and is_denied(unread):
-        why = f"the role {role} may not read OAR's table event_logs; roles.sql lets it"
-    said = (
-        f"they count as if they had run: {why}. Those that are recorded by then are read again by "
-        "oar-accounting rebuild --from-oar"
-    )
-    return Finding("warning", "jobs that never ran", said, mend if why != unread else "")
-
-
-def is_denied(error: object) -> bool:
-    """True where it is a right that is missing."""
-    return "permission denied" in str(error) or "command denied" in str(error)

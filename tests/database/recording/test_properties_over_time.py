@@ -19,15 +19,6 @@ MEMORY = '[metrics.memory]\nunit = "MiB·s"\nsum = "mem"\nper = "network_address
 CLUSTER = 'dimension = "cluster"\n'
 #: When the first node's memory is doubled, and its cluster renamed: in the middle of `during`.
 CHANGE = T0 + HOUR
-KARMA = """
-[karma]
-policy = "linear"
-window = "30d"
-[[karma.terms]]
-by = "user"
-metric = "memory"
-per_capacity = true
-"""
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ class _Examination:
                     "Restore all of them; what they must be is printed by: oar-accounting schema"
                 )
             self._complete = True
-            self._found("good", "our tables", f"all there, in version {self.schema}")
+            self._found("good", "our tables", f"all there, at version {self.schema}")
 
     def _look_at_roles(self) -> None:
         """May our role do what it must, and no more?"""
@@ -426,6 +426,9 @@ def _site_status(
         dimension=site.terms.dimension,
         profile=site.terms.profile,
         containers=site.terms.containers,
+        grace=site.terms.grace,
+        names=site.terms.names,
+        property_since=site.terms.property_since,
         metrics=tuple(each.metric.name for each in stored if each.state == schema.ACTIVE),
         jobs=count_jobs(connection, site.site_id),
         open_jobs=open_jobs(connection, site.site_id),

@@ -26,6 +26,9 @@ class SiteStatus:
     dimension: str
     profile: str
     containers: str
+    grace: int | None  #: seconds
+    names: str
+    property_since: tuple[tuple[str, int], ...]  #: epoch seconds UTC, by property
     metrics: tuple[str, ...]
     jobs: int
     open_jobs: int  #: jobs that hold resources now

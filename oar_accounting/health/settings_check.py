@@ -44,6 +44,9 @@ class SettingsReport:
     dimension: str | None  #: None: cluster, where OAR has that property
     profile: str
     containers: str
+    grace: int | None  #: seconds
+    names: str
+    property_since: tuple[tuple[str, int], ...]  #: epoch seconds UTC, by property
     timezone: str
     metrics: tuple[str, ...]
     karma: tuple[str, ...]  #: its policy, and what counts, in words
@@ -88,6 +91,9 @@ def check(
         dimension=look.dimension,
         profile=given.profile,
         containers=given.containers,
+        grace=given.grace,
+        names=given.names,
+        property_since=given.property_since,
         timezone=given.timezone,
         metrics=tuple(metric.name for metric in given.metrics),
         karma=described(rules),

@@ -79,6 +79,8 @@ def _overdue_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> 
         )
         if jobs
     ]
+    if len(rows) > MOST_TOLD:
+        said += f"; the first {MOST_TOLD} are ended by"
     return Finding("warning", "runaway jobs", said, " && ".join(ways))
 
 
@@ -102,8 +104,10 @@ def _counting(given: Settings, terms: Terms) -> str:
     if terms.profile == "classic":
         return 'they count as OAR says, which profile = "classic" stands for'
     if terms.grace is None:
-        bound = f"grace = {HOUR} in {given.file} lets them count for their walltime and an hour"
-        return f"they count as OAR says; {bound}"
+        return (
+            f"they count as OAR says; with grace = {HOUR} in {given.file}, then oar-accounting "
+            "rebuild --from-oar, they count for no more than their walltime and an hour"
+        )
     return f"they count for no more than their walltime and {terms.grace} s"
 
 

@@ -119,12 +119,12 @@ def check_version(connection: Connection) -> None:
         )
     if found < schema.VERSION:
         raise SchemaError(
-            f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
-            f"{found}; bring them to version {schema.VERSION} with: oar-accounting init"
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are at version "
+            f"{found}; upgrade them to version {schema.VERSION} with: oar-accounting init"
         )
     if found > schema.VERSION:
         raise SchemaError(
-            f"{dialects.shown(connection.engine.url)}: the accounting tables are of version "
+            f"{dialects.shown(connection.engine.url)}: the accounting tables are at version "
             f"{found}, this program writes version {schema.VERSION}: install the newer one"
         )
 

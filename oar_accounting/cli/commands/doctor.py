@@ -18,7 +18,7 @@ from oar_accounting.health.openmetrics import openmetrics
     "--openmetrics",
     "form",
     flag_value="openmetrics",
-    help="For a monitoring system, and leaves with 0: gauges of the site, of no user or job.",
+    help="Gauges for a monitoring system, of the site, of no user or job; always exits with 0.",
 )
 @click.pass_obj
 def doctor(options: Options, verify: bool, form: str | None) -> None:

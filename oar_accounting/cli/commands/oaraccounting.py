@@ -41,8 +41,9 @@ def oaraccounting(options: Options, bound: str | None, dry_run: bool, reinitiali
 
     \b
     Example: oar-accounting oaraccounting --dry-run
-    In /etc/cron.d/oar-server, in the place of OAR's line:
-      0 * * * * oar /opt/oar-accounting/bin/oar-accounting oaraccounting > /dev/null
+    In /etc/cron.d/oar-server, in the place of OAR's line (with the role of oar.conf):
+      0 * * * * oar OAR-ACCOUNTING --config /dev/null oaraccounting > /dev/null
+    where OAR-ACCOUNTING is the path of this command.
     """
     if reinitialize and bound is not None:
         raise click.UsageError("--reinitialize and --delete-before exclude each other")

@@ -50,10 +50,10 @@ def init(options: Options, dry_run: bool) -> None:
 
 def _tell_plan(place: str, plan: UpgradePlan) -> None:
     if plan.found is None:
-        click.echo(f"{place}: the accounting tables would be created, in version {plan.version}")
+        click.echo(f"{place}: the accounting tables would be created, at version {plan.version}")
         return
     if plan.found == plan.version:
-        click.echo(f"{place}: the accounting tables are there, in version {plan.version}")
+        click.echo(f"{place}: the accounting tables are there, at version {plan.version}")
         return
     click.echo(
         f"{place}: the accounting tables would be brought from version {plan.found} to version "
@@ -67,13 +67,17 @@ def _tell_plan(place: str, plan: UpgradePlan) -> None:
     show(table)
     click.echo(
         f"It takes about {formats.lasting(math.ceil(plan.seconds))}. Until it ends, {plan.locks}; "
-        "a hook that is called meanwhile\nends well, and the next catch-up records what it did not."
+        "an epilogue that runs meanwhile\nends well, and the next catch-up records what it missed."
     )
 
 
 @command("catch-up")
 @click.option("--full", is_flag=True, help="Compare every job, not only new and recent ones.")
-@click.option("--wait", is_flag=True, help="Wait for a writer that is at work; else leave, with 0.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait while another command writes to our tables; else exit at once, with 0.",
+)
 @click.option(
     "--syslog",
     is_flag=True,
@@ -120,6 +124,7 @@ def record(options: Options, jobs: tuple[int, ...]) -> None:
     default=10,
     show_default=True,
     type=click.IntRange(1, 100_000),
+    metavar="N",
     help="How many differences to show.",
 )
 @click.pass_obj
@@ -182,7 +187,8 @@ def rebuild(options: Options, metric: str | None, from_oar: bool, dry_run: bool)
     "--upgrade-to",
     "version",
     type=click.IntRange(2, schema.VERSION),
-    help="The SQL that brings the tables of the version before to this one.",
+    metavar="VERSION",
+    help="The SQL that upgrades the tables from the version before VERSION to VERSION.",
 )
 @click.option("--drop", is_flag=True, help="The SQL that removes the tables and all in them.")
 @click.pass_obj

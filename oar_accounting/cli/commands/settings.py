@@ -9,7 +9,7 @@ import click
 
 from oar_accounting.cli.terminal.exits import EXIT_CODES, command, fail
 from oar_accounting.cli.terminal.options import Options
-from oar_accounting.cli.terminal.status_screen import block, screen_width
+from oar_accounting.cli.terminal.status_screen import block, further_terms, screen_width
 from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError
 
@@ -37,7 +37,7 @@ def settings() -> None:
 def check(options: Options, file: str | None, as_json: bool) -> None:
     """Check FILE, or else the settings in force, as a scheduler would read them.
 
-    Properties, and what karma is made of, are checked where the databases answer. It leaves with 0
+    Properties, and what karma is made of, are checked where the databases answer. It exits with 0
     if nothing is wrong, else with 1 and what was expected.
 
     \b
@@ -75,7 +75,8 @@ def _rows(report: "SettingsReport") -> Iterator[tuple[str, str]]:
     yield (
         "site",
         f"{report.site}: windows of {report.window} s, by {by or 'no property'}, "
-        f"profile {report.profile}, containers {report.containers}, times in {report.timezone}",
+        f"profile {report.profile}, containers {report.containers}{further_terms(report)}, "
+        f"times in {report.timezone}",
     )
     yield "metrics", ", ".join(report.metrics)
     yield "karma", "; ".join(report.karma)

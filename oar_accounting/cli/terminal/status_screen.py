@@ -3,11 +3,15 @@
 import shutil
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import click
 
 from oar_accounting.core import formats
 from oar_accounting.health.records import Finding, SiteStatus, Status
+
+if TYPE_CHECKING:
+    from oar_accounting.health.settings_check import SettingsReport
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 #: Subjects of findings that tell what is behind.
@@ -59,10 +63,20 @@ def _facts(status: Status) -> Iterator[tuple[str, str]]:
     unknown = "not known"
     yield "OAR's database", status.oar_database or unknown
     there = "there too" if status.database == status.oar_database else status.database
-    version = "" if status.schema is None else f", in version {status.schema}"
+    version = "" if status.schema is None else f", at version {status.schema}"
     yield "our tables", f"{there}{version}" if status.database else unknown
     yield "settings", f"{status.settings or unknown}, {status.oar_conf}"
     yield from _recorded_facts(status.recorded) if status.recorded else ()
+
+
+def further_terms(shown: "SiteStatus | SettingsReport") -> str:
+    """The terms that most sites leave out, where they are not."""
+    said = "" if shown.grace is None else f", grace {shown.grace} s"
+    if shown.names != "stored":
+        said += f", names {shown.names}"
+    return said + "".join(
+        f", {name} believed from {formats.date(since)} UTC" for name, since in shown.property_since
+    )
 
 
 def _recorded_facts(recorded: SiteStatus) -> Iterator[tuple[str, str]]:
@@ -70,7 +84,7 @@ def _recorded_facts(recorded: SiteStatus) -> Iterator[tuple[str, str]]:
     yield (
         "recorded",
         f"in windows of {recorded.window} s, {by}, profile {recorded.profile}, "
-        f"containers {recorded.containers}",
+        f"containers {recorded.containers}{further_terms(recorded)}",
     )
     yield "metrics", ", ".join(recorded.metrics)
     purged = ""

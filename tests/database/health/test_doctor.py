@@ -238,7 +238,7 @@ def test_all_well_is_one_screen(site: Site, capsys: pytest.CaptureFixture[str]) 
     assert "\x1b" not in "".join(lines)
     facts = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in lines[2:8])
     assert facts["OAR's database"] == status.oar_database
-    assert facts["our tables"] == f"there too, in version {schema.VERSION}"
+    assert facts["our tables"] == f"there too, at version {schema.VERSION}"
     assert facts["recorded"] == (
         "in windows of 86400 s, by cluster, profile default, containers outer"
     )
@@ -279,7 +279,7 @@ def test_tables_of_an_older_version(site: Site) -> None:
         "UPDATE accounting_schema SET version = 1",
     )
     found = site.only("our tables")
-    assert f"are of version 1; bring them to version {schema.VERSION}" in found.said
+    assert f"are at version 1; upgrade them to version {schema.VERSION}" in found.said
     assert site.status().schema == 1
     assert found.mend == "oar-accounting init"
     assert site.run(found.mend).returncode == 0

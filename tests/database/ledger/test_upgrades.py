@@ -449,7 +449,7 @@ def test_before_the_upgrade_every_command_names_it(
 ) -> None:
     before = rows_of(old, version)
     done = run("--url", database.url, *command)
-    told = f"are of version {version}; bring them to version {schema.VERSION} with"
+    told = f"are at version {version}; upgrade them to version {schema.VERSION} with"
     assert told in said(done)
     assert "oar-accounting init" in said(done)
     assert done.returncode == 3

@@ -11,6 +11,7 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources
+from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import Assigned, Snapshot
 
@@ -39,8 +40,10 @@ class Holdings:
 class Holder:
     """Reads what jobs hold; reads the resources once, and again where one is new."""
 
-    def __init__(self, problems: dict[int, str]) -> None:
+    def __init__(self, problems: dict[int, str], nodes: JobNodes | None = None) -> None:
+        """*nodes*: where the nodes of the jobs are noted, if these are wanted."""
         self._problems = problems
+        self._nodes = nodes
         self._resources: Resources | None = None
         self._properties: tuple[str, ...] = ()
 
@@ -64,6 +67,8 @@ class Holder:
             types = snapshot.types(rows.job_id) if needed else {}
         parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
         for portion, pairs in snapshot.assigned(rows):
+            if self._nodes is not None:
+                self._nodes.note(snapshot, portion, pairs)
             held = self._located_resources(snapshot, portion, pairs)
             whole.append(portion.job_id[_whole(pairs, held)])
             if terms.profile == "classic":

@@ -18,10 +18,12 @@ from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs
 from oar_accounting.ledger.recorded_names import RecordedNames
+from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
 from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
+from oar_accounting.recording.describe import describe, description, with_recorded
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: Late jobs that are named.
@@ -91,7 +93,9 @@ class Pass:
         #: The high-water mark as it was: where it has sunk since, ids were retired meanwhile.
         self.mark = 0
         self._now = now
-        self._holder = Holder(self.tally.problems)
+        self._nodes = JobNodes()
+        self._holder = Holder(self.tally.problems, self._nodes)
+        self._metric_holder = Holder(self.tally.problems)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
@@ -107,10 +111,15 @@ class Pass:
                 self.tally.problems |= decision.problems
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
                 self.tally.problems |= found.problems
+                kept = _kept(decision, found)
+                every = JobRows.concat([found.rows, kept])
+                nodes = with_recorded(self._nodes.taken(snapshot, every), read.known)
             if len(decision.vanished):
                 book.close_vanished(decision.vanished, last_seen)
             if len(found.rows):
-                post(book, found)
+                post(book, found, nodes)
+            if len(kept):
+                describe(book, kept, read.known, nodes)
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
             self._count(book, read, decision, found.rows)
@@ -131,7 +140,8 @@ class Pass:
                 problems = reused(rows, read.known)
                 self.tally.problems |= problems
                 rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
-                held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
+                metrics = [metric, book.resource_metric()]
+                held = self._metric_holder.holdings(snapshot, book, rows, metrics)
             lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
             kept = Rates.concat([])
             if before is not None:
@@ -204,6 +214,13 @@ def interpret(
     )
 
 
+def _kept(decision: Decision, found: Interpreted) -> JobRows:
+    """The jobs whose recorded amounts stay, though OAR tells more of them, or it is asked for."""
+    rows = decision.chosen
+    stripped = rows.take(~np.isin(rows.job_id, found.rows.job_id))
+    return JobRows.concat([part for part in (stripped, decision.purged) if len(part)])
+
+
 def lowered(book: Book, held: Holdings) -> Ints:
     """The recorded jobs that OAR gives fewer resources than are recorded, or describes less.
 
@@ -222,8 +239,8 @@ def lowered(book: Book, held: Holdings) -> Ints:
     return np.union1d(fewer, np.intersect1d(held.short, jobs))
 
 
-def post(book: Book, found: Interpreted) -> None:
-    """Write what was found of the jobs; accounts that are new are added."""
+def post(book: Book, found: Interpreted, nodes: Mapping[int, str]) -> None:
+    """Write what was found of the jobs, and their *nodes*; accounts that are new are added."""
     rows = found.rows
     where = phases(rows, book.site.terms)
     names = [(*names, "") for names in rows.names()]
@@ -240,6 +257,7 @@ def post(book: Book, found: Interpreted) -> None:
         np.array(types, object),
         where.closed.astype(np.int64),
         where.unsettled.astype(np.int64),
+        **description(rows, nodes),
     )
     spans = found.spans.take(np.isin(found.spans.job_id, rows.job_id))
     book.post(jobs, spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id)))

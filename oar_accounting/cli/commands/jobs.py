@@ -252,18 +252,12 @@ def _clock_of(seconds: int | None) -> str | None:
 
 
 def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
-    """A line per job; on a wide terminal with its name, types and when it was submitted."""
+    """A line per job; on a wide terminal with its types and when it was submitted."""
     wide = is_wide()
     metrics = dict.fromkeys((m.metric, m.unit) for job in found for m in job.metrics)
     table = new_table()
     table.add_column("job", justify="right")
-    for name in (
-        "user",
-        "project",
-        "queue",
-        "state",
-        *(("name", "types", "submitted") if wide else ()),
-    ):
+    for name in ("user", "project", "queue", "state", *(("types", "submitted") if wide else ())):
         table.add_column(name, no_wrap=True)
     table.add_column("started", no_wrap=True)
     for title in ("waited", "ran", "walltime", "size"):
@@ -281,7 +275,7 @@ def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
             each = held[metric]
             cells.append(formats.in_hours(each.used, each.unit, each.scale))
             cells.append(formats.percent(each.used, each.asked))
-        more = [job.name or "", ",".join(job.types), periods.shown(job.submitted, zone)]
+        extra = [",".join(job.types), periods.shown(job.submitted, zone)] if wide else []
         add_row(
             table,
             str(job.job_id),
@@ -289,7 +283,7 @@ def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
             job.project,
             job.queue,
             job.state,
-            *(more if wide else []),
+            *extra,
             "" if job.started is None else periods.shown(job.started, zone),
             _clock_of(job.waited) or "",
             _clock_of(job.ran) or "",

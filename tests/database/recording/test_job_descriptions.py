@@ -162,6 +162,18 @@ def test_nodes_that_oar_has_lost_are_kept(
 
 
 @on_sqlite
+def test_a_job_that_oar_deleted_is_described_as_it_was_last_seen(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(state="Running", job_name="gone", reservation="Scheduled")
+    site = opened(engine)
+    site.catch_up()
+    oar.remove_job(1)
+    site.catch_up()
+    assert told(site, 1).state == "Vanished"
+    assert description(site, 1) == ("gone", None, "alpha-[1-2]", "Scheduled")
+
+
+@on_sqlite
 def test_nodes_that_oar_corrects_are_followed(engine: Engine) -> None:
     oar = SmallOar(engine)
     job = oar.add_job(resources=range(1, 5))

@@ -321,8 +321,8 @@ class Accounting(Reporting):
     def forget_user(self, user: str) -> str:
         """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.
 
-        A project of the same name gets it too. What was used stays. Raises
-        :class:`oar_accounting.UnknownName`.
+        A project of the same name gets it too, and what the user's jobs are called is left out.
+        What was used stays. Raises :class:`oar_accounting.UnknownName`.
         """
         return forget_user(self._runs, user)
 

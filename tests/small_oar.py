@@ -100,9 +100,6 @@ def oar_metadata(
     )
     for table in (oar_tables.resource_logs, oar_tables.queues, oar_tables.event_logs):
         table.to_metadata(metadata)
-    tables["jobs"].append_column(
-        Column("reservation", String(10), nullable=False, server_default="None")
-    )
     tables["jobs"].append_column(Column("properties", String(1000)))
     tables["jobs"].append_column(
         Column("accounted", String(3), nullable=False, server_default="NO")
@@ -242,12 +239,13 @@ class SmallOar:
         submission: int | None = None,
         moldable: bool = True,
         job_id: int | None = None,
+        **columns: Any,
     ) -> int:
         """Add a job; its id. Without *resources* it has the first *cores* resources.
 
         A job that has not ended has no stop time, unless one is given. A pause is when the job
         was suspended, (when it resumed,) and when it ran again; 0: not yet. Without *moldable*
-        OAR has assigned it nothing.
+        OAR has assigned it nothing. *columns*: more of OAR's table jobs.
         """
         number = self._next("jobs") if job_id is None else job_id
         self._last["jobs"] = max(self._last["jobs"], number)
@@ -263,6 +261,7 @@ class SmallOar:
             "stop_time": (start + HOUR if state in ENDED else 0) if stop is None else stop,
             "assigned_moldable_job": own,
             "suspended": "YES" if pauses else "NO",
+            **columns,
         }
         with self._writing():
             self._insert("jobs", [job])
@@ -276,6 +275,16 @@ class SmallOar:
             for pause in pauses:
                 self.add_pause(number, *pause)
         return number
+
+    def offer(self, job_id: int, *walltimes: int) -> None:
+        """Let a job ask for this or for that, in this order, none of which it was assigned."""
+        rows = [
+            {"moldable_id": 2 * MOLDABLES + 10 * job_id + nth, "moldable_walltime": walltime}
+            for nth, walltime in enumerate(walltimes)
+        ]
+        self._insert(
+            "moldable_job_descriptions", [{**row, "moldable_job_id": job_id} for row in rows]
+        )
 
     def assign(self, job_id: int, resources: Iterable[int]) -> None:
         """Assign resources to a job."""

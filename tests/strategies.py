@@ -360,7 +360,7 @@ def columns_of(
         (
             *(job.job_id, account((*job.owner, "")), job.state, job.start, job.start, job.stop),
             *(sum(stop - start for start, stop in job.asked), job.types),
-            *(job.closed, not job.closed),
+            *(job.closed, not job.closed, None, None, None, None),
         )
         for job in ordered
     ]
@@ -376,11 +376,11 @@ def columns_of(
         for job in ordered
         for s in job.shares
     ]
-    texts = (2, 7)
+    texts = (2, 7, 10, 11, 12, 13)
     return (
         JobRecords.of(
             np.array(column, object if place in texts else np.int64)
-            for place, column in enumerate(_turned(records, 10))
+            for place, column in enumerate(_turned(records, 14))
         ),
         Spans.of(map(ints, _turned(spans, 4))),
         Rates.of(map(ints, _turned(rates, 6))),

@@ -22,6 +22,7 @@ from oar_accounting.cli.commands.report_options import (
     bucket_option,
     by_option,
     form_options,
+    jobs_argument,
     metric_option,
     period_options,
     query_of,
@@ -75,6 +76,7 @@ def own() -> None:
     What have I used:              oar-accounting-own usage --period "last month"
     Of what I asked for:           oar-accounting-own efficiency --period 2026-03
     Which jobs were that:          oar-accounting-own jobs --period yesterday
+    All about one of them:         oar-accounting-own jobs 4711
     What my project used:          oar-accounting-own project NAME
     """
 
@@ -125,6 +127,7 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 
 
 @own.command("jobs")
+@jobs_argument
 @metric_option
 @period_options
 @as_of_option
@@ -133,13 +136,29 @@ def usage(form: str | None, bucket: str | None, **given: Any) -> None:
 )
 @click.option("--first", "-n", type=click.IntRange(1), metavar="N", help="How many jobs.")
 @form_options
-def jobs(form: str | None, after: int | None, first: int | None, **given: Any) -> None:
-    """Your jobs: what each asked for, used and left unused, and how long it waited."""
-    from oar_accounting.cli.commands.jobs import jobs_coverage, tell_listed
+def jobs(
+    ids: tuple[int, ...], form: str | None, after: int | None, first: int | None, **given: Any
+) -> None:
+    """Your jobs: what each asked for, used and left unused, and how long it waited.
+
+    Of each JOB that is named, by its number, all that is recorded.
+    """
+    from oar_accounting.cli.commands.jobs import (
+        check_chosen_once,
+        jobs_coverage,
+        tell_listed,
+        tell_named,
+    )
 
     with told(debug=False), opened() as (accounting, mine):
+        check_chosen_once(ids)
         asked_for = without_where(accounting, given)
+        if ids:
+            asked_for["where"] = {"job": ids}
         coverage = jobs_coverage(mine, asked_for)
+        if ids:
+            tell_named(partial(mine.jobs, **asked_for), coverage, form, ids)
+            return
         tell_listed(partial(mine.jobs, **asked_for), coverage, form, after, first)
 
 

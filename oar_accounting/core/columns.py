@@ -58,7 +58,10 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class JobRows(Columns):
-    """Jobs as OAR has them, by ascending id. ``moldable`` is 0 before the start."""
+    """Jobs as OAR has them, by ascending id. ``moldable`` is 0 before the start.
+
+    The walltime of a job that has no moldable yet is that of the first one it asks for.
+    """
 
     job_id: Ints
     user: Texts
@@ -71,6 +74,9 @@ class JobRows(Columns):
     moldable: Ints
     walltime: Ints
     suspended: Bools
+    name: Texts  #: empty for none
+    exit_code: Texts  #: as OAR has it; None for none
+    reservation: Texts  #: OAR's word
 
     def names(self) -> list[tuple[str, str, str]]:
         """User, project and queue of every job."""

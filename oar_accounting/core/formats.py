@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from signal import Signals
 
 from oar_accounting.core.lengths import HOUR
 
@@ -57,6 +58,25 @@ def clock(seconds: int) -> str:
     sign = "-" if seconds < 0 else ""
     minutes, second = divmod(abs(seconds), 60)
     return f"{sign}{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+#: What waiting for a program gives fits in so many bits: a signal, whether memory was dumped, and
+#: what the program returned.
+_STATUS = range(1 << 16)
+#: In the place of a signal it says that the program was stopped, and has not ended.
+_STOPPED = 0x7F
+
+
+def exit_words(code: int) -> str:
+    """How a program ended, from what OAR has: 768 is ``exit 3``, 9 is ``signal 9 (KILL)``."""
+    number, dumped, returned = code & 0x7F, code & 0x80, code >> 8
+    if code in _STATUS and code == returned << 8:
+        return f"exit {returned}"
+    if code not in _STATUS or returned or number in (0, _STOPPED):
+        return f"code {code}"
+    named = {each.value: each.name.removeprefix("SIG") for each in Signals}
+    name = f" ({named[number]})" if number in named else ""
+    return f"signal {number}{name}{', core dumped' if dumped else ''}"
 
 
 def lasting(seconds: int) -> str:

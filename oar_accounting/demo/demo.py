@@ -15,7 +15,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String
 from oar_accounting.core.lengths import DAY
 from oar_accounting.database import bulk, dialects
 from oar_accounting.demo import site
-from oar_accounting.demo.jobs import InventedHistory, Job, as_of
+from oar_accounting.demo.jobs import InventedHistory, Job, as_of, names_of
 from oar_accounting.demo.past import LABORATORIES, accounting_rows
 from oar_accounting.errors import SettingsError
 from oar_accounting.oar import oar_tables
@@ -95,7 +95,6 @@ def _tables() -> MetaData:
     for table in (*oar_tables.metadata.sorted_tables, *(getattr(oar_tables, o) for o in others)):
         table.to_metadata(tables)
     jobs = tables.tables["jobs"]
-    jobs.append_column(Column("reservation", String(10), nullable=False))
     jobs.append_column(Column("properties", String(255)))
     resources = tables.tables["resources"]
     resources.append_column(Column("cluster", String(255)))
@@ -143,7 +142,8 @@ def fill_oar(engine: Engine, *, now: int, jobs: int = 5000, days: int = 90, seed
         log += site.property_log_rows(now - days * DAY, now, len(log) + 1)
         _insert(connection, "resource_logs", log)
         _insert(connection, "accounting", accounting_rows(seed, now - days * DAY))
-        _write(connection, rng, happened, now)
+        named = names_of(np.random.default_rng([seed, 1]), happened)
+        _write(connection, rng, named, now)
 
 
 # -- as rows ----------------------------------------------------------------------------------
@@ -167,10 +167,15 @@ def _write(connection: Connection, rng: np.random.Generator, jobs: Sequence[Job]
     last = np.cumsum(offered)
     chosen = (last - rng.integers(0, offered)).tolist()
     walltimes = np.repeat([job.walltime for job in jobs], offered).tolist()
+    asking = np.repeat(ids, offered).tolist()
     seen = [as_of(job, now) for job in jobs]
     held = list(zip(chosen, seen, strict=True))
     _insert(connection, "jobs", list(map(_job_row, ids, seen, chosen)))
-    _insert(connection, "moldable_job_descriptions", list(enumerate(walltimes, 1)))
+    _insert(
+        connection,
+        "moldable_job_descriptions",
+        list(zip(range(1, len(asking) + 1), asking, walltimes, strict=True)),
+    )
     _insert(connection, "assigned_resources", [(m, r) for m, job in held for r in job.resources])
     _insert(connection, "job_types", _type_rows(dict(zip(jobs, ids, strict=True))))
     _insert(connection, "job_state_logs", _log_rows(dict(zip(ids, seen, strict=True))))
@@ -188,7 +193,9 @@ def _job_row(number: int, job: Job, moldable: int) -> tuple[Any, ...]:
         job.stop,
         moldable if job.resources else 0,
         "YES" if job.pauses else "NO",
-        "None",
+        job.name,
+        job.exit_code,
+        "Scheduled" if job.reserved else "None",
         "",
     )
 

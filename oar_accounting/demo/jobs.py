@@ -1,5 +1,6 @@
 """The jobs of the demonstration: what people ask for, played through on the invented site."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from oar_accounting.demo import site
 from oar_accounting.demo.site import IDEMPOTENT, Asked, Kind
 
+#: The states of a job whose program has returned something.
+ENDED_WELL = ("Terminated", "Finishing")
 #: How many jobs `InventedHistory` adds for each of the `site.FEWEST` in a state that lasts.
 LASTING_JOBS = 8
 
@@ -29,6 +32,9 @@ class Job:
     resources: tuple[int, ...] = ()
     #: when it was suspended, when resumed, when it ran again; 0 where it was not
     pauses: tuple[tuple[int, int, int], ...] = ()
+    reserved: bool = False  #: its start was fixed in advance
+    name: str = ""
+    exit_code: int | None = None  #: as OAR has it: 256 times what the program returned
 
 
 class InventedHistory:
@@ -102,7 +108,7 @@ class InventedHistory:
             return replace(job, state="Error")
         if kind.ending == "missed":
             begin = job.submitted + self._between(3_600, 14_400)
-            return replace(job, state="Error", start=begin, stop=begin)
+            return replace(job, state="Error", start=begin, stop=begin, reserved=True)
         wants = site.wants_of(kind, asked.want, self._machine.places)
         start, resources = self._machine.take(wants, job.submitted + self._between(1, 5))
         job = self._ended(replace(job, start=start, resources=resources), kind.ending, asked.run)
@@ -223,8 +229,26 @@ def as_of(job: Job, now: int) -> Job:
     """The job as OAR has it at *now*, by when it may not have ended."""
     if job.start > now:
         # OAR 3 gives waiting jobs the start that it expects.
-        return replace(job, state="Waiting", stop=0, resources=(), pauses=())
+        return replace(job, state="Waiting", stop=0, resources=(), pauses=(), exit_code=None)
     if job.stop > now:
         over = tuple(pause for pause in job.pauses if 0 < pause[2] <= now)
-        return replace(job, state="Running", stop=0, pauses=over)
+        return replace(job, state="Running", stop=0, pauses=over, exit_code=None)
     return job
+
+
+def names_of(rng: np.random.Generator, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, in order, with the names that people gave them and what their programs returned.
+
+    OAR has no exit code of what it killed.
+    """
+    names = rng.choice(site.JOB_NAMES, len(jobs)).tolist()
+    codes = rng.choice(list(site.RETURNED), len(jobs), p=list(site.RETURNED.values())).tolist()
+    named = {
+        job: replace(job, name=name, exit_code=code if job.state in ENDED_WELL else None)
+        for job, name, code in zip(jobs, names, codes, strict=True)
+    }
+    # What ran in a container names the container as it is now.
+    return [
+        job if job.container is None else replace(job, container=named[job.container])
+        for job in named.values()
+    ]

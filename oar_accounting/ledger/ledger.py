@@ -275,6 +275,12 @@ class Book:
             spans = spans.take(ran)
         self.post(closed, spans, rates.take(np.isin(rates.job_id, spans.job_id)))
 
+    def describe(self, jobs: JobRecords) -> None:
+        """Say this of recorded *jobs*, whose spans, rates and amounts stay."""
+        for chosen in short_lists(jobs.job_id):
+            self.delete(schema.jobs, schema.jobs.c.job_id.in_(chosen))
+        self.insert_jobs(jobs)
+
     def forget(self, ids: Ints) -> None:
         """Take the jobs and all they did out of the ledger; ids ascending."""
         everything = [schema.jobs, schema.spans, schema.rates, schema.entries]

@@ -1,7 +1,8 @@
 """Users who are forgotten: everywhere a pseudonym stands for them, and what they used stays.
 
 Also a project that has the user's name, as where everybody has one, gets the pseudonym, and so
-does what is imported of who belongs where, and who wrote or is named in an adjustment.
+does what is imported of who belongs where, and who wrote or is named in an adjustment. The names
+of their jobs, which may name them, are blank.
 
 OAR may still have the name, and a pass reads it again: so that it stays forgotten, a salted digest
 of the name leads to the pseudonym. Whoever guesses a name can check the guess against it.

@@ -15,7 +15,7 @@ from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book, amounts_of
-from oar_accounting.ledger.reading import Entries, JobRecords, read_entries
+from oar_accounting.ledger.reading import TEXTS, Entries, JobRecords, read_entries
 
 DETAILS = (schema.spans, schema.rates, schema.entries)
 
@@ -77,7 +77,7 @@ def _note_window(book: Book) -> None:
         return
     numbers = dict.fromkeys(JobRecords.__slots__, 0)
     numbers |= {"job_id": schema.CARRIED, "closed": schema.CLOSED_JOB, "walltime": window}
-    texts = {"state": schema.CARRYING, "types": ""}
+    texts = dict.fromkeys(TEXTS) | {"state": schema.CARRYING, "types": ""}
     book.insert(schema.jobs, {name: [value] for name, value in (numbers | texts).items()})
 
 

@@ -34,6 +34,17 @@ class JobRecords(Columns):
     types: Texts  #: sorted, with a comma between
     closed: Ints
     unsettled: Ints
+    # None: not recorded, as in jobs that an earlier version recorded.
+    name: Texts
+    exit_code: Texts  #: as OAR has it; None also where it has none
+    nodes: Texts  #: a list of `node_lists`
+    reservation: Texts  #: OAR's word
+
+
+#: What is told of a job beside what it asked for and used.
+DESCRIPTION = ("name", "exit_code", "nodes", "reservation")
+#: The columns of jobs that are no arrays of whole numbers.
+TEXTS = ("state", "types", *DESCRIPTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ def jobs_where(connection: Connection, site_id: int, chosen: ColumnElement[bool]
     if not found:
         return JobRecords.concat([])
     return JobRecords.of(
-        np.array(values, dtype=object if name in ("state", "types") else np.int64)
+        np.array(values, dtype=object if name in TEXTS else np.int64)
         for name, values in zip(JobRecords.__slots__, zip(*found, strict=True), strict=True)
     )
 

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from sqlalchemy import Connection
 
-from oar_accounting.core.columns import JobRows
+from oar_accounting.core.columns import JobRows, Texts
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.pseudonyms import Forgotten
 from oar_accounting.oar.spellings import DOUBLE_ENCODED, decoded
@@ -44,4 +44,14 @@ class RecordedNames:
         both = (rows.user.tolist(), rows.project.tolist())
         names = {name: self.name(name) for name in dict.fromkeys(chain(*both))}
         users, projects = (np.array([names[n] for n in column], dtype=object) for column in both)
-        return replace(rows, user=users, project=projects)
+        return replace(rows, user=users, project=projects, name=self._of_jobs(rows.name, users))
+
+    def _of_jobs(self, names: Texts, users: Texts) -> Texts:
+        """The names of jobs: those of forgotten *users* may name a person, and are left out."""
+        forgotten = self._forgotten.pseudonyms()
+        shown = decoded if self._decoding else str
+        found = [
+            "" if user in forgotten else shown(name)
+            for name, user in zip(names.tolist(), users.tolist(), strict=True)
+        ]
+        return np.array(found, dtype=object)

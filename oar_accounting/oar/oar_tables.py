@@ -31,12 +31,19 @@ jobs = Table(
     Column("stop_time", BigInteger, nullable=False),
     Column("assigned_moldable_job", BigInteger),
     Column("suspended", String(3), nullable=False),
+    Column("job_name", String(100)),
+    # What waiting for the program gave; NULL until it has ended, and where OAR killed it.
+    Column("exit_code", Integer),
+    # None, toSchedule or Scheduled: what is not None was promised a time.
+    Column("reservation", String(10), nullable=False, server_default="None"),
 )
 
 moldables = Table(
     "moldable_job_descriptions",
     metadata,
     Column("moldable_id", BigInteger, primary_key=True, autoincrement=False),
+    # The job that asks for it; one of its moldables is assigned to it when it starts.
+    Column("moldable_job_id", BigInteger, nullable=False, index=True),
     Column("moldable_walltime", BigInteger, nullable=False),
 )
 

@@ -8,7 +8,7 @@ together and else by short lists: a list of thousands of ids costs the planner m
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -179,18 +179,40 @@ class Snapshot:
                 func.coalesce(columns.assigned_moldable_job, 0),
                 func.coalesce(moldables.c.moldable_walltime, 0),
                 columns.suspended,
+                func.coalesce(columns.job_name, ""),
+                columns.exit_code,
+                columns.reservation,
             )
             .select_from(joined)
             .where(among(block, columns.job_id))
             .order_by(columns.job_id)
         )
         found = self._connection.execute(query).fetchall()
-        lists = list(zip(*found, strict=True)) if found else [()] * 11
-        texts = [np.array(values, dtype=object) for values in lists[1:5]]
+        lists = list(zip(*found, strict=True)) if found else [()] * 14
+        texts = [np.array(values, dtype=object) for values in (*lists[1:5], *lists[11:])]
         numbers = [ints(values) for values in lists[5:10]]
         suspended = np.array([flag == "YES" for flag in lists[10]], dtype=np.bool_)
-        rows = JobRows.of([ints(lists[0]), *texts, *numbers, suspended])
-        return rows.take(np.isin(rows.job_id, block))
+        rows = JobRows.of([ints(lists[0]), *texts[:4], *numbers, suspended, *texts[4:]])
+        return self._with_walltimes_asked(rows.take(np.isin(rows.job_id, block)))
+
+    def _with_walltimes_asked(self, rows: JobRows) -> JobRows:
+        """The same; jobs that were assigned no moldable have the walltime of their first one."""
+        unassigned = np.flatnonzero(rows.moldable == 0)
+        if not len(unassigned):
+            return rows
+        table = oar_tables.moldables.c
+        first: dict[int, int] = {}
+        for block in id_blocks(rows.job_id[unassigned]):
+            query = (
+                select(table.moldable_job_id, func.coalesce(table.moldable_walltime, 0))
+                .where(among(block, table.moldable_job_id))
+                .order_by(table.moldable_id.desc())
+            )
+            jobs, seconds = bulk.read_ints(self._connection, query)
+            first.update(zip(jobs.tolist(), seconds.tolist(), strict=True))
+        walltime = rows.walltime.copy()
+        walltime[unassigned] = [first.get(job, 0) for job in rows.job_id[unassigned].tolist()]
+        return replace(rows, walltime=walltime)
 
     def types(self, block: Ints) -> dict[int, list[str]]:
         """The types of the jobs of the block, sorted; jobs without any are left out."""

@@ -31,6 +31,8 @@ class Decision:
 
     chosen: JobRows  #: are recorded, as OAR has them
     changed: Ints  #: the jobs that OAR tells otherwise than the ledger, chosen or not
+    #: Are purged: what they asked for and used stays, but not what is not known of them.
+    purged: JobRows
     vanished: JobRecords  #: were unsettled when OAR deleted them: they are closed as last seen
     problems: dict[int, str]  #: by job, what is to be reported
 
@@ -51,6 +53,7 @@ def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force:
     return Decision(
         chosen=rows.take((differs | again | force) & ~refused),
         changed=rows.job_id[differs],
+        purged=rows.take(purged & force & ~np.isin(rows.job_id, ints([*others, *misnamed]))),
         vanished=vanished,
         problems={
             **dict.fromkeys(vanished.job_id.tolist(), _last_seen_at(last_seen)),
@@ -68,8 +71,14 @@ def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
         return np.ones(len(rows), np.bool_)
     account = ints(accounts.ids((*names, "") for names in rows.names()))
     differs: Bools = ~there | (account != known.account_id[at]) | (rows.state != known.state[at])
-    for name in ("submission_time", "start_time", "stop_time", "walltime"):
+    for name in ("submission_time", "start_time", "stop_time"):
         differs |= getattr(rows, name) != getattr(known, name)[at]
+    # Of what an earlier version recorded, what it did not read is no difference.
+    described = known.name[at] != None  # noqa: E711 - of each element
+    asked = described | (rows.moldable > 0) | (known.unsettled[at] == 1)
+    differs |= (rows.walltime != known.walltime[at]) & asked
+    for name in ("name", "exit_code", "reservation"):
+        differs |= (getattr(rows, name) != getattr(known, name)[at]) & described
     differs |= rows.suspended & (known.unsettled[at] == 1)
     return differs
 

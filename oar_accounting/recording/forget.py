@@ -1,6 +1,10 @@
-"""Forgetting a user: a pseudonym takes the place of the name wherever it is recorded."""
+"""Forgetting a user: a pseudonym takes the place of the name wherever it is recorded.
+
+What the user's jobs are called may name a person, and is forgotten, too.
+"""
 
 import secrets
+from collections.abc import Sequence
 from itertools import chain
 
 from sqlalchemy import Connection, insert, select
@@ -44,6 +48,7 @@ def forget(book: Book, user: str) -> str:
             .where(table.account_id == account_id)
             .values(user_name=owner, project=project, digest=digest(names))
         )
+    _forget_job_names(book, [key for key, (owner, *_) in accounts.items() if owner == user])
     of_site = schema.attributes.c.site_id == site_id
     for column in (schema.attributes.c.name, schema.attributes.c.value):
         connection.execute(
@@ -57,6 +62,13 @@ def forget(book: Book, user: str) -> str:
     forget_name(connection, site_id, user, pseudonym)
     journal.forget_messages(connection, site_id, user)
     return pseudonym
+
+
+def _forget_job_names(book: Book, accounts: Sequence[int]) -> None:
+    """Blank the names of the jobs of these accounts: they may name a person."""
+    job = schema.jobs.c
+    of_them = (job.site_id == book.site.site_id, job.account_id.in_(accounts), job.name != "")
+    book.connection.execute(schema.jobs.update().where(*of_them).values(name=""))
 
 
 def _attributed(connection: Connection, site_id: int) -> set[str]:

@@ -22,10 +22,12 @@ from oar_accounting.ledger.figures import changed_figures
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs
 from oar_accounting.ledger.recorded_names import RecordedNames
+from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.affected import ChangedResources, jobs_within
 from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
+from oar_accounting.recording.describe import describe, description, with_recorded
 from oar_accounting.recording.held.allocations import Holder, Holdings
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
@@ -97,15 +99,24 @@ class Pass:
         #: The high-water mark as it was: where it has sunk since, ids were retired meanwhile.
         self.mark = 0
         self._now = now
-        self._holder = Holder(self.tally.problems)
         self._changed_resources = ChangedResources()
+        self._nodes = JobNodes()
+        self._holder = Holder(self.tally.problems, self._nodes)
+        self._metric_holder = Holder(self.tally.problems)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
 
-        With *seen_up_to* the site's high-water mark moves to that id, in the same transaction.
-        Returns the ids that OAR has.
+        With *seen_up_to* the site's high-water mark moves to that id, in the same transaction. Jobs
+        within a container that has changed are recorded anew. Returns the ids that OAR has.
         """
+        there, within = self._settled(block, force=force, seen_up_to=seen_up_to)
+        for others in id_blocks(np.setdiff1d(within, block)):
+            self._settled(others, force=True, seen_up_to=0)
+        return there
+
+    def _settled(self, block: Ints, *, force: bool, seen_up_to: int) -> tuple[Ints, Ints]:
+        """The same without those jobs: which ids OAR has, and which those jobs are."""
         with self.ledger.writing() as book:
             last_seen = self._last_seen(book.site)
             with self.oar.snapshot() as snapshot:
@@ -115,27 +126,19 @@ class Pass:
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
                 self.tally.problems |= found.problems
                 within = _within_changed(snapshot, book, decision, found.types)
+                kept = _kept(decision, found)
+                every = JobRows.concat([found.rows, kept])
+                nodes = with_recorded(self._nodes.taken(snapshot, every), read.known)
             if len(decision.vanished):
                 book.close_vanished(decision.vanished, last_seen)
             if len(found.rows):
-                post(book, found)
+                post(book, found, nodes)
+            if len(kept):
+                describe(book, kept, read.known, nodes)
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
             self._count(book, read, decision, found.rows)
-        for others in id_blocks(np.setdiff1d(within, block)):
-            self._settle_again(others)
-        return read.rows.job_id
-
-    def _settle_again(self, block: Ints) -> None:
-        """Record the jobs of the block anew: what they are billed for depends on others."""
-        with self.ledger.writing() as book, self.oar.snapshot() as snapshot:
-            read = self._read_block(snapshot, book, block)
-            decision = decide(read, book.accounts, self._last_seen(book.site), force=True)
-            found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
-            self.tally.problems |= decision.problems | found.problems
-            if len(found.rows):
-                post(book, found)
-            self._count(book, read, decision, found.rows)
+        return read.rows.job_id, within
 
     def _read_block(self, snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
         """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
@@ -165,7 +168,8 @@ class Pass:
             problems = reused(rows, read.known)
             self.tally.problems |= problems
             rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
-            held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
+            metrics = [metric, book.resource_metric()]
+            held = self._metric_holder.holdings(snapshot, book, rows, metrics)
         lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
         kept = Rates.concat([])
         if before is not None:
@@ -261,6 +265,13 @@ def interpret(
     )
 
 
+def _kept(decision: Decision, found: Interpreted) -> JobRows:
+    """The jobs whose recorded amounts stay, though OAR tells more of them, or it is asked for."""
+    rows = decision.chosen
+    stripped = rows.take(~np.isin(rows.job_id, found.rows.job_id))
+    return JobRows.concat([part for part in (stripped, decision.purged) if len(part)])
+
+
 def lowered(book: Book, held: Holdings) -> Ints:
     """The recorded jobs that OAR gives fewer resources than are recorded, or describes less.
 
@@ -286,8 +297,8 @@ def _most_at_once(jobs: Ints, spans: Spans, rates: Rates) -> Ints:
     return most
 
 
-def post(book: Book, found: Interpreted) -> None:
-    """Write what was found of the jobs; accounts that are new are added."""
+def post(book: Book, found: Interpreted, nodes: Mapping[int, str]) -> None:
+    """Write what was found of the jobs, and their *nodes*; accounts that are new are added."""
     rows = found.rows
     where = phases(rows, book.site.terms)
     names = [(*names, "") for names in rows.names()]
@@ -304,6 +315,7 @@ def post(book: Book, found: Interpreted) -> None:
         np.array(types, object),
         where.closed.astype(np.int64),
         where.unsettled.astype(np.int64),
+        **description(rows, nodes),
     )
     spans = found.spans.take(np.isin(found.spans.job_id, rows.job_id))
     book.post(jobs, spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id)))

@@ -7,7 +7,7 @@ an administrator runs where OAR was restored.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_
@@ -29,6 +29,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.reading import (
+    DESCRIPTION,
     JobRecords,
     jobs_where,
     read_entries,
@@ -56,7 +57,13 @@ class JobsWanted:
     """Which jobs are wanted: of *wanted* the keys that are filtered by, metrics, span and sizes."""
 
     wanted: UsageQuery
+    now: int  #: epoch seconds
     moment: Moment = "ran"
+
+    @property
+    def until(self) -> int:
+        """Until when jobs run that have not ended."""
+        return self.now if self.wanted.as_of is None else self.wanted.as_of
 
     def bounds(self) -> tuple[int, int]:
         """The span, which may have no end."""
@@ -128,7 +135,9 @@ def _of_moment(wanted: JobsWanted) -> list[ColumnElement[bool]]:
             return [job.start_time >= start, job.start_time < stop, ended | running]
         case "ended":
             return [job.stop_time >= start, job.stop_time < stop, ended]
-    return [job.start_time < stop, and_(ended, job.stop_time > start) | running]
+    ran = and_(ended, job.stop_time > start)
+    # Of a job that has not ended nothing is known of later times.
+    return [job.start_time < stop, ran | running if start < wanted.until else ran]
 
 
 class _JobReader:
@@ -145,6 +154,7 @@ class _JobReader:
         (size,) = wanted_metrics([asked.sizes.metric], shown)
         self._size: StoredMetric = shown[size]
         self._as_of = asked.as_of
+        self._until = wanted.until
         self.accounts = AccountGroups.of(
             connection, site, (), asked.where, ints([-OPEN, OPEN]), asked.visible_to
         )
@@ -226,31 +236,40 @@ class _JobReader:
         amounts: Mapping[int, Mapping[int, tuple[int, int]]],
         sizes: Mapping[int, int],
     ) -> Iterator[RecordedJob]:
+        columns = (column.tolist() for column in rows.as_dict().values())
+        for values in zip(*columns, strict=True):
+            row = dict(zip(JobRecords.__slots__, values, strict=True))
+            job = row["job_id"]
+            yield self._record(row, amounts.get(job, {}), sizes.get(job, 0))
+
+    def _record(
+        self, row: Mapping[str, Any], amounts: Mapping[int, tuple[int, int]], held: int
+    ) -> RecordedJob:
+        """The job of a row of `JobRecords`, which *held* so much of the metric of sizes."""
         nobody: Names = ("?", "?", "?", "")
-        scale = self._size.metric.scale
-        columns = (rows.as_dict()[name].tolist() for name in JobRecords.__slots__)
-        for job, account, state, submitted, start, stop, walltime, types, closed, _ in zip(
-            *columns, strict=True
-        ):
-            user, project, queue, _ = self.accounts.names.get(account, nobody)
-            ended = closed != schema.OPEN_JOB
-            ran = start > 1 and (stop > start if ended else state in RUNNING)
-            yield RecordedJob(
-                job_id=job,
-                user=user,
-                project=project,
-                queue=queue,
-                state=state,
-                types=tuple(types_of(types)),
-                submitted=submitted,
-                started=start if ran else None,
-                ended=stop if ran and ended else None,
-                walltime=walltime,
-                waited=max(start - submitted, 0) if ran else None,
-                size=sizes.get(job, 0) // scale,
-                metrics=tuple(self._held_metrics(amounts.get(job, {}))),
-                purged=ran and closed == schema.PURGED_JOB,
-            )
+        user, project, queue, _ = self.accounts.names.get(row["account_id"], nobody)
+        start, stop, walltime = row["start_time"], row["stop_time"], row["walltime"]
+        ended = row["closed"] != schema.OPEN_JOB
+        runs = not ended and row["state"] in RUNNING
+        ran = start > 1 and (runs or (ended and stop > start))
+        return RecordedJob(
+            job_id=row["job_id"],
+            user=user,
+            project=project,
+            queue=queue,
+            state=row["state"],
+            types=tuple(types_of(row["types"])),
+            submitted=row["submission_time"],
+            started=start if ran else None,
+            ended=stop if ran and ended else None,
+            walltime=walltime if ran or walltime else None,
+            waited=max(start - row["submission_time"], 0) if ran else None,
+            size=held // self._size.metric.scale if ended or runs else None,
+            metrics=tuple(self._held_metrics(amounts)),
+            purged=ran and row["closed"] == schema.PURGED_JOB,
+            ran=(stop if ended else max(self._until, start)) - start if ran else None,
+            **{name: row[name] for name in DESCRIPTION},
+        )
 
     def _held_metrics(self, amounts: Mapping[int, tuple[int, int]]) -> Iterator[HeldMetric]:
         for stored in self._metrics:

@@ -80,11 +80,20 @@ class RecordedJob:
     submitted: int
     started: int | None  #: None: it has not held anything
     ended: int | None  #: None: it has not ended, or never started
-    walltime: int
+    walltime: int | None  #: None: it has not started, and what it asks for is not known
     waited: int | None  #: from its submission to its start; None: it has not started
-    size: int  #: what it holds of the metric of sizes, in its unit; rounded down
+    #: What it holds of the metric of sizes, in its unit, rounded down; None: it has not started.
+    size: int | None
     metrics: tuple[HeldMetric, ...]  #: that it asked for anything of
     purged: bool  #: what it used is no longer known
+    #: From its start to its end; while it runs, to the instant of the question or the present.
+    #: None: it has not held anything.
+    ran: int | None
+    # Of these four None: not recorded, as of jobs that an earlier version recorded.
+    name: str | None  #: empty for none, and of a user who was forgotten
+    exit_code: int | None  #: as OAR has it, see `formats.exit_words`; None also where it has none
+    nodes: str | None  #: like ``n[1-4,7]``, see `node_lists`; empty for none
+    reservation: str | None  #: OAR's word, ``None`` for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,10 +197,10 @@ class Reporting:
         """Jobs by ascending number, a page of *limit* of them: what each asked for and used, whole.
 
         *moment*: what of a job lies within ``[start, stop)``: that it ran (which without bounds is
-        every job), or that it was submitted, started or ended then. *where*: as for `usage`; of
-        attributes those at a job's start count. What open jobs used counts until *as_of*, or not
-        at all; what has ended is told whole. *after*: the cursor of the page before. Raises as
-        `usage`.
+        every job), or that it was submitted, started or ended then. A job that has not ended runs
+        until *as_of*, or now. *where*: as for `usage`; of attributes those at a job's start count.
+        What open jobs used counts until *as_of*, or not at all; what has ended is told whole.
+        *after*: the cursor of the page before. Raises as `usage`.
 
         Example: ``accounting.jobs(where={"user": "alice"}, start=start, stop=stop, limit=100)``
         """
@@ -209,7 +209,7 @@ class Reporting:
         _only("jobs", given, JobsGiven)
         rest: dict[str, Any] = {**given}
         moment = rest.pop("moment", "ran")
-        wanted = JobsWanted(wanted=self.query((), **rest), moment=moment)
+        wanted = JobsWanted(wanted=self.query((), **rest), now=self._clock(), moment=moment)
         with self._ledger.reading_site() as (connection, site):
             return page(connection, site, wanted, after, limit)
 

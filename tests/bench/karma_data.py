@@ -130,7 +130,6 @@ def names() -> list[Names]:
 def _tables(engine: Engine) -> MetaData:
     """OAR's tables, with what tells whose turn it is, and when resources were there."""
     metadata = oar_data.tables(dialects.database_name(engine))
-    metadata.tables["jobs"].append_column(Column("reservation", String(10), nullable=False))
     metadata.tables["jobs"].append_column(Column("properties", Text))
     Table(
         "resource_logs",

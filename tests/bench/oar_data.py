@@ -57,6 +57,9 @@ def tables(kind: str) -> MetaData:
         *(_whole(name) for name in ("submission_time", "start_time", "stop_time")),
         Column("assigned_moldable_job", Integer),
         Column("suspended", String(3), nullable=False, index=True),
+        Column("job_name", String(100)),
+        Column("exit_code", Integer),
+        Column("reservation", String(10), nullable=False, server_default="None", index=True),
         **options,
     )
     Table(
@@ -212,10 +215,10 @@ STATEMENTS = (
     """,
     """
     INSERT INTO jobs (job_id, job_user, project, queue_name, state, submission_time, start_time,
-        stop_time, assigned_moldable_job, suspended)
+        stop_time, assigned_moldable_job, suspended, job_name, exit_code)
     SELECT i, 'user' || floor(random() * :users), 'project' || floor(random() * :projects),
         CASE WHEN random() < 0.8 THEN 'default' ELSE 'besteffort' END, 'Terminated', t, t + 60,
-        t + 61 + floor(random() * :most_seconds), i, 'NO'
+        t + 61 + floor(random() * :most_seconds), i, 'NO', 'train-' || i % 100, i % 10 / 9 * 256
     FROM (SELECT i, :begin + CAST(i AS bigint) * :period / :jobs AS t
         FROM generate_series(1, :jobs) i) AS submitted
     """,
@@ -292,6 +295,8 @@ def _jobs(rng: np.random.Generator, jobs: int) -> dict[str, Any]:
         "stop_time": submitted + 61 + rng.integers(SIZES["most_seconds"], size=jobs),
         "assigned_moldable_job": ids,
         "suspended": ["NO"] * jobs,
+        "job_name": [f"train-{number % 100}" for number in ids.tolist()],
+        "exit_code": ids % 10 // 9 * 256,
     }
 
 

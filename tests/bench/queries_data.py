@@ -86,6 +86,7 @@ def _jobs(book: Book, rng: np.random.Generator, ids: Ints, all_jobs: int) -> Any
         np.array([TYPES[each] for each in types.tolist()], dtype=object),
         np.where(runs, 0, 1),
         runs.astype(np.int64),
+        *(np.full(count, None) for _ in range(4)),
     )
     stop = np.where(runs, OPEN, start + length)
     twice = np.concatenate([ids, ids])

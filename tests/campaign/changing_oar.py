@@ -165,7 +165,11 @@ class ChangingOar:
         rows = {
             "jobs": [_job_row(job) for job in new],
             "moldable_job_descriptions": [
-                {"moldable_id": MOLDABLES + job.job_id, "moldable_walltime": job.walltime}
+                {
+                    "moldable_id": MOLDABLES + job.job_id,
+                    "moldable_job_id": job.job_id,
+                    "moldable_walltime": job.walltime,
+                }
                 for job in new
             ],
             "assigned_resources": [

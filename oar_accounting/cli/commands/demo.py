@@ -40,6 +40,7 @@ def demo(directory: Path) -> None:
     click.echo(
         f"\nThe database:   {url}\nThe settings:   {config}\n\n"
         f"More of it:     {again} usage --by project,cluster\n"
+        f"One job:        {again} jobs 4693\n"
         f"Laboratories:   {again} attributes import {quote(str(directory / 'laboratories.csv'))}\n"
         f"                {again} usage --by laboratory\n"
         f"Last year:      {again} import-accounting\n"

@@ -1,17 +1,19 @@
 """The command that lists jobs: what each asked for, used and left unused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from oar_accounting.cli.commands.report_options import (
     as_of_option,
     asked,
     form_options,
+    jobs_argument,
     metric_option,
     period_options,
     where_option,
@@ -27,6 +29,8 @@ from oar_accounting.cli.terminal.display import (
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
+from oar_accounting.core.node_lists import expand
+from oar_accounting.errors import BadSpan, UnknownName
 from oar_accounting.reports.records import JobPage, RecordedJob
 from oar_accounting.usage.keys import SITE
 from oar_accounting.usage.records import Coverage
@@ -46,10 +50,17 @@ AT_ONCE = 1000
 JOB_FIELDS = (
     *("job_id", "user", "project", "queue", "state", "types", "submitted", "started", "ended"),
     *("walltime", "waited", "size", "purged", "metric", "unit", "asked", "used", "unused"),
+    *("ran", "name", "exit_code", "exit", "nodes", "reservation"),
 )
+METRIC_FIELDS = ("metric", "unit", "asked", "used", "unused")
+#: What chooses among jobs, which single ones are not chosen by.
+CHOOSING = ("period", "start", "stop", "moment", "where", "after", "first")
+#: Stands for what is not known, or not there.
+NONE = "-"
 
 
 @command("jobs")
+@jobs_argument
 @metric_option
 @period_options
 @click.option(
@@ -74,21 +85,77 @@ JOB_FIELDS = (
 @form_options
 @click.pass_obj
 def jobs(
-    options: Options, /, form: str | None, after: int | None, first: int | None, **given: Any
+    options: Options,
+    /,
+    ids: tuple[int, ...],
+    form: str | None,
+    after: int | None,
+    first: int | None,
+    **given: Any,
 ) -> None:
     """The jobs themselves: what each asked for, used and left unused, and how long it waited.
+
+    Of each JOB that is named, by its number, all that is recorded. A job that has not ended runs
+    until now, or until --as-of: it is in no later period.
 
     With --json and --csv a row for each job and metric, however many jobs there are; a job that
     held nothing has one without a metric.
 
     \b
     Example: oar-accounting jobs --where user=alice --period yesterday
+             oar-accounting jobs 4711
              oar-accounting jobs --where state=Error --moment ended -p 2026-03 --csv
     """
     with options.accounting() as accounting:
+        check_chosen_once(ids)
         told = asked(accounting, given)
+        if ids:
+            told["where"] = {"job": ids}
         coverage = jobs_coverage(accounting, told)
+        if ids:
+            tell_named(partial(accounting.jobs, **told), coverage, form, ids)
+            return
         tell_listed(partial(accounting.jobs, **told), coverage, form, after, first)
+
+
+def check_chosen_once(ids: Sequence[int]) -> None:
+    """Raise :class:`BadSpan` where jobs are named and chosen in another way, too."""
+    context = click.get_current_context()
+    for parameter in context.command.params if ids else ():
+        name = parameter.name or ""
+        if name in CHOOSING and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise BadSpan(
+                f"jobs are named by their numbers: {parameter.opts[0]} does not go with that"
+            )
+
+
+def tell_named(pages: Pages, coverage: Coverage, form: str | None, ids: Sequence[int]) -> None:
+    """Single jobs in the order in which they are named: each in full, or as rows for machines.
+
+    Raises :class:`UnknownName` where one is not recorded.
+    """
+    found = {job.job_id: job for job in _following(pages, None)}
+    wanted = list(dict.fromkeys(ids))
+    if missing := [str(number) for number in wanted if number not in found]:
+        one = len(missing) == 1
+        raise UnknownName(
+            f"{'job' if one else 'jobs'} {', '.join(missing)} {'is' if one else 'are'} not recorded"
+        )
+    some = [found[number] for number in wanted]
+    if form is not None:
+        tell_rows(form, JOB_FIELDS, chain.from_iterable(map(job_objects, some)), coverage)
+        return
+    for nth, job in enumerate(some):
+        if nth:
+            click.echo()
+        show(_in_full(job, periods.zone(coverage.timezone)))
+    tell_notes(coverage)
+    if earlier := [str(job.job_id) for job in some if job.name is None]:
+        click.echo(
+            f"note: an earlier version recorded {', '.join(earlier)}: name, exit code, nodes and "
+            "reservation are not known; oar-accounting rebuild --from-oar reads them",
+            err=True,
+        )
 
 
 def jobs_coverage(reports: "Accounting | OwnReports", told: dict[str, Any]) -> Coverage:
@@ -128,7 +195,9 @@ def _following(pages: Pages, after: int | None) -> Iterator[RecordedJob]:
 
 def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
     """A job as machines read it, once for each metric; amounts are exact whole numbers."""
-    common = {name: getattr(job, name) for name in JOB_FIELDS[:13]} | {"types": ",".join(job.types)}
+    made = {"types": ",".join(job.types), "exit": _exit_of(job)}
+    named = (name for name in JOB_FIELDS if name not in (*made, *METRIC_FIELDS))
+    common = {name: getattr(job, name) for name in named} | made
     for held in job.metrics:
         yield common | {
             "metric": held.metric,
@@ -138,7 +207,48 @@ def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
             "unused": held.unused,
         }
     if not job.metrics:
-        yield common | dict.fromkeys(JOB_FIELDS[13:])
+        yield common | dict.fromkeys(METRIC_FIELDS)
+
+
+def _exit_of(job: RecordedJob) -> str | None:
+    return None if job.exit_code is None else formats.exit_words(job.exit_code)
+
+
+def _in_full(job: RecordedJob, zone: tzinfo) -> Any:
+    """A line for each fact of a job."""
+    table = new_table()
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, fact in _facts(job, zone):
+        add_row(table, name, fact or NONE)
+    return table
+
+
+def _facts(job: RecordedJob, zone: tzinfo) -> Iterator[tuple[str, str | None]]:
+    yield "job", str(job.job_id)
+    yield from (("name", job.name), ("user", job.user), ("project", job.project))
+    yield from (("queue", job.queue), ("types", ", ".join(job.types)), ("state", job.state))
+    yield "reservation", job.reservation
+    for name in ("submitted", "started", "ended"):
+        instant = getattr(job, name)
+        yield name, None if instant is None else periods.shown(instant, zone)
+    for name in ("waited", "ran", "walltime"):
+        yield name, _clock_of(getattr(job, name))
+    yield "size", None if job.size is None else str(job.size)
+    count = len(expand(job.nodes or ""))
+    yield "nodes", f"{job.nodes} ({count})" if count > 1 else job.nodes
+    yield "exit", _exit_of(job)
+    for held in job.metrics:
+        asked_for = formats.in_hours(held.asked, held.unit, held.scale)
+        used = formats.in_hours(held.used, held.unit, held.scale)
+        share = formats.percent(held.used, held.asked)
+        unit = formats.hour_unit(held.unit)
+        yield held.metric, f"{used} {unit} used of {asked_for} asked" + (share and f", {share}")
+
+
+def _clock_of(seconds: int | None) -> str | None:
+    return None if seconds is None else formats.clock(seconds)
 
 
 def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
@@ -165,7 +275,6 @@ def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
             each = held[metric]
             cells.append(formats.in_hours(each.used, each.unit, each.scale))
             cells.append(formats.percent(each.used, each.asked))
-        ran = "" if job.started is None or job.ended is None else job.ended - job.started
         extra = [",".join(job.types), periods.shown(job.submitted, zone)] if wide else []
         add_row(
             table,
@@ -176,10 +285,10 @@ def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
             job.state,
             *extra,
             "" if job.started is None else periods.shown(job.started, zone),
-            "" if job.waited is None else formats.clock(job.waited),
-            "" if ran == "" else formats.clock(int(ran)),
-            formats.clock(job.walltime),
-            str(job.size),
+            _clock_of(job.waited) or "",
+            _clock_of(job.ran) or "",
+            _clock_of(job.walltime) or NONE,
+            NONE if job.size is None else str(job.size),
             *cells,
         )
     return table

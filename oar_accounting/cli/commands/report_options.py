@@ -144,6 +144,12 @@ def metric_option(function: F) -> F:
     )(function)
 
 
+def jobs_argument(function: F) -> F:
+    """Numbers of jobs, as *ids*; those of retired ones are below zero."""
+    numbers = click.IntRange(-(2**62), 2**62)
+    return click.argument("ids", nargs=-1, type=numbers, metavar="[JOB]...")(function)
+
+
 def by_option(default: str) -> Callable[[F], F]:
     """``--by`` with this default."""
     return click.option(

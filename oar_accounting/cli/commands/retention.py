@@ -38,8 +38,8 @@ def purge(options: Options, before: str) -> None:
 def forget_user(options: Options, user: str) -> None:
     """Put a pseudonym in the place of a user's name; what was used stays.
 
-    A project of the same name gets it too. Jobs that OAR still has, or will have, of this user are
-    recorded under the pseudonym.
+    A project of the same name gets it too, and what the user's jobs are called is left out. Jobs
+    that OAR still has, or will have, of this user are recorded under the pseudonym.
 
     \b
     Example: oar-accounting forget-user alice

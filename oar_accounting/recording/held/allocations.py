@@ -21,6 +21,7 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources
+from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import Terms, bills_containers, phases
 from oar_accounting.oar.properties import Kinds, read_kinds
 from oar_accounting.oar.snapshot import Assigned, Snapshot
@@ -60,8 +61,10 @@ class Holdings:
 class Holder:
     """Reads what jobs hold; reads the resources once, and again where one is new."""
 
-    def __init__(self, problems: dict[int, str]) -> None:
+    def __init__(self, problems: dict[int, str], nodes: JobNodes | None = None) -> None:
+        """*nodes*: where the nodes of the jobs are noted, if these are wanted."""
         self._problems = problems
+        self._nodes = nodes
         self._kinds: Kinds | None = None
         self._metrics: frozenset[Metric] = frozenset()
         self._since = OPEN
@@ -88,6 +91,8 @@ class Holder:
         parts, whole, counting = [Rates.concat([])], [ints([])], [ints([])]
         counted = np.zeros(len(rows), np.int64)
         for portion, pairs in snapshot.assigned(rows):
+            if self._nodes is not None:
+                self._nodes.note(snapshot, portion, pairs)
             pairs_held = self._located_resources(snapshot, portion, pairs, terms)
             whole.append(portion.job_id[_whole(pairs, pairs_held)])
             held = self._over_time(portion, pairs_held, terms)

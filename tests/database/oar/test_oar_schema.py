@@ -264,7 +264,10 @@ def test_a_missing_table_is_named(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("jobs", "suspended"), ("job_state_logs", "date_stop"), ("resources", "network_address")],
+    [
+        *(("jobs", name) for name in ("suspended", "job_name", "exit_code", "reservation")),
+        *(("job_state_logs", "date_stop"), ("resources", "network_address")),
+    ],
 )
 def test_a_missing_column_is_named(engine: Engine, table: str, column: str) -> None:
     oar = SmallOar(engine)

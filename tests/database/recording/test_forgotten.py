@@ -13,7 +13,7 @@ from oar_accounting.ledger.catalog import digest
 from oar_accounting.recording.passes import Pass
 from tests.old_site import CORE, OldSite, places_of
 from tests.servers import Database
-from tests.small_oar import DAY, NOW, T0, Clock, Recorded, opened, stopped_clock
+from tests.small_oar import DAY, NOW, T0, Clock, Recorded, SmallOar, opened, stopped_clock
 from tests.strategies import NAMES, account_names
 from tests.system.cli.test_cli import run, said
 
@@ -87,6 +87,42 @@ def test_what_oar_still_has_under_the_name_is_recorded_under_the_pseudonym(engin
         site.accounting.rebuild(from_oar=True)
         site.check()
     assert places_of(engine, "alice") == set()
+
+
+def test_what_a_user_called_their_jobs_is_forgotten_too(engine: Engine) -> None:
+    """It may name a person; what others called theirs stays, and what was never recorded."""
+    oar = SmallOar(engine)
+    oar.add_job(user="alice", job_name="for alice", start=T0 - 90 * DAY)
+    old = oar.add_job(user="alice", job_name="alice")
+    oar.add_job(user="bob", project="alice", job_name="with alice's data")
+    runs = oar.add_job(user="alice", job_name="alice", state="Running")
+    site = opened(engine)
+    site.catch_up()
+    site.purge(T0 - 80 * DAY)
+    unread = schema.jobs.update().where(schema.jobs.c.job_id == old).values(name=None)
+    with engine.begin() as connection:
+        connection.execute(unread)
+
+    def names() -> list[str | None]:
+        return [job.name for job in site.each_job()]
+
+    site.forget_user("alice")
+    assert names() == ["", None, "with alice's data", ""]
+    oar.update_job(runs, state="Terminated", stop_time=NOW, exit_code=0, job_name="alice again")
+    oar.add_job(user="alice", job_name="one more of alice")
+    site.catch_up()
+    assert names() == ["", None, "with alice's data", "", ""]
+    for _ in range(2):
+        report = site.catch_up(full=True)
+        assert (report.done, report.changed, report.problems) == (0, 0, ())
+        site.record(range(1, 6))
+        site.rebuild(from_oar=True)
+        assert names() == ["", "", "with alice's data", "", ""]
+    assert site.verify() == []
+    # Somebody else's job stays somebody else's.
+    oar.update_job(runs, job_user="bob")
+    site.catch_up()
+    assert names()[3] == "alice again"
 
 
 @on_sqlite

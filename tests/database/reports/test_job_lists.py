@@ -66,6 +66,10 @@ class Plain:
     state: str = "Terminated"
     types: tuple[str, ...] = ()
     pause: tuple[int, int] | None = None
+    name: str = ""
+    exit_code: int | None = None
+    reservation: str = "None"
+    nodes: str = ""  #: as they are to be told
 
     def add_to(self, oar: SmallOar) -> int:
         """Add it to an OAR; its id."""
@@ -82,7 +86,14 @@ class Plain:
             types=self.types,
             pauses=[] if self.pause is None else [self.pause],
             moldable=bool(self.resources),
+            job_name=self.name,
+            exit_code=self.exit_code,
+            reservation=self.reservation,
         )
+
+    def lasted(self, now: int) -> int:
+        """How long it ran, or has run."""
+        return max((now if self.is_open else self.stop) - self.start, 0)
 
     @property
     def is_open(self) -> bool:
@@ -151,11 +162,16 @@ class Plain:
             submitted=self.submitted,
             started=self.start if self.ran else None,
             ended=self.stop if self.ran and not self.is_open else None,
-            walltime=self.walltime if self.resources else 0,
+            walltime=self.walltime if self.resources else None,
             waited=max(self.start - self.submitted, 0) if self.ran else None,
-            size=self.held("resource"),
+            size=None if self.state == "Waiting" else self.held("resource"),
             metrics=metrics,
             purged=False,
+            ran=self.lasted(T0 + 100 * DAY if as_of is None else as_of) if self.ran else None,
+            name=self.name,
+            exit_code=self.exit_code,
+            nodes=self.nodes,
+            reservation=self.reservation,
         )
 
 
@@ -179,19 +195,23 @@ SIX = T0 + 6 * DAY
 SOME: dict[int, Plain] = dict(
     enumerate(
         [
-            ran("alice", 0, HOUR, range(1, 5), project="physics", types=("deploy", "allow=x")),
-            ran("bob", 1, 3 * HOUR, [8, 9, 10], queue="besteffort", types=("besteffort",)),
-            ran("alice", 2, HOUR // 2, [1], project="chemistry", walltime=HOUR, state="Error"),
-            ran("carol", 3, HOUR, range(1, 9), types=("container",)),
-            ran("carol", 3, HOUR // 3, [1, 2], types=("inner=4",)),
+            ran("alice", 0, HOUR, range(1, 5), project="physics", types=("deploy", "allow=x"),
+                name="train", exit_code=0, nodes="alpha-1"),
+            ran("bob", 1, 3 * HOUR, [8, 9, 10], queue="besteffort", types=("besteffort",),
+                name="l'été\t\\N", exit_code=768, nodes="alpha-2,beta-1"),
+            ran("alice", 2, HOUR // 2, [1], project="chemistry", walltime=HOUR, state="Error",
+                nodes="alpha-1"),
+            ran("carol", 3, HOUR, range(1, 9), types=("container",), nodes="alpha-[1-2]",
+                reservation="Scheduled"),
+            ran("carol", 3, HOUR // 3, [1, 2], types=("inner=4",), nodes="alpha-1", exit_code=9),
             ran("bob", 4, -4 * DAY, range(1, 5), state="Running", pause=(FOUR + 100, FOUR + 300),
-                stop=0, walltime=DAY),
-            Plain(user="dave", submitted=FIVE, state="Waiting"),
+                stop=0, walltime=DAY, nodes="alpha-1", name="x" * 100),
+            Plain(user="dave", submitted=FIVE, state="Waiting", name="NULL"),
             Plain(user="dave", submitted=FIVE + 1, state="Error"),
-            ran("bob", 5, 0, [1], state="Error"),
-            ran("zoë 😀", 6, 600, [9], submitted=SIX + 100, project="l'eau"),
+            ran("bob", 5, 0, [1], state="Error", nodes="alpha-1"),
+            ran("zoë 😀", 6, 600, [9], submitted=SIX + 100, project="l'eau", nodes="beta-1"),
             ran("alice", 7, 5 * DAY, [2, 3, 9], queue="besteffort", walltime=6 * DAY,
-                pause=(T0 + 8 * DAY, T0 + 9 * DAY)),
+                pause=(T0 + 8 * DAY, T0 + 9 * DAY), nodes="alpha-1,beta-1"),
         ],
         1,
     )

@@ -489,9 +489,13 @@ def rows_of(**job: Any) -> JobRows:
         "moldable": 70,
         "walltime": 2 * HOUR,
         "suspended": False,
+        "name": "",
+        "exit_code": None,
+        "reservation": "None",
         **job,
     }
-    kinds: dict[str, Any] = dict.fromkeys(("user", "project", "queue", "state"), object)
+    texts = ("user", "project", "queue", "state", "name", "exit_code", "reservation")
+    kinds: dict[str, Any] = dict.fromkeys(texts, object)
     kinds["suspended"] = np.bool_
     return JobRows.of(np.array([v], kinds.get(k, np.int64)) for k, v in values.items())
 

@@ -15,6 +15,7 @@ from oar_accounting.ledger.catalog import Accounts, Names
 from oar_accounting.ledger.reading import JobRecords
 from oar_accounting.recording.decide import BlockRead, Decision, decide
 
+DESCRIBED = ("name", "exit_code", "reservation")
 USERS = ("alice", "bob", "u" * (LONGEST_NAME + 1))
 
 
@@ -44,6 +45,9 @@ class Told:
     suspended: bool = False
     closed: int = schema.CLOSED_JOB
     unsettled: bool = False
+    name: str | None = ""
+    exit_code: int | None = None
+    reservation: str | None = "None"
 
 
 def as_oar_has_it() -> SearchStrategy[Told]:
@@ -54,6 +58,9 @@ def as_oar_has_it() -> SearchStrategy[Told]:
         submitted=st.integers(1, 2),
         stop=st.integers(0, 1),
         suspended=st.booleans(),
+        name=st.sampled_from(("", "train")),
+        exit_code=st.sampled_from((None, 0, 768)),
+        reservation=st.sampled_from(("None", "Scheduled")),
     )
 
 
@@ -66,6 +73,9 @@ def as_recorded() -> SearchStrategy[Told]:
         stop=st.integers(0, 1),
         closed=st.sampled_from((schema.OPEN_JOB, schema.CLOSED_JOB, schema.PURGED_JOB)),
         unsettled=st.booleans(),
+        name=st.sampled_from(("", "train", None)),
+        exit_code=st.sampled_from((None, 0, 768)),
+        reservation=st.sampled_from(("None", "Scheduled")),
     )
 
 
@@ -90,11 +100,15 @@ def rows_of(jobs: Mapping[int, Told]) -> JobRows:
             ints([1] * len(jobs)),
             ints([60] * len(jobs)),
             np.array([job.suspended for job in jobs.values()], np.bool_),
+            *map(texts, DESCRIBED),
         ]
     )
 
 
 def records_of(jobs: Mapping[int, Told]) -> JobRecords:
+    def texts(name: str) -> object:
+        return np.array([getattr(job, name) for job in jobs.values()], object)
+
     return JobRecords.of(
         [
             ints(list(jobs)),
@@ -107,6 +121,10 @@ def records_of(jobs: Mapping[int, Told]) -> JobRecords:
             np.array([""] * len(jobs), object),
             ints([job.closed for job in jobs.values()]),
             ints([job.unsettled for job in jobs.values()]),
+            texts("name"),
+            texts("exit_code"),
+            np.array(["n1"] * len(jobs), object),
+            texts("reservation"),
         ]
     )
 
@@ -120,7 +138,10 @@ def differs(job: Told, known: Told | None) -> bool:
     """In the plainest words: new, changed, or perhaps paused since."""
     if known is None:
         return True
-    told = ("user", "state", "submitted", "stop")
+    told: tuple[str, ...] = ("user", "state", "submitted", "stop")
+    if known.name is not None:
+        # An earlier version recorded none of these: that is no difference.
+        told += DESCRIBED
     changed = any(getattr(job, name) != getattr(known, name) for name in told)
     return changed or (job.suspended and known.unsettled)
 

@@ -129,7 +129,9 @@ def site(database: Database) -> str:
                 )
             )
             connection.execute(
-                insert(oar_tables.moldables).values(moldable_id=job, moldable_walltime=7200)
+                insert(oar_tables.moldables).values(
+                    moldable_id=job, moldable_job_id=job, moldable_walltime=7200
+                )
             )
             connection.execute(
                 insert(oar_tables.assigned),

@@ -180,6 +180,7 @@ class Accounting(Reporting):
     def purge(self, before: int, *, progress: Progress | None = None) -> tuple[int, int]:
         """Drop spans and rates of jobs that ended before *before*; every total stays.
 
+        So does what each of them asked for and used by day.
         *before*, epoch seconds, is moved to the bound of windows at or before it. Returns that
         bound and how many jobs were purged. They can no longer be corrected, nor counted in other
         metrics, under other terms or in smaller windows. Raises :class:`oar_accounting.BadSpan`
@@ -440,7 +441,10 @@ class Accounting(Reporting):
             return read_lines(connection, site, adjustment_id)
 
     def verify(self, *, most: int = 10) -> list[Difference]:
-        """The first totals that are not what spans, rates and entries give; none is good."""
+        """The first totals that are not what spans, rates and entries give; none is good.
+
+        After them the days on which more is kept of single purged jobs than stands in the totals.
+        """
         with self._ledger.reading() as (connection, site):
             return [] if site is None else first_differences(connection, site, most)
 

@@ -241,6 +241,17 @@ def group_starts(keys: Sequence[Ints]) -> Ints:
     return np.flatnonzero(fresh)
 
 
+def numbered_rows(keys: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Which of the different rows each row is, by number; and a row of each number."""
+    if not len(keys[0]):
+        return ints([]), ints([])
+    order = row_order(keys)
+    starts = group_starts([key[order] for key in keys])
+    number = np.empty(len(order), np.int64)
+    number[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
+    return number, order[starts]
+
+
 def exact_sums(values: Ints, starts: Ints) -> Ints:
     """The sum of each run of *values*.
 

@@ -38,7 +38,10 @@ class PassRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
+    """A total that is not what spans and rates give, or too much that is kept of purged jobs.
+
+    Amounts are in the metric's unit / scale.
+    """
 
     window_start: int  #: epoch seconds UTC
     seconds: int  #: of the window, or of the day where it is the total of that
@@ -51,6 +54,9 @@ class Difference:
     used: int
     expected_asked: int  #: as spans, rates and entries give
     expected_used: int
+    #: It is no total: more is kept of single purged jobs than is carried of all. No rebuild mends
+    #: that.
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

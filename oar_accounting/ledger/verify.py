@@ -5,9 +5,10 @@ over ranges of accounts, each as large as fits in memory, streaming over the job
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from oar_accounting.core.columns import Ints, Totals, add_up, difference
 from oar_accounting.core.lengths import DAY
@@ -16,6 +17,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger import totals as stored_totals
 from oar_accounting.ledger.catalog import Site, account_names, stored_metrics
 from oar_accounting.ledger.ledger import Book, amounts_of
+from oar_accounting.ledger.purged import day_length
 from oar_accounting.ledger.reading import (
     LOWEST,
     read_entries,
@@ -114,12 +116,57 @@ def broken(
                 yield seconds, _at(stored, wrong), _at(should, wrong)
 
 
+def beyond_carried(connection: Connection, site_id: int) -> Iterator[tuple[int, Totals, Totals]]:
+    """The days, as from `broken`, on which more is kept of purged jobs than is carried of all.
+
+    What is wrong is what is kept, and right what is carried: no rebuild mends it.
+    """
+    length = day_length(connection, site_id)
+    for accounts in account_ranges(connection, site_id) if length else ():
+        carried, kept = (
+            _of_days(connection, site_id, table, start, accounts, length)
+            for table, start in (
+                (schema.entries, schema.entries.c.window_start),
+                (schema.purged, schema.purged.c.day_start),
+            )
+        )
+        more = difference(kept, carried)
+        more = more.take((more.asked > 0) | (more.used > 0))
+        if len(more):
+            yield length, _at(kept, more), _at(carried, more)
+
+
+def _of_days(  # noqa: PLR0913 - one reading
+    connection: Connection,
+    site_id: int,
+    table: Table,
+    start: ColumnElement[int],
+    accounts: Range,
+    length: int,
+) -> Totals:
+    """What is carried, or kept of single purged jobs, by day."""
+    row = table.c
+    chosen = [row.job_id == schema.CARRIED] if table is schema.entries else []
+    keys = (start, row.account_id, row.metric_id)
+    query = select(*keys).where(row.site_id == site_id, row.account_id.between(*accounts), *chosen)
+    at, *rest = bulk.read_sums(connection, query, keys, (row.asked, row.used))
+    return add_up(Totals(at // length * length, *rest))
+
+
 def first_differences(connection: Connection, site: Site, most: int) -> list[Difference]:
-    """The first *most* totals of the site that are not what the law says, in words."""
+    """The first *most* totals of the site that are not what the law says, in words.
+
+    After them what is kept of single purged jobs beyond what is carried of all.
+    """
     names = account_names(connection, site.site_id)
     metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
     found: list[Difference] = []
-    for seconds, stored, right in broken(connection, site.site_id, site.terms.window):
+    totals = broken(connection, site.site_id, site.terms.window)
+    every = chain(
+        ((False, *each) for each in totals),
+        ((True, *each) for each in beyond_carried(connection, site.site_id)),
+    )
+    for kept, seconds, stored, right in every:
         for was, should in zip(_rows(stored), _rows(right), strict=True):
             user, project, queue, value = names.get(was[1], (f"no. {was[1]}", "", "", ""))
             found.append(
@@ -135,6 +182,7 @@ def first_differences(connection: Connection, site: Site, most: int) -> list[Dif
                     used=was[4],
                     expected_asked=should[3],
                     expected_used=should[4],
+                    kept=kept,
                 )
             )
             if len(found) == most:

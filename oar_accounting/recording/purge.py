@@ -1,8 +1,9 @@
 """Purge: drop spans and rates of what ended long ago, and keep every total.
 
 What a purged job gave to the totals stands on as entries, so the law still holds, totals can be
-recomputed and windows made larger. What is gone for good: the job cannot be corrected, nor counted
-in another metric, under other terms, or within a part of a window.
+recomputed and windows made larger; and what it asked for and used stays by day. What is gone for
+good: the job cannot be corrected, nor counted in another metric, under other terms, or exactly in a
+part of a window.
 """
 
 from oar_accounting.core import periods

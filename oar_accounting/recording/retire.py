@@ -14,7 +14,7 @@ from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.identity import same_jobs
 from oar_accounting.recording.runs import Runs
 
-TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries)
+TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries, schema.purged)
 
 
 def retire_jobs(runs: Runs, first: int) -> int:

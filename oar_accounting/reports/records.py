@@ -82,9 +82,11 @@ class RecordedJob:
     ended: int | None  #: None: it has not ended, or never started
     walltime: int
     waited: int | None  #: from its submission to its start; None: it has not started
-    size: int  #: what it holds of the metric of sizes, in its unit; rounded down
+    size: int | None  #: what it holds of the metric of sizes, in its unit; rounded down; None: lost
     metrics: tuple[HeldMetric, ...]  #: that it asked for anything of
-    purged: bool  #: what it used is no longer known
+    #: What it asked for and used is known by day only; where its size is None, an earlier version
+    #: purged it, and that is lost, too.
+    purged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class Efficiency:
     scale: int
     asked: int
     used: int
+    accuracy: str = "exact"  #: one of `ACCURACIES`
 
     @property
     def unused(self) -> int:
@@ -128,6 +131,7 @@ class SizeUse:
     unit: str
     scale: int
     used: int
+    accuracy: str = "exact"  #: one of `ACCURACIES`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,3 +186,5 @@ class ProjectReport:
     as_of: int | None
     months: tuple[ProjectMonth, ...]
     members: tuple[ProjectMember, ...]  #: the one who used most first
+    #: Of `ACCURACIES` those of all amounts.
+    accuracies: frozenset[str] = frozenset()

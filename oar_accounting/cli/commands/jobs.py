@@ -96,7 +96,7 @@ def jobs_coverage(reports: "Accounting | OwnReports", told: dict[str, Any]) -> C
     named = {key: told[key] for key in ("metrics", "start", "stop", "as_of")}
     # Jobs are those of one site; it is the verb that says so where others are named.
     named["where"] = {key: some for key, some in told.get("where", {}).items() if key != SITE}
-    return reports.coverage((), **named, timezone=told.pop("timezone"))
+    return reports.coverage((), of_jobs=True, **named, timezone=told.pop("timezone"))
 
 
 def tell_listed(
@@ -179,7 +179,7 @@ def _table(found: tuple[RecordedJob, ...], zone: tzinfo) -> Any:
             "" if job.waited is None else formats.clock(job.waited),
             "" if ran == "" else formats.clock(int(ran)),
             formats.clock(job.walltime),
-            str(job.size),
+            "" if job.size is None else str(job.size),
             *cells,
         )
     return table

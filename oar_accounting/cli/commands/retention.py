@@ -20,8 +20,9 @@ from oar_accounting.metrics.metric import RESOURCE
 def purge(options: Options, before: str) -> None:
     """Drop the details of jobs that ended long ago; every total stays.
 
-    Such jobs can no longer be corrected, nor counted in metrics that are added later or in smaller
-    windows.
+    So does what each of them asked for and used by day: over whole days every report says what it
+    said before. Such jobs can no longer be corrected, nor counted in metrics that are added later
+    or in smaller windows.
 
     \b
     Example: oar-accounting purge --before 2024-01-01

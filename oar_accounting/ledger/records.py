@@ -97,3 +97,14 @@ class UpgradePlan:
     def seconds(self) -> float:
         """About how long it takes."""
         return sum(step.seconds for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What `purge`, `forget_user` or `retire` would do. Times are epoch seconds UTC."""
+
+    jobs: int  #: that would lose their details, belong to a pseudonym, or have another id
+    rows: int  #: of our tables that would go or be changed, but for the journal's row of the run
+    start: int | None  #: when the first of the jobs that ran did so; None: none ran
+    stop: int | None  #: when the last of those that have ended did so; None: none has
+    before: int | None = None  #: of a purge: the bound of windows up to which it goes

@@ -59,6 +59,10 @@ class Runs:
         with dialects.writing(self.ledger.engine) as connection:
             journal.finish(connection, number, self._clock(), entry.report)
 
+    def now(self) -> int:
+        """The present, in epoch seconds."""
+        return self._clock()
+
     @contextmanager
     def looking(self) -> Iterator[Book]:
         """The book of a dry run, to which nothing is written."""

@@ -4,7 +4,7 @@ An amount belongs to one account, so the law holds account by account: it is che
 over ranges of accounts, each as large as fits in memory, streaming over the jobs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -99,14 +99,14 @@ def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
 
 
 def broken(
-    connection: Connection, site_id: int, window: int
+    connection: Connection, site_id: int, window: int, ranges: Sequence[Range]
 ) -> Iterator[tuple[int, Totals, Totals]]:
     """Per table and range of accounts with a difference: the rows that are wrong, and the right.
 
     Before them the seconds that a row of the table is for. The two have a row for the same windows
     or days, accounts and metrics, sorted by them.
     """
-    for accounts in account_ranges(connection, site_id):
+    for accounts in ranges:
         right = expected_totals(connection, site_id, accounts, window)
         for table, should in stored_totals.by_table(right, window):
             stored = stored_totals.stored(connection, table, site_id, accounts)
@@ -116,13 +116,15 @@ def broken(
                 yield seconds, _at(stored, wrong), _at(should, wrong)
 
 
-def beyond_carried(connection: Connection, site_id: int) -> Iterator[tuple[int, Totals, Totals]]:
+def beyond_carried(
+    connection: Connection, site_id: int, ranges: Sequence[Range]
+) -> Iterator[tuple[int, Totals, Totals]]:
     """The days, as from `broken`, on which more is kept of purged jobs than is carried of all.
 
     What is wrong is what is kept, and right what is carried: no rebuild mends it.
     """
     length = day_length(connection, site_id)
-    for accounts in account_ranges(connection, site_id) if length else ():
+    for accounts in ranges if length else ():
         carried, kept = (
             _of_days(connection, site_id, table, start, accounts, length)
             for table, start in (
@@ -161,10 +163,10 @@ def first_differences(connection: Connection, site: Site, most: int) -> list[Dif
     names = account_names(connection, site.site_id)
     metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
     found: list[Difference] = []
-    totals = broken(connection, site.site_id, site.terms.window)
+    ranges = account_ranges(connection, site.site_id)
     every = chain(
-        ((False, *each) for each in totals),
-        ((True, *each) for each in beyond_carried(connection, site.site_id)),
+        ((False, *each) for each in broken(connection, site.site_id, site.terms.window, ranges)),
+        ((True, *each) for each in beyond_carried(connection, site.site_id, ranges)),
     )
     for kept, seconds, stored, right in every:
         for was, should in zip(_rows(stored), _rows(right), strict=True):

@@ -76,7 +76,7 @@ def purge_before(ledger: Ledger, site: Site, bound: int, progress: Progress | No
     """
     with ledger.writing() as book:
         book.check_no_rebuild()
-        if bound > (book.site.purged_before or 0):
+        if book.site.purged_before is None or bound > book.site.purged_before:
             change_site(book.connection, book.site, purged_before=bound)
     count = 0
     pages = list(ledger_pages(ledger, site, LOWEST))

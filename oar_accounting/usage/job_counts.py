@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from oar_accounting.core.columns import Columns, Ints, Spans, repeated
 from oar_accounting.core.parts import constant
 from oar_accounting.core.windows import spread_between
+from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.purged import day_length
 from oar_accounting.ledger.reading import Entries, read_entries
@@ -97,7 +98,8 @@ def _held(
     window = question.site.terms.window
     for block in closed_jobs(connection, question, question.start - window, question.stop + window):
         spans, rates = read_held(connection, question, block)
-        entries = read_entries(connection, question.site.site_id, block)
+        of_jobs = block[block != schema.CARRIED]
+        entries = read_entries(connection, question.site.site_id, of_jobs)
         yield spans if question.as_of is None else until(spans, question.as_of), rates, entries
     if question.as_of is not None:
         spans, rates = read_held(connection, question, open_ids(connection, question))

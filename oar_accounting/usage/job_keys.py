@@ -195,7 +195,7 @@ def held_by(connection: Connection, site: Site, block: Ints, metric_id: int) -> 
         (purged.job_id, purged.rate, (purged.site_id, purged.metric_id), purged.rate > 0),
     )
     found = []
-    for job, amount, (of_site, of_metric), first in parts:
+    for job, amount, (of_site, of_metric), first in parts[: 1 if site.purged_before is None else 2]:
         query = select(job, bulk.whole_number(func.sum(amount))).where(
             of_site == site.site_id, among(block, job), of_metric == metric_id, first
         )
@@ -208,6 +208,8 @@ def held_by(connection: Connection, site: Site, block: Ints, metric_id: int) -> 
 
 def lost_jobs(connection: Connection, site: Site, block: Ints) -> Ints:
     """The jobs of the block of which nobody knows any more what they asked for and used."""
+    if site.purged_before is None:
+        return ints([])
     query = _of_jobs(site, block, schema.jobs.c.job_id).where(nothing_kept())
     found = bulk.read_ints(connection, query)[0]
     return found[np.isin(found, block)]

@@ -153,7 +153,9 @@ def test_it_is_refused_where_the_verb_would_be(engine: Engine, site: OldSite) ->
 
 
 SAID = {
-    "purge": "2 jobs that ended before 2023-11-04 00:00:00 UTC would be purged, and 8 rows would go",
+    "purge": (
+        "2 jobs that ended before 2023-11-04 00:00:00 UTC would be purged, and 8 rows would go"
+    ),
     "forget-user": "alice would get a pseudonym, in 6 rows and for 2 jobs",
     "retire": "1 jobs would give their ids free, in 5 rows",
 }

@@ -144,7 +144,7 @@ def whole_days(some: list[Job], day: int, data: st.DataObject) -> Spans:
 SITES = count(1)
 
 
-@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some=batches(), window=st.sampled_from([*WINDOWS, 7_000]), data=st.data())
 def test_every_report_says_the_same_before_and_after_a_purge(
     engine: Engine, some: list[Job], window: int, data: st.DataObject

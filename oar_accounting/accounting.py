@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
@@ -27,19 +27,25 @@ from oar_accounting.health import doctor
 from oar_accounting.health.records import Status
 from oar_accounting.ledger.create import create_tables, plan_upgrade
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.ledger.records import Difference, OpeningReport, PassReport, UpgradePlan
+from oar_accounting.ledger.records import (
+    Difference,
+    DryRun,
+    OpeningReport,
+    PassReport,
+    UpgradePlan,
+)
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.adjust import post_adjustment
 from oar_accounting.recording.belonging import import_attributes, remove_attribute
 from oar_accounting.recording.catch_up import catch_up
-from oar_accounting.recording.forget import forget_user
+from oar_accounting.recording.forget import forget_user, would_forget
 from oar_accounting.recording.import_accounting import import_accounting
-from oar_accounting.recording.purge import purge
+from oar_accounting.recording.purge import purge, would_purge
 from oar_accounting.recording.rebuild import rebuild
 from oar_accounting.recording.record import record
-from oar_accounting.recording.retire import retire_jobs
+from oar_accounting.recording.retire import retire_jobs, would_retire
 from oar_accounting.recording.runs import Runs
 from oar_accounting.reports.records import UtilisationReport
 from oar_accounting.reports.reports import Reporting
@@ -179,14 +185,34 @@ class Accounting(Reporting):
         """
         return rebuild(self._runs, metric, from_oar=from_oar, dry_run=dry_run, progress=progress)
 
-    def purge(self, before: int, *, progress: Progress | None = None) -> tuple[int, int]:
+    @overload
+    def purge(
+        self, before: int, *, dry_run: Literal[False] = False, progress: Progress | None = None
+    ) -> tuple[int, int]:
+        """The bound, and how many jobs were purged."""
+
+    @overload
+    def purge(
+        self, before: int, *, dry_run: Literal[True], progress: Progress | None = None
+    ) -> DryRun:
+        """What would go."""
+
+    def purge(
+        self, before: int, *, dry_run: bool = False, progress: Progress | None = None
+    ) -> tuple[int, int] | DryRun:
         """Drop spans and rates of jobs that ended before *before*; every total stays.
 
+        So does what each of them asked for and used by day.
         *before*, epoch seconds, is moved to the bound of windows at or before it. Returns that
         bound and how many jobs were purged. They can no longer be corrected, nor counted in other
-        metrics, under other terms or in smaller windows. Raises :class:`oar_accounting.BadSpan`
-        where catch-up still compares such jobs with OAR.
+        metrics, under other terms or in smaller windows. With *dry_run* nothing is written, and
+        what would go is returned. Raises :class:`oar_accounting.BadSpan` where catch-up still
+        compares such jobs with OAR.
+
+        Example: ``accounting.purge(before, dry_run=True).jobs``
         """
+        if dry_run:
+            return would_purge(self._runs, before, progress)
         return purge(self._runs, before, progress)
 
     def import_accounting(self, *, dry_run: bool = False) -> OpeningReport:
@@ -318,20 +344,42 @@ class Accounting(Reporting):
         instant = _now() if now is None else now
         return FairShare(self.settings, self._ledger, self._oar, instant)
 
-    def forget_user(self, user: str) -> str:
+    @overload
+    def forget_user(self, user: str, *, dry_run: Literal[False] = False) -> str:
+        """The pseudonym."""
+
+    @overload
+    def forget_user(self, user: str, *, dry_run: Literal[True]) -> DryRun:
+        """What would change."""
+
+    def forget_user(self, user: str, *, dry_run: bool = False) -> str | DryRun:
         """Put a pseudonym in the place of a user's name, also for jobs to come; the pseudonym.
 
         A project of the same name gets it too, and what the user's jobs are called is left out.
-        What was used stays. Raises :class:`oar_accounting.UnknownName`.
+        What was used stays. With *dry_run* nothing is written, and what would change is returned.
+        Raises :class:`oar_accounting.UnknownName`.
         """
+        if dry_run:
+            return would_forget(self._runs, user)
         return forget_user(self._runs, user)
 
-    def retire(self, first: int) -> int:
+    @overload
+    def retire(self, first: int, *, dry_run: Literal[False] = False) -> int:
+        """How many ids were given free."""
+
+    @overload
+    def retire(self, first: int, *, dry_run: Literal[True]) -> DryRun:
+        """What would change."""
+
+    def retire(self, first: int, *, dry_run: bool = False) -> int | DryRun:
         """Give free the job ids from *first* on, which OAR uses for other jobs; how many.
 
-        What the recorded jobs used stays. Jobs that OAR still has keep their ids. Raises
+        What the recorded jobs used stays. Jobs that OAR still has keep their ids. With *dry_run*
+        nothing is written, and what would change is returned. Raises
         :class:`oar_accounting.UnknownName` and :class:`oar_accounting.WriterBusy`.
         """
+        if dry_run:
+            return would_retire(self._runs, first)
         return retire_jobs(self._runs, first)
 
     def import_attributes(
@@ -442,7 +490,10 @@ class Accounting(Reporting):
             return read_lines(connection, site, adjustment_id)
 
     def verify(self, *, most: int = 10) -> list[Difference]:
-        """The first totals that are not what spans, rates and entries give; none is good."""
+        """The first totals that are not what spans, rates and entries give; none is good.
+
+        After them the days on which more is kept of single purged jobs than stands in the totals.
+        """
         with self._ledger.reading() as (connection, site):
             return [] if site is None else first_differences(connection, site, most)
 

@@ -213,6 +213,16 @@ def follow(connection: Connection, site_id: int, ids: Ints, base: int) -> None:
         )
 
 
+def lines_about(connection: Connection, site_id: int, ids: Ints) -> int:
+    """How many lines are about one of these jobs."""
+    line = schema.adjusted.c
+    count = 0
+    for some in short_lists(ids):
+        query = select(func.count()).where(of_site(site_id), line.job_id.in_(some))
+        count += int(connection.execute(query).scalar_one())
+    return count
+
+
 def authors(connection: Connection, site_id: int) -> set[str]:
     """Who posted adjustments."""
     header = schema.adjustments.c
@@ -224,21 +234,30 @@ def forget_name(connection: Connection, site_id: int, name: str, pseudonym: str)
 
     All else of them stays as it was posted.
     """
+    header = schema.adjustments.c
+    for number, author, reason in adjustments_naming(connection, site_id, name, pseudonym):
+        connection.execute(
+            schema.adjustments.update()
+            .where(header.adjustment_id == number)
+            .values(author=author, reason=reason)
+        )
+
+
+def adjustments_naming(
+    connection: Connection, site_id: int, name: str, pseudonym: str
+) -> list[tuple[int, str, str]]:
+    """The adjustments that have the name, with author and reason as the pseudonym has them."""
     header, word = schema.adjustments.c, _word(name)
     query = select(header.adjustment_id, header.author, header.reason)
-    for number, author, reason in connection.execute(
-        query.where(header.site_id == site_id)
-    ).fetchall():
+    found = []
+    for number, author, reason in connection.execute(query.where(header.site_id == site_id)):
         new = (
             pseudonym if author == name else author,
             word.sub(pseudonym, reason) if name.strip() else reason,
         )
         if new != (author, reason):
-            connection.execute(
-                schema.adjustments.update()
-                .where(header.adjustment_id == number)
-                .values(author=new[0], reason=new[1])
-            )
+            found.append((number, *new))
+    return found
 
 
 def _word(name: str) -> re.Pattern[str]:

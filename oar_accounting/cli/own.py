@@ -173,7 +173,7 @@ def efficiency(form: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         query = query_of(accounting, given)
-        coverage = mine.coverage(query)
+        coverage = mine.coverage(query, of_jobs=True)
         tell_efficiency(query.by, mine.efficiency(query), coverage, form)
 
 
@@ -187,7 +187,7 @@ def waiting(form: str | None, **given: Any) -> None:
 
     with told(debug=False), opened() as (accounting, mine):
         query = query_of(accounting, given)
-        coverage = mine.coverage(query)
+        coverage = mine.coverage(query, of_jobs=True)
         tell_waiting(query.by, mine.waiting(query), coverage, form)
 
 

@@ -347,9 +347,13 @@ class _Examination:
             return
         with self._trying("totals", self._ledger.engine):
             with self._ledger.reading() as (connection, _):
-                wrong = len(first_differences(connection, self._site, MOST_DIFFERENCES))
+                found = first_differences(connection, self._site, MOST_DIFFERENCES)
+            wrong = len(found)
             more = " or more" if wrong == MOST_DIFFERENCES else ""
-            if wrong:
+            if any(each.kept for each in found):
+                said = "of single purged jobs more is kept than was carried: restore a backup"
+                self._found("bad", "totals", said)
+            elif wrong:
                 said = f"{wrong}{more} are not what the recorded spans and rates give"
                 self._found("bad", "totals", said, "oar-accounting rebuild")
             else:

@@ -175,11 +175,10 @@ def remove_metric(connection: Connection, site_id: int, metric_id: int) -> None:
     """Remove a metric with all that is recorded of it."""
     of_site = schema.rates.c.site_id == site_id
     connection.execute(schema.rates.delete().where(of_site, schema.rates.c.metric_id == metric_id))
-    connection.execute(
-        schema.entries.delete().where(
-            schema.entries.c.site_id == site_id, schema.entries.c.metric_id == metric_id
+    for table in (schema.entries, schema.purged):
+        connection.execute(
+            table.delete().where(table.c.site_id == site_id, table.c.metric_id == metric_id)
         )
-    )
     for table in schema.SUMMED:
         of_site = table.c.site_id == site_id
         connection.execute(table.delete().where(of_site, table.c.metric_id == metric_id))

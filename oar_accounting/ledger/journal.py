@@ -5,7 +5,7 @@ The row is written when a pass begins, so that one that was killed is seen: it n
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select
 
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.records import PassRecord, PassReport
@@ -119,12 +119,18 @@ def passes_since_done(connection: Connection, site_id: int, verb: str) -> list[P
 
 def forget_messages(connection: Connection, site_id: int, name: str) -> None:
     """Empty the messages in which the name stands."""
+    connection.execute(schema.passes.update().where(_naming(site_id, name)).values(message=""))
+
+
+def messages_naming(connection: Connection, site_id: int, name: str) -> int:
+    """How many messages the name stands in."""
+    query = select(func.count()).where(_naming(site_id, name))
+    return int(connection.execute(query).scalar_one())
+
+
+def _naming(site_id: int, name: str) -> ColumnElement[bool]:
     table = schema.passes.c
-    connection.execute(
-        schema.passes.update()
-        .where(table.site_id == site_id, table.message.contains(name, autoescape=True))
-        .values(message="")
-    )
+    return and_(table.site_id == site_id, table.message.contains(name, autoescape=True))
 
 
 def is_at_work(record: PassRecord, now: int) -> bool:

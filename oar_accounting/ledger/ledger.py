@@ -106,7 +106,8 @@ class Ledger:
     def analyze(self) -> None:
         """Tell the database's planner how large the tables have become."""
         with dialects.writing(self.engine) as connection:
-            bulk.analyze(connection, [schema.jobs, schema.spans, schema.rates, *schema.SUMMED])
+            tables = [schema.jobs, schema.spans, schema.rates, schema.purged]
+            bulk.analyze(connection, [*tables, *schema.SUMMED])
 
 
 def check_version(connection: Connection) -> None:

@@ -41,7 +41,10 @@ class PassRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A total that is not what spans and rates give. Amounts are in the metric's unit / scale."""
+    """A total that is not what spans and rates give, or too much that is kept of purged jobs.
+
+    Amounts are in the metric's unit / scale.
+    """
 
     window_start: int  #: epoch seconds UTC
     seconds: int  #: of the window, or of the day where it is the total of that
@@ -54,6 +57,9 @@ class Difference:
     used: int
     expected_asked: int  #: as spans, rates and entries give
     expected_used: int
+    #: It is no total: more is kept of single purged jobs than is carried of all. No rebuild mends
+    #: that.
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +100,14 @@ class UpgradePlan:
     def seconds(self) -> float:
         """About how long it takes."""
         return sum(step.seconds for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What `purge`, `forget_user` or `retire` would do. Times are epoch seconds UTC."""
+
+    jobs: int  #: that would lose their details, belong to a pseudonym, or have another id
+    rows: int  #: of our tables that would go or be changed, but for the journal's row of the run
+    start: int | None  #: when the first of the jobs that ran did so; None: none ran
+    stop: int | None  #: when the last of those that have ended did so; None: none has
+    before: int | None = None  #: of a purge: the bound of windows up to which it goes

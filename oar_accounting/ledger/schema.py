@@ -40,7 +40,8 @@ VANISHED = "Vanished"
 #: What ``closed`` of a job says: it has not ended, it has, or it has and its spans and rates were
 #: dropped: what it gave to the totals stands in the entries of the job `CARRIED`.
 OPEN_JOB, CLOSED_JOB, PURGED_JOB = 0, 1, 2
-#: The id, and the state, of what is no job of OAR: under it stand the amounts of purged jobs.
+#: The id, and the state, of what is no job of OAR: under it stand the amounts of purged jobs. Its
+#: walltime and submission are the lengths of the windows, and of the days, that these are whole in.
 CARRIED, CARRYING = 0, "Purged"
 
 #: What ``reach`` of a job may be: it asked for or held resources less than two to the power of

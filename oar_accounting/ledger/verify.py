@@ -4,10 +4,11 @@ An amount belongs to one account, so the law holds account by account: it is che
 over ranges of accounts, each as large as fits in memory, streaming over the jobs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from oar_accounting.core.columns import Ints, Totals, add_up, difference
 from oar_accounting.core.lengths import DAY
@@ -16,6 +17,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger import totals as stored_totals
 from oar_accounting.ledger.catalog import Site, account_names, stored_metrics
 from oar_accounting.ledger.ledger import Book, amounts_of
+from oar_accounting.ledger.purged import day_length
 from oar_accounting.ledger.reading import (
     LOWEST,
     read_entries,
@@ -97,14 +99,14 @@ def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
 
 
 def broken(
-    connection: Connection, site_id: int, window: int
+    connection: Connection, site_id: int, window: int, ranges: Sequence[Range]
 ) -> Iterator[tuple[int, Totals, Totals]]:
     """Per table and range of accounts with a difference: the rows that are wrong, and the right.
 
     Before them the seconds that a row of the table is for. The two have a row for the same windows
     or days, accounts and metrics, sorted by them.
     """
-    for accounts in account_ranges(connection, site_id):
+    for accounts in ranges:
         right = expected_totals(connection, site_id, accounts, window)
         for table, should in stored_totals.by_table(right, window):
             stored = stored_totals.stored(connection, table, site_id, accounts)
@@ -114,12 +116,59 @@ def broken(
                 yield seconds, _at(stored, wrong), _at(should, wrong)
 
 
+def beyond_carried(
+    connection: Connection, site_id: int, ranges: Sequence[Range]
+) -> Iterator[tuple[int, Totals, Totals]]:
+    """The days, as from `broken`, on which more is kept of purged jobs than is carried of all.
+
+    What is wrong is what is kept, and right what is carried: no rebuild mends it.
+    """
+    length = day_length(connection, site_id)
+    for accounts in ranges if length else ():
+        carried, kept = (
+            _of_days(connection, site_id, table, start, accounts, length)
+            for table, start in (
+                (schema.entries, schema.entries.c.window_start),
+                (schema.purged, schema.purged.c.day_start),
+            )
+        )
+        more = difference(kept, carried)
+        more = more.take((more.asked > 0) | (more.used > 0))
+        if len(more):
+            yield length, _at(kept, more), _at(carried, more)
+
+
+def _of_days(  # noqa: PLR0913 - one reading
+    connection: Connection,
+    site_id: int,
+    table: Table,
+    start: ColumnElement[int],
+    accounts: Range,
+    length: int,
+) -> Totals:
+    """What is carried, or kept of single purged jobs, by day."""
+    row = table.c
+    chosen = [row.job_id == schema.CARRIED] if table is schema.entries else []
+    keys = (start, row.account_id, row.metric_id)
+    query = select(*keys).where(row.site_id == site_id, row.account_id.between(*accounts), *chosen)
+    at, *rest = bulk.read_sums(connection, query, keys, (row.asked, row.used))
+    return add_up(Totals(at // length * length, *rest))
+
+
 def first_differences(connection: Connection, site: Site, most: int) -> list[Difference]:
-    """The first *most* totals of the site that are not what the law says, in words."""
+    """The first *most* totals of the site that are not what the law says, in words.
+
+    After them what is kept of single purged jobs beyond what is carried of all.
+    """
     names = account_names(connection, site.site_id)
     metrics = {m.metric_id: m.metric.name for m in stored_metrics(connection, site.site_id)}
     found: list[Difference] = []
-    for seconds, stored, right in broken(connection, site.site_id, site.terms.window):
+    ranges = account_ranges(connection, site.site_id)
+    every = chain(
+        ((False, *each) for each in broken(connection, site.site_id, site.terms.window, ranges)),
+        ((True, *each) for each in beyond_carried(connection, site.site_id, ranges)),
+    )
+    for kept, seconds, stored, right in every:
         for was, should in zip(_rows(stored), _rows(right), strict=True):
             user, project, queue, value = names.get(was[1], (f"no. {was[1]}", "", "", ""))
             found.append(
@@ -135,6 +184,7 @@ def first_differences(connection: Connection, site: Site, most: int) -> list[Dif
                     used=was[4],
                     expected_asked=should[3],
                     expected_used=should[4],
+                    kept=kept,
                 )
             )
             if len(found) == most:

@@ -7,15 +7,23 @@ import secrets
 from collections.abc import Sequence
 from itertools import chain
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, or_, select
 
-from oar_accounting.adjustments.stored import authors, forget_name
+from oar_accounting.adjustments.stored import adjustments_naming, authors, forget_name
+from oar_accounting.core.columns import ints
+from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import journal, schema
-from oar_accounting.ledger.catalog import digest
+from oar_accounting.ledger.catalog import Names, digest
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.pseudonyms import Forgotten, digest_of
+from oar_accounting.ledger.reading import jobs_where
+from oar_accounting.ledger.records import DryRun
+from oar_accounting.recording.dry_runs import counted
 from oar_accounting.recording.runs import Runs
+
+#: What every pseudonym begins with.
+PSEUDONYM = "forgotten"
 
 
 def forget_user(runs: Runs, user: str) -> str:
@@ -33,13 +41,8 @@ def forget(book: Book, user: str) -> str:
     """
     connection, site_id = book.connection, book.site.site_id
     table = schema.accounts.c
-    accounts = {key: names for key, names in book.accounts.names().items() if user in names[:2]}
-    others = _attributed(connection, site_id) | authors(connection, site_id)
-    if not accounts and user not in others:
-        raise UnknownName(f"nothing is recorded of a user {user!r} on site {book.site.name!r}")
-    if user in Forgotten.of(connection, site_id).pseudonyms():
-        raise UnknownName(f"{user!r} is a pseudonym: that user is forgotten already")
-    pseudonym, salt = f"forgotten-{secrets.token_hex(4)}", secrets.token_hex(16)
+    accounts = _accounts(book, user)
+    pseudonym, salt = f"{PSEUDONYM}-{secrets.token_hex(4)}", secrets.token_hex(16)
     for account_id, (owner, project, queue, value) in accounts.items():
         owner, project = (pseudonym if name == user else name for name in (owner, project))
         names = (owner, project, queue, value)
@@ -69,6 +72,38 @@ def _forget_job_names(book: Book, accounts: Sequence[int]) -> None:
     job = schema.jobs.c
     of_them = (job.site_id == book.site.site_id, job.account_id.in_(accounts), job.name != "")
     book.connection.execute(schema.jobs.update().where(*of_them).values(name=""))
+
+
+def would_forget(runs: Runs, user: str) -> DryRun:
+    """What `forget_user` would do; nothing is written. Raises as `forget`."""
+    with runs.looking() as book:
+        connection, site_id = book.connection, book.site.site_id
+        accounts = ints([*_accounts(book, user)])
+        rows = len(accounts) + journal.messages_naming(connection, site_id, user)
+        rows += len(adjustments_naming(connection, site_id, user, PSEUDONYM))
+        table = schema.attributes.c
+        query = select(func.count()).where(
+            table.site_id == site_id, or_(table.name == user, table.value == user)
+        )
+        rows += int(connection.execute(query).scalar_one())
+        job = schema.jobs.c
+        jobs = [
+            jobs_where(connection, site_id, job.account_id.in_(some))
+            for some in short_lists(accounts)
+        ]
+    return counted(jobs, rows)
+
+
+def _accounts(book: Book, user: str) -> dict[int, Names]:
+    """The accounts of a user, or of a person's project. Raises :class:`UnknownName`."""
+    connection, site_id = book.connection, book.site.site_id
+    accounts = {key: names for key, names in book.accounts.names().items() if user in names[:2]}
+    others = _attributed(connection, site_id) | authors(connection, site_id)
+    if not accounts and user not in others:
+        raise UnknownName(f"nothing is recorded of a user {user!r} on site {book.site.name!r}")
+    if user in Forgotten.of(connection, site_id).pseudonyms():
+        raise UnknownName(f"{user!r} is a pseudonym: that user is forgotten already")
+    return accounts
 
 
 def _attributed(connection: Connection, site_id: int) -> set[str]:

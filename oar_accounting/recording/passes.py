@@ -25,9 +25,9 @@ from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recording.affected import ChangedResources, jobs_within
 from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
 from oar_accounting.recording.describe import describe, description, with_recorded
+from oar_accounting.recording.held.affected import ChangedResources, jobs_within
 from oar_accounting.recording.held.allocations import Holder, Holdings
 from oar_accounting.recording.interpret import held_by_jobs, timed
 

@@ -3,18 +3,19 @@
 import numpy as np
 from sqlalchemy import func, select
 
-from oar_accounting.adjustments.stored import follow
+from oar_accounting.adjustments.stored import follow, lines_about
 from oar_accounting.database.id_blocks import short_lists
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import change_site
 from oar_accounting.ledger.ledger import Book
-from oar_accounting.ledger.reading import jobs_where
-from oar_accounting.ledger.records import PassReport
+from oar_accounting.ledger.reading import JobRecords, jobs_where
+from oar_accounting.ledger.records import DryRun, PassReport
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.dry_runs import counted, rows_of
 from oar_accounting.recording.identity import same_jobs
 from oar_accounting.recording.runs import Runs
 
-TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries)
+TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries, schema.purged)
 
 
 def retire_jobs(runs: Runs, first: int) -> int:
@@ -29,17 +30,32 @@ def retire_jobs(runs: Runs, first: int) -> int:
     return count
 
 
+def would_retire(runs: Runs, first: int) -> DryRun:
+    """What `retire_jobs` would do; nothing is written. Raises as it would."""
+    with runs.looking() as book:
+        leaving = _leaving(book, runs.oar, first)
+        site_id = book.site.site_id
+        rows = rows_of(book.connection, TABLES, site_id, leaving.job_id)
+        rows += lines_about(book.connection, site_id, leaving.job_id)
+    return counted([leaving], rows)
+
+
+def _leaving(book: Book, oar: OarJobs, first: int) -> JobRecords:
+    """The jobs from *first* on that OAR no longer has. Raises :class:`WriterBusy` as `retire`."""
+    book.check_no_rebuild()
+    recorded = jobs_where(book.connection, book.site.site_id, schema.jobs.c.job_id >= first)
+    return recorded.take(~np.isin(recorded.job_id, same_jobs(oar, recorded)))
+
+
 def retire(book: Book, oar: OarJobs, first: int, now: int) -> int:
     """Give free the ids from *first* on, but for jobs that OAR still has; how many.
 
     Jobs that had not ended did so when the last pass saw them, *now* at the latest. Raises
     :class:`oar_accounting.WriterBusy` while a metric is built.
     """
-    book.check_no_rebuild()
+    leaving = _leaving(book, oar, first)
     connection, site_id = book.connection, book.site.site_id
     table = schema.jobs.c
-    recorded = jobs_where(connection, site_id, table.job_id >= first)
-    leaving = recorded.take(~np.isin(recorded.job_id, same_jobs(oar, recorded)))
     if not len(leaving):
         return 0
     running = leaving.take(leaving.closed == schema.OPEN_JOB)

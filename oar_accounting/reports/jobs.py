@@ -5,7 +5,7 @@ twice and none that is there is left out, whatever is recorded meanwhile; only `
 an administrator runs where OAR was restored.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -30,6 +30,7 @@ from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.reading import (
     DESCRIPTION,
+    Entries,
     JobRecords,
     jobs_where,
     read_entries,
@@ -39,8 +40,9 @@ from oar_accounting.ledger.reading import (
 from oar_accounting.oar.job_rules import RUNNING
 from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
 from oar_accounting.usage.account_groups import AccountGroups
-from oar_accounting.usage.job_keys import KeysOfJobs, conditions, held_by, types_of
+from oar_accounting.usage.job_keys import KeysOfJobs, conditions, held_by, lost_jobs, types_of
 from oar_accounting.usage.keys import JOB_KEYS
+from oar_accounting.usage.purged_jobs import PurgedRows, read_purged
 from oar_accounting.usage.query import check_one_site, check_values, shown_metrics, wanted_metrics
 from oar_accounting.usage.usage_query import UsageQuery
 
@@ -140,6 +142,29 @@ def _of_moment(wanted: JobsWanted) -> list[ColumnElement[bool]]:
     return [job.start_time < stop, ran | running if start < wanted.until else ran]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Details:
+    """What jobs held, what was measured of them, and what is known of those that were purged."""
+
+    rates: Rates
+    entries: Entries
+    purged: PurgedRows
+
+    def accounts(self) -> tuple[Ints, Ints]:
+        """The accounts on which there is anything of which job: the jobs and the accounts."""
+        every = (self.rates, self.entries, self.purged)
+        return (
+            np.concatenate([each.job_id for each in every]),
+            np.concatenate([each.account_id for each in every]),
+        )
+
+    def amounts(self) -> Iterator[KeyedAmounts]:
+        """What is known without the spans of the jobs."""
+        for each in (self.entries, self.purged):
+            none = np.zeros(len(each), np.int64)
+            yield KeyedAmounts(none, each.job_id, each.metric_id, each.asked, each.used)
+
+
 class _JobReader:
     """Reads jobs whole; keeps what is the same for all of them."""
 
@@ -169,25 +194,31 @@ class _JobReader:
             return []
         rows = jobs_where(self._connection, self._site.site_id, among(block, schema.jobs.c.job_id))
         rows = rows.take(np.isin(rows.job_id, block))
-        rates = read_rates(self._connection, self._site.site_id, block)
-        rows = rows.take(self._asked_for(rows, rates))
-        amounts = self._amounts(rows, rates)
+        details = _Details(
+            rates=read_rates(self._connection, self._site.site_id, block),
+            entries=read_entries(self._connection, self._site.site_id, block),
+            purged=read_purged(self._connection, self._site.site_id, block),
+        )
+        rows = rows.take(self._asked_for(rows, details))
+        amounts = self._amounts(rows, details)
         sizes = dict(zip(*(c.tolist() for c in self._held(block)), strict=True))
-        return list(self._records(rows, amounts, sizes))
+        lost = {*lost_jobs(self._connection, self._site, block).tolist()}
+        return list(self._records(rows, amounts, sizes, lost))
 
     def _held(self, block: Ints) -> tuple[Ints, Ints]:
         return held_by(self._connection, self._site, block, self._size.metric_id)
 
-    def _asked_for(self, rows: JobRecords, rates: Rates) -> Ints:
+    def _asked_for(self, rows: JobRecords, details: "_Details") -> Ints:
         """The rows of jobs whose account is asked for at their start; or one of their parts' is.
 
         A job over two clusters has a part in each; one that holds nothing is of no cluster.
         """
         if not self._filtered:
             return np.arange(len(rows))
-        whole = ~np.isin(rows.job_id, rates.job_id)
-        job_id = np.concatenate([rows.job_id[whole], rates.job_id])
-        account = np.concatenate([rows.account_id[whole], rates.account_id])
+        held, accounts = details.accounts()
+        whole = ~np.isin(rows.job_id, held)
+        job_id = np.concatenate([rows.job_id[whole], held])
+        account = np.concatenate([rows.account_id[whole], accounts])
         at, _ = located(job_id, rows.job_id)
         instant = np.where(rows.start_time > 1, rows.start_time, rows.submission_time)[at]
         part = np.searchsorted(self.accounts.cuts, instant, "right") - 1
@@ -197,7 +228,7 @@ class _JobReader:
         return chosen
 
     def _amounts(
-        self, rows: JobRecords, rates: Rates
+        self, rows: JobRecords, details: "_Details"
     ) -> Mapping[int, Mapping[int, tuple[int, int]]]:
         """Asked and used of the jobs by metric id; open jobs as of the instant that is wanted."""
         ids = rows.job_id
@@ -209,17 +240,9 @@ class _JobReader:
         ends = np.minimum(spans.stop_time, -OPEN if self._as_of is None else self._as_of)
         stop = np.where(goes_on, np.maximum(ends, spans.start_time), spans.stop_time)
         spans = type(spans)(spans.job_id, spans.asked, spans.start_time, stop)
-        held = amounts_between(*by_job(spans, rates), ints([-OPEN]), ints([OPEN]))
-        entries = read_entries(self._connection, self._site.site_id, ids)
-        measured = KeyedAmounts(
-            np.zeros(len(entries), np.int64),
-            entries.job_id,
-            entries.metric_id,
-            entries.asked,
-            entries.used,
-        )
+        held = amounts_between(*by_job(spans, details.rates), ints([-OPEN]), ints([OPEN]))
         found: dict[int, dict[int, tuple[int, int]]] = {}
-        every = add_up(KeyedAmounts.concat([held, measured]))
+        every = add_up(KeyedAmounts.concat([held, *details.amounts()]))
         for job, metric, asked, used in zip(
             every.key.tolist(),
             every.metric_id.tolist(),
@@ -235,15 +258,18 @@ class _JobReader:
         rows: JobRecords,
         amounts: Mapping[int, Mapping[int, tuple[int, int]]],
         sizes: Mapping[int, int],
+        lost: Set[int],
     ) -> Iterator[RecordedJob]:
+        """The records; of *lost* jobs nothing else is known than the rows."""
         columns = (column.tolist() for column in rows.as_dict().values())
         for values in zip(*columns, strict=True):
             row = dict(zip(JobRecords.__slots__, values, strict=True))
             job = row["job_id"]
-            yield self._record(row, amounts.get(job, {}), sizes.get(job, 0))
+            held = None if job in lost else sizes.get(job, 0)
+            yield self._record(row, amounts.get(job, {}), held)
 
     def _record(
-        self, row: Mapping[str, Any], amounts: Mapping[int, tuple[int, int]], held: int
+        self, row: Mapping[str, Any], amounts: Mapping[int, tuple[int, int]], held: int | None
     ) -> RecordedJob:
         """The job of a row of `JobRecords`, which *held* so much of the metric of sizes."""
         nobody: Names = ("?", "?", "?", "")
@@ -252,6 +278,7 @@ class _JobReader:
         ended = row["closed"] != schema.OPEN_JOB
         runs = not ended and row["state"] in RUNNING
         ran = start > 1 and (runs or (ended and stop > start))
+        known = held is not None and (ended or runs)
         return RecordedJob(
             job_id=row["job_id"],
             user=user,
@@ -264,7 +291,7 @@ class _JobReader:
             ended=stop if ran and ended else None,
             walltime=walltime if ran or walltime else None,
             waited=max(start - row["submission_time"], 0) if ran else None,
-            size=held // self._size.metric.scale if ended or runs else None,
+            size=(held or 0) // self._size.metric.scale if known else None,
             metrics=tuple(self._held_metrics(amounts)),
             purged=ran and row["closed"] == schema.PURGED_JOB,
             ran=(stop if ended else max(self._until, start)) - start if ran else None,

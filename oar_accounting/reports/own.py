@@ -38,9 +38,11 @@ class OwnReports:
         """What the user asked for and used."""
         return self._everything.usage(self._asked(by, given))
 
-    def coverage(self, by: Keys | UsageQuery = ("project",), **given: Any) -> Coverage:
+    def coverage(
+        self, by: Keys | UsageQuery = ("project",), *, of_jobs: bool = False, **given: Any
+    ) -> Coverage:
         """How far what the user did is recorded."""
-        return self._everything.coverage(self._asked(by, given))
+        return self._everything.coverage(self._asked(by, given), of_jobs=of_jobs)
 
     def jobs(self, **given: Any) -> JobPage:
         """The user's jobs."""

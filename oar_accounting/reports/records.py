@@ -82,10 +82,12 @@ class RecordedJob:
     ended: int | None  #: None: it has not ended, or never started
     walltime: int | None  #: None: it has not started, and what it asks for is not known
     waited: int | None  #: from its submission to its start; None: it has not started
-    #: What it holds of the metric of sizes, in its unit, rounded down; None: it has not started.
+    #: What it holds of the metric of sizes, in its unit, rounded down; None: it has not started, or
+    #: an earlier version purged it, and that is lost.
     size: int | None
     metrics: tuple[HeldMetric, ...]  #: that it asked for anything of
-    purged: bool  #: what it used is no longer known
+    #: What it asked for and used is known by day only; where its size is None, that is lost, too.
+    purged: bool
     #: From its start to its end; while it runs, to the instant of the question or the present.
     #: None: it has not held anything.
     ran: int | None
@@ -115,6 +117,7 @@ class Efficiency:
     scale: int
     asked: int
     used: int
+    accuracy: str = "exact"  #: one of `ACCURACIES`
 
     @property
     def unused(self) -> int:
@@ -137,6 +140,7 @@ class SizeUse:
     unit: str
     scale: int
     used: int
+    accuracy: str = "exact"  #: one of `ACCURACIES`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,3 +195,5 @@ class ProjectReport:
     as_of: int | None
     months: tuple[ProjectMonth, ...]
     members: tuple[ProjectMember, ...]  #: the one who used most first
+    #: Of `ACCURACIES` those of all amounts.
+    accuracies: frozenset[str] = frozenset()

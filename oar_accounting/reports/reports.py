@@ -156,12 +156,16 @@ class Reporting:
         metrics: "Keys | None" = None,
         start: int | None = None,
         stop: int | None = None,
+        *,
+        of_jobs: bool = False,
         **given: Unpack[UsageGiven],
     ) -> Coverage:
         """How far the answer of `usage`, or of another report, to the same question is recorded.
 
-        Until when, by the last catch-up, and which open jobs should have ended. Ask it before the
-        question itself: a catch-up between the two then does no harm. Raises as `usage`.
+        Until when, by the last catch-up, and which open jobs should have ended; of reports that
+        tell of jobs (*of_jobs*: all but `usage` and `top`, which do where a key is of jobs), too,
+        how many an earlier version purged. Ask it before the question itself: a catch-up between
+        the two then does no harm. Raises as `usage`.
 
         Example: ``accounting.coverage(query).recorded_until``
         """
@@ -170,7 +174,7 @@ class Reporting:
         _only("coverage", given, UsageGiven)
         asked = self.query(by, metrics, start, stop, **given)
         with self._ledger.reading_site() as (connection, site):
-            return coverage(connection, site, asked, self._clock())
+            return coverage(connection, site, asked, self._clock(), of_jobs=of_jobs)
 
     def usage_columns(
         self,

@@ -22,7 +22,7 @@ from oar_accounting.reports.records import (
 from oar_accounting.usage.job_counts import Counts, count_jobs
 from oar_accounting.usage.keys import Group
 from oar_accounting.usage.query import count_open_jobs, usage
-from oar_accounting.usage.records import ShownMetric, Usage, check_units
+from oar_accounting.usage.records import ACCURACIES, ShownMetric, Usage, check_units
 from oar_accounting.usage.result import UsageColumns
 from oar_accounting.usage.usage_query import UsageQuery
 
@@ -69,6 +69,7 @@ def efficiency(connection: Connection, own: Site, wanted: UsageQuery) -> list[Ef
             scale=row.scale,
             asked=row.asked,
             used=row.used,
+            accuracy=row.accuracy,
         )
         for row in usage(connection, own, whole).rows()
     ]
@@ -88,6 +89,7 @@ def sizes(connection: Connection, own: Site, wanted: UsageQuery) -> list[SizeUse
             unit=row.unit,
             scale=row.scale,
             used=row.used,
+            accuracy=row.accuracy,
         )
         for row in usage(connection, own, wanted).rows()
         if row.group[-1] and row.used
@@ -116,8 +118,10 @@ def project(connection: Connection, own: Site, wanted: UsageQuery, name: str) ->
     cuts = periods.cuts(start, stop, "month", zone)
     used = _used_from(now, cuts)
     earlier: list[int] = []
+    accuracies = {*now.accuracy.tolist()}
     if before is not None:
         then = usage(connection, own, before)
+        accuracies |= {*then.accuracy.tolist()}
         earlier = _used_from(then, periods.cuts(first, last, "month", zone))
     # Both end with the same month; of a first one that is a 29th of February there is none before.
     earlier = [0] * (len(used) - len(earlier)) + earlier
@@ -143,6 +147,7 @@ def project(connection: Connection, own: Site, wanted: UsageQuery, name: str) ->
         as_of=wanted.as_of,
         months=months,
         members=tuple(_members(connection, own, wanted, before)),
+        accuracies=frozenset(ACCURACIES[number] for number in accuracies),
     )
 
 

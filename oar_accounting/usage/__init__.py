@@ -9,5 +9,6 @@ summed by the database. Where a bound cuts a window, the jobs of that window tel
 which side of it they used what; the longest piece of the window is what they leave of its total.
 
 Measured entries lie evenly over their window. Amounts carried of purged jobs are whole in windows:
-they stand in the part in which their window begins.
+they stand in the part in which their window begins. Where jobs are told apart, what is kept of each
+purged one by day takes their place.
 """

@@ -146,14 +146,20 @@ class AccountGroups:
 
     def job_conditions(self, where: Mapping[str, frozenset[str]]) -> list[ColumnElement[bool]]:
         """What the accounts that are asked for say of jobs: few of them tell the rest apart."""
-        chosen = self.chosen()
-        if chosen is None or not (self.restricted or {*where} & {*DIMENSIONS}):
+        of_jobs = self.owners()
+        if of_jobs is None or not (self.restricted or {*where} & {*DIMENSIONS}):
             return []
-        owners = {self.names[account][:3] for account in chosen.tolist()}
-        of_jobs = [account for account, names in self.names.items() if names[:3] in owners]
         if len(of_jobs) > MOST_ACCOUNTS_NAMED:
             return []
         return [schema.jobs.c.account_id.in_(of_jobs)]
+
+    def owners(self) -> list[int] | None:
+        """The accounts of jobs that may have accounts which are asked for; None where all are."""
+        chosen = self.chosen()
+        if chosen is None:
+            return None
+        owners = {self.names[account][:3] for account in chosen.tolist()}
+        return [account for account, names in self.names.items() if names[:3] in owners]
 
     def groups_of(
         self, account_id: Ints, part: Ints, key: Ints, keys: KeysOfJobs | None, by: Sequence[str]

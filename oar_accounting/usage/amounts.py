@@ -17,7 +17,8 @@ from oar_accounting.usage.from_jobs import (
 from oar_accounting.usage.from_totals import of_windows
 from oar_accounting.usage.job_amounts import Intervals
 from oar_accounting.usage.ledger_query import FoundSums, LedgerQuery, Sums
-from oar_accounting.usage.prorated import adjustments, evenly_laid, openings
+from oar_accounting.usage.prorated import adjustments, evenly_laid, measured, openings
+from oar_accounting.usage.purged_jobs import asked_since
 
 
 def amounts_of(connection: Connection, question: LedgerQuery) -> FoundSums:
@@ -68,5 +69,20 @@ def _taken_back(connection: Connection, question: LedgerQuery, as_of: int) -> It
     taken = Intervals(parts.begin, parts.end, parts.taken_from, parts.added_to)
     yield of_closed_jobs(connection, question, taken, lambda spans: later(spans, as_of))
     rest, first = question.since(max(as_of, question.start))
-    for sums in of_what_was_measured(connection, rest):
+    for sums in of_what_was_measured(connection, rest, measured(rest)):
         yield replace(sums, part=sums.part + first, asked=-sums.asked, used=-sums.used)
+    yield from _asked_of_purged(connection, question, as_of)
+
+
+def _asked_of_purged(connection: Connection, question: LedgerQuery, as_of: int) -> Iterator[Sums]:
+    """What of it purged jobs had asked for that had begun by then: that counts as a whole."""
+    site = question.site
+    if site.purged_before is None or as_of >= site.purged_before:
+        return
+    # What is carried of the window around the instant is still there.
+    window = site.terms.window
+    begin = max(-(-as_of // window) * window, question.start)
+    if begin < question.stop:
+        rest, first = question.since(begin)
+        for sums in asked_since(connection, rest, as_of):
+            yield replace(sums, part=sums.part + first)

@@ -7,21 +7,26 @@ is true of the answer, too: a pass that comes between the two only adds.
 import numpy as np
 from sqlalchemy import Connection, and_
 
-from oar_accounting.core.columns import Ints
+from oar_accounting.core.columns import OPEN, Ints
 from oar_accounting.core.lengths import LATE
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
-from oar_accounting.ledger.reading import jobs_where, read_spans
+from oar_accounting.ledger.reading import jobs_where, known_jobs, read_spans
 from oar_accounting.oar.job_rules import PAUSED, RUNNING
 from oar_accounting.usage.from_jobs import open_ids, read_held
 from oar_accounting.usage.keys import SITE
+from oar_accounting.usage.purged_jobs import unknown_jobs
 from oar_accounting.usage.query import SiteQuery, sites_of
 from oar_accounting.usage.records import Coverage
 from oar_accounting.usage.usage_query import UsageQuery
 
 
-def coverage(connection: Connection, own: Site, wanted: UsageQuery, now: int) -> Coverage:
+def coverage(
+    connection: Connection, own: Site, wanted: UsageQuery, now: int, *, of_jobs: bool = False
+) -> Coverage:
     """How far the span that is asked about is recorded, at the instant *now*.
+
+    *of_jobs*: it is asked what single jobs did, whether or not the keys say so.
 
     Raises :class:`oar_accounting.UnknownName` and :class:`oar_accounting.BadSpan`.
     """
@@ -36,7 +41,29 @@ def coverage(connection: Connection, own: Site, wanted: UsageQuery, now: int) ->
         recorded_until=min(passes) if passes and len(passes) == len(sites) else None,
         overdue_jobs=sum(len(_overdue(connection, site, wanted, now)) for site in sites),
         grace=min((g for site in sites if (g := site.terms.grace) is not None), default=None),
+        lost_jobs=sum(
+            _lost(connection, site, wanted) for site in sites if of_jobs or wanted.keys_of_jobs()
+        ),
     )
+
+
+def _lost(connection: Connection, site: Site, wanted: UsageQuery) -> int:
+    """How many of the jobs that are asked about ran and are known by totals only."""
+    start = -OPEN if wanted.start is None else wanted.start
+    stop = OPEN if wanted.stop is None else wanted.stop
+    if site.purged_before is None or start >= site.purged_before:
+        return 0
+    site_query = SiteQuery.of(connection, site, wanted)
+    owners = site_query.accounts.owners()
+    job = schema.jobs.c
+    ran = [job.start_time > 1, job.start_time < stop, job.stop_time > job.start_time]
+    conditions = (*ran, job.stop_time >= start, *site_query.question.job_conditions)
+    # A job touches no instant at which it ends.
+    blocks = unknown_jobs(connection, site, max(start - 1, -OPEN), stop, *conditions)
+    if owners is None:
+        return sum(map(len, blocks))
+    every = (known_jobs(connection, site.site_id, block).account_id for block in blocks)
+    return sum(int(np.isin(account_id, owners).sum()) for account_id in every)
 
 
 def _overdue(connection: Connection, site: Site, wanted: UsageQuery, now: int) -> Ints:

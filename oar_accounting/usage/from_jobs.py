@@ -18,7 +18,8 @@ from oar_accounting.ledger.job_index import job_blocks, jobs_touching
 from oar_accounting.ledger.reading import read_rates, read_spans
 from oar_accounting.usage.job_amounts import Intervals, JobAmounts, JobRates
 from oar_accounting.usage.ledger_query import PROPORTIONAL, LedgerQuery, Sums
-from oar_accounting.usage.prorated import Laid, measured, share_out
+from oar_accounting.usage.prorated import Laid, Source, measured_of_jobs, share_out
+from oar_accounting.usage.purged_jobs import of_purged_jobs
 
 #: Runs of intervals whose jobs are looked up one by one; of more of them neighbours are joined.
 MOST_LOOK_UPS = 500
@@ -147,35 +148,38 @@ def later(spans: Spans, as_of: int) -> Spans:
 
 
 def of_all_closed_jobs(connection: Connection, question: LedgerQuery) -> Iterator[Sums]:
-    """All of closed jobs, where totals cannot tell them apart: spans, and what was measured."""
+    """All of closed jobs, where totals cannot tell them apart.
+
+    That is by spans, what was measured, and what is known of purged ones.
+    """
     as_of = question.as_of
     pieces = parts_within(question, -OPEN, OPEN)
     if as_of is None:
         yield of_closed_jobs(connection, question, pieces)
     else:
         yield of_closed_jobs(connection, question, pieces, lambda spans: until(spans, as_of))
-    yield from of_what_was_measured(
-        connection, question if as_of is None else question.before(as_of)
-    )
+    by_then = question if as_of is None else question.before(as_of)
+    yield from of_what_was_measured(connection, by_then, measured_of_jobs(by_then))
+    yield from of_purged_jobs(connection, question)
 
 
-def of_what_was_measured(connection: Connection, question: LedgerQuery) -> Iterator[Sums]:
-    """What was measured of closed jobs, and is carried of purged ones, in every part."""
+def of_what_was_measured(
+    connection: Connection, question: LedgerQuery, source: Source
+) -> Iterator[Sums]:
+    """What was measured of closed jobs, or is carried of purged ones, in every part."""
     if not question.parts:
         return
-    for begin, end in measured(question).pages(connection, question):
-        within = schema.entries.c.window_start.between(begin, end - 1)
-        yield share_out(
-            question, *read_measured(connection, question, within), PROPORTIONAL, carried=True
-        )
+    for begin, end in source.pages(connection, question):
+        rows = read_measured(connection, question, source, source.start.between(begin, end - 1))
+        yield share_out(question, *rows, PROPORTIONAL, carried=True)
 
 
 def read_measured(
-    connection: Connection, question: LedgerQuery, chosen: ColumnElement[bool]
+    connection: Connection, question: LedgerQuery, source: Source, chosen: ColumnElement[bool]
 ) -> tuple[Ints, Laid]:
     """What was measured, or is carried, and of which job, over the windows of the site."""
     window = question.site.terms.window
-    job_id, rows = measured(question).read_of_jobs(connection, chosen)
+    job_id, rows = source.read_of_jobs(connection, chosen)
     # They were measured in the windows of their time; they fall into the one around it now.
     start = rows.start // window * window
     return job_id, Laid(

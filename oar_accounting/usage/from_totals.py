@@ -17,6 +17,7 @@ from oar_accounting.usage.prorated import (
     FEW_PARTS,
     EqualParts,
     in_windows,
+    measured,
     share_out,
     summed,
     summed_in_steps,
@@ -124,7 +125,7 @@ def _of_cut_windows(connection: Connection, question: LedgerQuery, inner: Ints) 
         yield rows.sums(part, part >= 0, question)
         start = schema.entries.c.window_start
         within = or_(*(start.between(each, each + window - 1) for each in some))
-        job_id, rows = read_measured(connection, question, within)
+        job_id, rows = read_measured(connection, question, measured(question), within)
         yield share_out(question, job_id, rows, PROPORTIONAL, carried=True)
         part = longest[np.searchsorted(windows, rows.start)]
         yield replace(rows, asked=-rows.asked, used=-rows.used).sums(part, part >= 0, question)

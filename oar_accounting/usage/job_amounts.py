@@ -12,9 +12,7 @@ from oar_accounting.core.columns import (
     Ints,
     KeyedRates,
     Spans,
-    group_starts,
-    ints,
-    row_order,
+    numbered_rows,
 )
 from oar_accounting.core.windows import amounts_between
 from oar_accounting.usage.ledger_query import EXACT, Sums
@@ -100,10 +98,5 @@ class JobRates(Columns):
 
     def owners(self) -> tuple[Ints, Ints, Ints]:
         """A number for account and job key of each row; account and job key by this number."""
-        if not len(self):
-            return ints([]), ints([]), ints([])
-        order = row_order([self.account_id, self.job_key])
-        starts = group_starts([self.account_id[order], self.job_key[order]])
-        number = np.empty(len(self), np.int64)
-        number[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(self))))
-        return number, self.account_id[order[starts]], self.job_key[order[starts]]
+        number, first = numbered_rows([self.account_id, self.job_key])
+        return number, self.account_id[first], self.job_key[first]

@@ -14,6 +14,7 @@ from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import BadSpan
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
+from oar_accounting.ledger.purged import nothing_kept
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.oar.job_rules import ENDED, RUNNING
 from oar_accounting.usage.keys import Group
@@ -139,21 +140,12 @@ class KeysOfJobs:
     def _asked_for(self, block: Ints) -> Bools:
         if not self._conditions:
             return np.ones(len(block), np.bool_)
-        query = self._query(block, schema.jobs.c.job_id).where(*self._conditions)
+        query = _of_jobs(self._site, block, schema.jobs.c.job_id).where(*self._conditions)
         return np.isin(block, bulk.read_ints(self._connection, query)[0])
-
-    def _query(self, block: Ints, *columns: ColumnElement[Any]) -> Select[Any]:
-        """Columns of the jobs of the block, and maybe of some between them."""
-        job = schema.jobs.c
-        return select(*columns).where(
-            job.site_id == self._site.site_id,
-            among(block, job.job_id),
-            job.job_id != schema.CARRIED,
-        )
 
     def _states_and_types(self, block: Ints) -> tuple[Coded, Coded]:
         job = schema.jobs.c
-        query = self._query(block, job.job_id, job.state, job.types)
+        query = _of_jobs(self._site, block, job.job_id, job.state, job.types)
         rows = self._connection.execute(query).all()
         states, types = ({row[0]: row[nth] for row in rows} for nth in (1, 2))
         return _coded(states, block), _coded(types, block)
@@ -163,9 +155,18 @@ class KeysOfJobs:
         amounts = np.zeros(len(block), np.int64)
         amounts[np.searchsorted(block, job)] = held
         classes = self._sizes.classes(amounts, self._size_metric.metric.scale)
-        # What is carried is of no job.
-        number = np.where(block == schema.CARRIED, len(self._labels), classes)
-        return [*self._labels, ""], number
+        # What is carried is of no job; and of some purged ones nobody knows.
+        lost = np.isin(block, lost_jobs(self._connection, self._site, block))
+        none = lost | (block == schema.CARRIED)
+        return [*self._labels, ""], np.where(none, len(self._labels), classes)
+
+
+def _of_jobs(site: Site, block: Ints, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Columns of the jobs of the block, and maybe of some between them."""
+    job = schema.jobs.c
+    return select(*columns).where(
+        job.site_id == site.site_id, among(block, job.job_id), job.job_id != schema.CARRIED
+    )
 
 
 def _coded(values: Mapping[int, str], block: Ints) -> Coded:
@@ -188,21 +189,30 @@ def held_by(connection: Connection, site: Site, block: Ints, metric_id: int) -> 
 
     Where that changed, it is what they began with.
     """
-    rate = schema.rates.c
-    query = (
-        select(rate.job_id, bulk.whole_number(func.sum(rate.asked)))
-        .where(
-            rate.site_id == site.site_id,
-            among(block, rate.job_id),
-            rate.metric_id == metric_id,
-            rate.start_time == FROM_START,
-        )
-        .group_by(rate.job_id)
-        .order_by(rate.job_id)
+    rate, purged = schema.rates.c, schema.purged.c
+    parts = (
+        (rate.job_id, rate.asked, (rate.site_id, rate.metric_id), rate.start_time == FROM_START),
+        (purged.job_id, purged.rate, (purged.site_id, purged.metric_id), purged.rate > 0),
     )
-    job, held = bulk.read_ints(connection, query)
-    ours = np.isin(job, block)
-    return job[ours], held[ours]
+    found = []
+    for job, amount, (of_site, of_metric), first in parts[: 1 if site.purged_before is None else 2]:
+        query = select(job, bulk.whole_number(func.sum(amount))).where(
+            of_site == site.site_id, among(block, job), of_metric == metric_id, first
+        )
+        found.append(bulk.read_ints(connection, query.group_by(job)))
+    job_id, held = map(np.concatenate, zip(*found, strict=True))
+    order = np.argsort(job_id)
+    ours = order[np.isin(job_id[order], block)]
+    return job_id[ours], held[ours]
+
+
+def lost_jobs(connection: Connection, site: Site, block: Ints) -> Ints:
+    """The jobs of the block of which nobody knows any more what they asked for and used."""
+    if site.purged_before is None:
+        return ints([])
+    query = _of_jobs(site, block, schema.jobs.c.job_id).where(nothing_kept())
+    found = bulk.read_ints(connection, query)[0]
+    return found[np.isin(found, block)]
 
 
 def types_of(types: str) -> list[str]:

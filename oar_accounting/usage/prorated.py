@@ -162,6 +162,18 @@ def measured(question: LedgerQuery) -> Source:
     )
 
 
+def measured_of_jobs(question: LedgerQuery) -> Source:
+    """The former alone."""
+    source = measured(question)
+    return replace(source, chosen=(*source.chosen, schema.entries.c.job_id != schema.CARRIED))
+
+
+def carried(question: LedgerQuery) -> Source:
+    """The latter alone."""
+    source = measured(question)
+    return replace(source, chosen=(*source.chosen, schema.entries.c.job_id == schema.CARRIED))
+
+
 def openings(question: LedgerQuery) -> Source:
     """What is open of the amounts that were taken over from OAR's own accounting."""
     table, metric = schema.openings.c, schema.metrics.c

@@ -35,8 +35,8 @@ class Amounts:
 
 
 #: How an amount was found. ``exact``: to the second. ``proportional``: a bound cuts a window in
-#: which something was only measured, or taken over: it has its share by time. ``windows``: a bound
-#: cuts a window of purged jobs: it counts whole where it begins.
+#: which something was only measured, or taken over, or the day of a purged job: it has its share by
+#: time. ``windows``: a bound cuts a window of purged jobs: it counts whole where it begins.
 ACCURACIES = ("exact", "proportional", "windows")
 
 
@@ -126,6 +126,9 @@ class Coverage:
     overdue_jobs: int
     #: Seconds beyond their walltimes for which these count at most; None: as long as they last.
     grace: int | None = None
+    #: Of reports about jobs: how many of them an earlier version purged. They are in the totals,
+    #: and nobody knows any more what each asked for and used.
+    lost_jobs: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -145,7 +148,16 @@ class Coverage:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of what is missing, a line each."""
-        return tuple(filter(None, (self._recorded(), self._overdue())))
+        return tuple(filter(None, (self._recorded(), self._overdue(), self.lost())))
+
+    def lost(self) -> str:
+        """What is to be said of the jobs that an earlier version purged; empty where it did not."""
+        if not self.lost_jobs:
+            return ""
+        purged, it = f"{self.lost_jobs} jobs were purged", "each of them"
+        if self.lost_jobs == 1:
+            purged, it = "1 job was purged", "it"
+        return f"{purged} by an earlier version: what {it} asked for and used is not known"
 
     def _recorded(self) -> str:
         if self.is_complete:

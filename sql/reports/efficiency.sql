@@ -1,9 +1,10 @@
 -- How much of what they asked for the jobs used that ended within a span of time: by user.
 --
 -- What jobs asked for and used counts as a whole, where they have ended within the span. "jobs" are
--- those that used something of the metric. Purged jobs are not known any more, and what was only
--- measured is left out. "unused" is asked less used, "percent_used" is used of asked. OAR may kill
--- late: then used exceeds asked.
+-- those that used something of the metric. Purged jobs count as any others, but not those that
+-- an earlier version purged: of them the totals alone are left. What was only measured is left out.
+-- "unused" is asked less used, "percent_used" is used of asked. OAR may kill late: then used
+-- exceeds asked.
 -- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s).
 --
 -- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before
@@ -73,6 +74,16 @@ spent AS (
     JOIN held h
         ON h.site_id = j.site_id AND h.job_id = j.job_id
             AND h.begins < p.stop_time AND h.ends > p.start_time
+    GROUP BY j.job_id, j.account_id
+    UNION ALL
+    -- Purged jobs: what is kept of them, day by day.
+    SELECT j.job_id, j.account_id, SUM(p.asked), SUM(p.used)
+    FROM asked_for q
+    CROSS JOIN chosen c
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 2
+        AND j.stop_time >= q.start_time AND j.stop_time < q.stop_time
+    JOIN accounting_purged p
+        ON p.site_id = j.site_id AND p.job_id = j.job_id AND p.metric_id = c.metric_id
     GROUP BY j.job_id, j.account_id
 ),
 users AS (

@@ -1,7 +1,8 @@
 -- The jobs of one user, or of all, that ran within a span of time, each as a whole: what they
 -- asked for, used, and asked for but did not use.
 --
--- A job is here that has ended and ran within the span, in part at least. Purged jobs are not.
+-- A job is here that has ended and ran within the span, in part at least; purged jobs, too, but not
+-- those that an earlier version purged, of which no amounts are left.
 -- Times are epoch seconds UTC. "waited" is from submission to start, in seconds, as is "walltime".
 -- It is 0 where OAR has the start before the submission.
 -- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s), of
@@ -32,9 +33,16 @@ ran AS (
     SELECT j.site_id, j.job_id
     FROM asked_for q
     CROSS JOIN chosen c
-    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 1
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed <> 0
     WHERE j.start_time > 1 AND j.stop_time > j.start_time
         AND j.start_time < q.stop_time AND j.stop_time > q.start_time
+        AND (
+            j.closed = 1
+            OR EXISTS (
+                SELECT 1 FROM accounting_purged p
+                WHERE p.site_id = j.site_id AND p.job_id = j.job_id
+            )
+        )
 ),
 -- Where rates change: few do, and the rest need not be sorted.
 changes AS (
@@ -83,6 +91,14 @@ spent AS (
         ON h.site_id = x.site_id AND h.job_id = x.job_id
             AND h.begins < p.stop_time AND h.ends > p.start_time
     GROUP BY h.job_id
+    UNION ALL
+    -- Purged jobs: what is kept of them, day by day.
+    SELECT p.job_id, SUM(p.asked), SUM(p.used)
+    FROM ran x
+    CROSS JOIN chosen c
+    JOIN accounting_purged p
+        ON p.site_id = x.site_id AND p.job_id = x.job_id AND p.metric_id = c.metric_id
+    GROUP BY p.job_id
 )
 SELECT
     j.job_id,

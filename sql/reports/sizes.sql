@@ -1,9 +1,10 @@
 -- How many jobs of which size used something of a metric within a span of time, and how much.
 --
--- The size of a job is how many resources it holds. Jobs that have not ended do not count, purged
--- jobs are not known any more. Opening amounts and adjustments are in no size.
--- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s),
--- exact to the second.
+-- The size of a job is how many resources it holds. Jobs that have not ended do not count. Opening
+-- amounts, adjustments, and jobs that an earlier version purged are in no size.
+-- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s), exact
+-- to the second. Of purged jobs they are kept by day: where a bound cuts one, they lie evenly over
+-- what of the day the job ran.
 --
 -- To edit: the lines below "asked_for". Times are epoch seconds UTC, from start_time on and before
 -- stop_time (here 2026-01-01 and 2026-04-01).
@@ -44,6 +45,13 @@ resources AS (
         ON r.site_id = c.site_id AND r.metric_id = m.metric_id
             AND r.start_time = -9223372036854775807
     GROUP BY r.job_id
+    UNION ALL
+    SELECT p.job_id, SUM(p.rate)
+    FROM chosen c
+    JOIN accounting_metrics m
+        ON m.site_id = c.site_id AND m.name = 'resource' AND m.state = 'active'
+    JOIN accounting_purged p ON p.site_id = c.site_id AND p.metric_id = m.metric_id
+    GROUP BY p.job_id
 ),
 -- Where rates change: few do, and the rest need not be sorted.
 changes AS (
@@ -74,6 +82,66 @@ held AS (
     LEFT JOIN changes n
         ON n.job_id = r.job_id AND n.account_id = r.account_id AND n.previous = r.start_time
 ),
+-- What is kept of purged jobs, day by day. How long a day is stands with what is of no job.
+purged_days AS (
+    SELECT
+        p.job_id,
+        p.used,
+        j.start_time,
+        j.stop_time,
+        p.day_start - p.day_start % d.submission_time AS day_begins,
+        p.day_start - p.day_start % d.submission_time + d.submission_time AS day_ends
+    FROM asked_for q
+    CROSS JOIN chosen c
+    JOIN accounting_jobs d ON d.site_id = c.site_id AND d.job_id = 0 AND d.submission_time > 0
+    JOIN accounting_jobs j ON j.site_id = c.site_id AND j.closed = 2
+        AND j.start_time < q.stop_time + d.submission_time
+        AND j.stop_time > q.start_time - d.submission_time
+    JOIN accounting_purged p
+        ON p.site_id = j.site_id AND p.job_id = j.job_id AND p.metric_id = c.metric_id
+    WHERE p.used > 0
+),
+-- What was measured may be of the day before a job began, or of the one after it ended.
+purged_times AS (
+    SELECT
+        d.job_id,
+        d.used,
+        CASE
+            WHEN d.start_time >= d.day_ends OR d.stop_time <= d.day_begins THEN d.day_begins
+            WHEN d.start_time >= d.stop_time THEN d.day_begins
+            WHEN d.start_time > d.day_begins THEN d.start_time
+            ELSE d.day_begins
+        END AS begins,
+        CASE
+            WHEN d.start_time >= d.day_ends OR d.stop_time <= d.day_begins THEN d.day_ends
+            WHEN d.start_time >= d.stop_time THEN d.day_ends
+            WHEN d.stop_time < d.day_ends THEN d.stop_time
+            ELSE d.day_ends
+        END AS ends
+    FROM purged_days d
+),
+-- Its share of the span is what lies before the end less what lies before the beginning.
+purged_shares AS (
+    SELECT
+        t.job_id, t.used, t.ends - t.begins AS whole, 1 AS counts,
+        CASE WHEN t.ends < q.stop_time THEN t.ends ELSE q.stop_time END - t.begins AS seconds
+    FROM asked_for q
+    JOIN purged_times t ON t.begins < q.stop_time AND t.ends > q.start_time
+    UNION ALL
+    SELECT t.job_id, t.used, t.ends - t.begins, -1, q.start_time - t.begins
+    FROM asked_for q
+    JOIN purged_times t ON t.begins < q.start_time AND t.ends > q.start_time
+),
+-- used * seconds / whole, cut towards zero; in two steps, so that no product passes 63 bits.
+-- "/" only ever divides what leaves no remainder: it is not the same in every database.
+purged_used AS (
+    SELECT
+        s.job_id,
+        CAST(s.counts * ((s.used - s.used % s.whole) / s.whole * s.seconds
+            + ((s.used % s.whole) * s.seconds - (s.used % s.whole) * s.seconds % s.whole)
+            / s.whole) AS DECIMAL(30, 0)) AS used
+    FROM purged_shares s
+),
 -- What each job used within the span.
 jobs_used AS (
     SELECT
@@ -100,6 +168,10 @@ jobs_used AS (
         ON h.site_id = j.site_id AND h.job_id = j.job_id
             AND h.begins < p.stop_time AND h.ends > p.start_time
     GROUP BY j.job_id
+    UNION ALL
+    SELECT s.job_id, SUM(s.used)
+    FROM purged_used s
+    GROUP BY s.job_id
 )
 SELECT k.size, COUNT(*) AS jobs, SUM(u.used) AS used
 FROM jobs_used u

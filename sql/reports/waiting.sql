@@ -1,9 +1,9 @@
 -- How long the jobs waited that started within a span of time: by queue and size of the job.
 --
 -- In seconds, from submission to start; 0 where OAR has the start before the submission. The size
--- of a job is how many resources it holds: 0 are the inner jobs of containers, and purged jobs, of
--- which it is not known any more. Jobs that still run count, for they have waited; jobs that never
--- ran do not.
+-- of a job is how many resources it holds: 0 are the inner jobs of containers. It is empty for jobs
+-- that an earlier version purged, of which it is not known any more. Jobs that still run count, for
+-- they have waited; jobs that never ran do not.
 -- The median is the shortest time such that half of the jobs waited no longer (waited_90: nine in
 -- ten). The mean is rounded down.
 --
@@ -18,7 +18,8 @@ WITH asked_for AS (
 ),
 -- The classes of size.
 classes AS (
-    SELECT '0' AS size, 0 AS at_least, 0 AS at_most
+    SELECT '' AS size, -1 AS at_least, -1 AS at_most
+    UNION ALL SELECT '0', 0, 0
     UNION ALL SELECT '1', 1, 1
     UNION ALL SELECT '2-4', 2, 4
     UNION ALL SELECT '5-8', 5, 8
@@ -43,6 +44,19 @@ resources AS (
         ON r.site_id = c.site_id AND r.metric_id = m.metric_id
             AND r.start_time = -9223372036854775807
     GROUP BY r.job_id
+    UNION ALL
+    SELECT p.job_id, SUM(p.rate)
+    FROM chosen c
+    JOIN accounting_metrics m
+        ON m.site_id = c.site_id AND m.name = 'resource' AND m.state = 'active'
+    JOIN accounting_purged p ON p.site_id = c.site_id AND p.metric_id = m.metric_id
+    GROUP BY p.job_id
+),
+-- The purged jobs of which anything is kept.
+kept AS (
+    SELECT DISTINCT p.job_id
+    FROM chosen c
+    JOIN accounting_purged p ON p.site_id = c.site_id
 ),
 waits AS (
     SELECT
@@ -59,7 +73,10 @@ waits AS (
     JOIN accounting_jobs j ON j.site_id = c.site_id
     JOIN accounting_accounts a ON a.account_id = j.account_id
     LEFT JOIN resources h ON h.job_id = j.job_id
-    JOIN classes k ON COALESCE(h.resources, 0) BETWEEN k.at_least AND k.at_most
+    LEFT JOIN kept p ON p.job_id = j.job_id
+    JOIN classes k
+        ON CASE WHEN j.closed = 2 AND p.job_id IS NULL THEN -1 ELSE COALESCE(h.resources, 0) END
+            BETWEEN k.at_least AND k.at_most
     WHERE j.job_id <> 0 AND j.start_time > 1
         AND j.start_time >= q.start_time AND j.start_time < q.stop_time
         -- OAR gives a start also to jobs that have not started.

@@ -163,7 +163,7 @@ def jobs_coverage(reports: "Accounting | OwnReports", told: dict[str, Any]) -> C
     named = {key: told[key] for key in ("metrics", "start", "stop", "as_of")}
     # Jobs are those of one site; it is the verb that says so where others are named.
     named["where"] = {key: some for key, some in told.get("where", {}).items() if key != SITE}
-    return reports.coverage((), **named, timezone=told.pop("timezone"))
+    return reports.coverage((), of_jobs=True, **named, timezone=told.pop("timezone"))
 
 
 def tell_listed(

@@ -15,6 +15,7 @@ from oar_accounting.cli.terminal.display import (
     bar,
     new_table,
     show,
+    tell_accuracy,
     tell_notes,
     tell_rows,
 )
@@ -66,13 +67,15 @@ def this_year(accounting: "Accounting", given: dict[str, Any]) -> dict[str, Any]
 def project_coverage(accounting: "Accounting", name: str, told: dict[str, Any]) -> Coverage:
     """How far what `Accounting.project` is asked for with *told* is recorded."""
     named = {key: told[key] for key in ("start", "stop", "timezone", "as_of")}
-    return accounting.coverage((), (told["metric"],), where={"project": name}, **named)
+    where = {"project": name}
+    return accounting.coverage((), (told["metric"],), of_jobs=True, where=where, **named)
 
 
 def tell_project(report: ProjectReport, coverage: Coverage, form: str | None) -> None:
     """The page, or its rows for machines."""
     if form is not None:
         tell_rows(form, PROJECT_FIELDS, _objects(report), coverage)
+        tell_accuracy(report.accuracies)
         return
     unit = formats.hour_unit(report.unit)
     table = new_table("month")
@@ -95,6 +98,7 @@ def tell_project(report: ProjectReport, coverage: Coverage, form: str | None) ->
     show(table)
     click.echo("")
     show(_members(report, unit))
+    tell_accuracy(report.accuracies)
     tell_notes(coverage)
 
 

@@ -131,6 +131,8 @@ def record(options: Options, jobs: tuple[int, ...]) -> None:
 def verify(options: Options, most: int) -> None:
     """Check that every total is what the recorded spans and rates give.
 
+    And that no more is kept of single purged jobs than stands in the totals.
+
     \b
     Example: oar-accounting verify
     """
@@ -148,9 +150,11 @@ def verify(options: Options, most: int) -> None:
         span = (formats.date(each.window_start), f"{each.seconds} s")
         add_row(table, *span, *names, *map(str, amounts))
     show(table)
+    mended = "mend them with: oar-accounting rebuild"
+    if any(each.kept for each in found):
+        mended = "of single purged jobs more is kept than was carried: restore a backup"
     fail(
-        f"{len(found)} differences{' or more' if len(found) == most else ''}; "
-        "mend them with: oar-accounting rebuild",
+        f"{len(found)} differences{' or more' if len(found) == most else ''}; {mended}",
         1,
     )
 

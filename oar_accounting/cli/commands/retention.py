@@ -1,12 +1,51 @@
 """Commands for what is old or must go: purge, forget a user, retire job ids."""
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import tzinfo
+from typing import Any, TypeVar
+
 import click
 
 from oar_accounting.cli.terminal.display import progress_bar
 from oar_accounting.cli.terminal.exits import command
 from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
+from oar_accounting.ledger.records import DryRun
 from oar_accounting.metrics.metric import RESOURCE
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def dry_run_options(function: F) -> F:
+    """``--dry-run``, and ``--json`` as *as_json*."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="For scripts: one object."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing."),
+    ):
+        function = option(function)
+    return function
+
+
+def tell_plan(plan: DryRun, said: str, zone: tzinfo, *, as_json: bool) -> None:
+    """What would be done, in words or for scripts."""
+    if as_json:
+        told = asdict(plan)
+        if plan.before is None:
+            del told["before"]
+        tell_json({"dry_run": True, **told})
+        return
+    if plan.start is not None:
+        first = periods.shown(plan.start, zone)
+        last = "now" if plan.stop is None else periods.shown(plan.stop, zone)
+        said += f"; they ran from {first} to {last}"
+    click.echo(f"{said}; nothing was written")
+
+
+def tell_json(told: Mapping[str, Any]) -> None:
+    """One object."""
+    click.echo(json.dumps(told, ensure_ascii=False, indent=1))
 
 
 @command("purge")
@@ -16,26 +55,39 @@ from oar_accounting.metrics.metric import RESOURCE
     metavar="TIME",
     help="A date or time in the site's zone, or epoch seconds.",
 )
+@dry_run_options
 @click.pass_obj
-def purge(options: Options, before: str) -> None:
+def purge(options: Options, before: str, dry_run: bool, as_json: bool) -> None:
     """Drop the details of jobs that ended long ago; every total stays.
 
-    Such jobs can no longer be corrected, nor counted in metrics that are added later or in smaller
-    windows.
+    So does what each of them asked for and used by day: over whole days every report says what it
+    said before. Such jobs can no longer be corrected, nor counted in metrics that are added later
+    or in smaller windows.
 
     \b
-    Example: oar-accounting purge --before 2024-01-01
+    Example: oar-accounting purge --before 2024-01-01 --dry-run
     """
     with options.accounting() as accounting, progress_bar("looked at") as progress:
-        bound, count = accounting.purge(accounting.instant(before), progress=progress)
-        told = periods.shown(bound, accounting.zone)
+        instant, zone = accounting.instant(before), accounting.zone
+        if dry_run:
+            plan = accounting.purge(instant, dry_run=True, progress=progress)
+            told = periods.shown(plan.before or 0, zone)
+            said = f"{plan.jobs} jobs that ended before {told} would be purged"
+            tell_plan(plan, f"{said}, and {plan.rows} rows would go", zone, as_json=as_json)
+            return
+        bound, count = accounting.purge(instant, progress=progress)
+        told = periods.shown(bound, zone)
+    if as_json:
+        tell_json({"dry_run": False, "jobs": count, "before": bound})
+        return
     click.echo(f"{count} jobs that ended before {told} were purged")
 
 
 @command("forget-user")
 @click.argument("user")
+@dry_run_options
 @click.pass_obj
-def forget_user(options: Options, user: str) -> None:
+def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> None:
     """Put a pseudonym in the place of a user's name; what was used stays.
 
     A project of the same name gets it too, and what the user's jobs are called is left out. Jobs
@@ -45,7 +97,15 @@ def forget_user(options: Options, user: str) -> None:
     Example: oar-accounting forget-user alice
     """
     with options.accounting() as accounting:
+        if dry_run:
+            plan = accounting.forget_user(user, dry_run=True)
+            said = f"{formats.printable(user)} would get a pseudonym, in {plan.rows} rows"
+            tell_plan(plan, f"{said} and for {plan.jobs} jobs", accounting.zone, as_json=as_json)
+            return
         pseudonym = accounting.forget_user(user)
+    if as_json:
+        tell_json({"dry_run": False, "pseudonym": pseudonym})
+        return
     click.echo(f"{formats.printable(user)} is {pseudonym} from now on")
 
 
@@ -58,8 +118,9 @@ def forget_user(options: Options, user: str) -> None:
     type=click.IntRange(1, 2**62),
     help="The first job id that OAR gives, or may give, to another job.",
 )
+@dry_run_options
 @click.pass_obj
-def retire(options: Options, first: int) -> None:
+def retire(options: Options, first: int, dry_run: bool, as_json: bool) -> None:
     """Give job ids free that OAR uses again: restored from a dump, or installed anew.
 
     What the recorded jobs used stays. Jobs that OAR still has keep their ids.
@@ -68,7 +129,15 @@ def retire(options: Options, first: int) -> None:
     Example: oar-accounting retire --from 1
     """
     with options.accounting() as accounting:
+        if dry_run:
+            plan = accounting.retire(first, dry_run=True)
+            said = f"{plan.jobs} jobs would give their ids free, in {plan.rows} rows"
+            tell_plan(plan, said, accounting.zone, as_json=as_json)
+            return
         count = accounting.retire(first)
+    if as_json:
+        tell_json({"dry_run": False, "jobs": count})
+        return
     click.echo(f"{count} jobs keep what they used, and gave their ids free")
 
 

@@ -68,6 +68,7 @@ def top(options: Options, /, form: str | None, first: int, metric: str, **given:
     if form is not None:
         fields = ("place", *ranking.by, "metric", "unit", "used", "share")
         tell_rows(form, fields, _top_objects(ranking), coverage)
+        tell_accuracy(ranking.accuracies)
         return
     click.echo(coverage.span())
     show(_top_table(ranking))
@@ -133,7 +134,7 @@ def efficiency(options: Options, /, form: str | None, **given: Any) -> None:
     sizes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": sizes})
-        coverage = accounting.coverage(query)
+        coverage = accounting.coverage(query, of_jobs=True)
         rows = accounting.efficiency(query)
     tell_efficiency(query.by, rows, coverage, form)
 
@@ -145,6 +146,7 @@ def tell_efficiency(
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "asked", "used", "unused", "share")
         tell_rows(form, fields, (_efficiency_object(by, row) for row in rows), coverage)
+        tell_accuracy({row.accuracy for row in rows})
         return
     click.echo(coverage.span())
     table = new_table(*by, "metric")
@@ -165,6 +167,7 @@ def tell_efficiency(
             bar(row.share or 0.0),
         )
     show(table)
+    tell_accuracy({row.accuracy for row in rows})
     tell_notes(coverage)
 
 
@@ -203,7 +206,7 @@ def sizes(options: Options, /, form: str | None, **given: Any) -> None:
     classes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": classes})
-        coverage = accounting.coverage(query)
+        coverage = accounting.coverage(query, of_jobs=True)
         rows = accounting.sizes(query)
     tell_sizes((*(name for name in query.by if name != "size"), "size"), rows, coverage, form)
 
@@ -215,6 +218,7 @@ def tell_sizes(
     if form is not None:
         fields = (*by, "jobs", "metric", "unit", "used")
         tell_rows(form, fields, (_size_object(by, row) for row in rows), coverage)
+        tell_accuracy({row.accuracy for row in rows})
         return
     click.echo(coverage.span())
     whole: dict[str, int] = {}
@@ -238,6 +242,7 @@ def tell_sizes(
             bar(row.used / whole[row.metric]),
         )
     show(table)
+    tell_accuracy({row.accuracy for row in rows})
     tell_notes(coverage)
 
 
@@ -271,7 +276,7 @@ def waiting(options: Options, /, form: str | None, **given: Any) -> None:
     classes = sizes_of(given)
     with options.accounting() as accounting:
         query = query_of(accounting, {**given, "sizes": classes})
-        coverage = accounting.coverage(query)
+        coverage = accounting.coverage(query, of_jobs=True)
         rows = accounting.waiting(query)
     tell_waiting(query.by, rows, coverage, form)
 

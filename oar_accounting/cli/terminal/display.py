@@ -109,7 +109,7 @@ def tell_rows(
     """Rows for machines: a list of JSON objects, or comma-separated values of these *fields*.
 
     Each object also says of which span it is, in which zone, and until when that is recorded. What
-    should be recorded by now and is not is noted on standard error.
+    should be recorded by now and is not, or is lost, is noted on standard error.
     """
     if form == "csv":
         writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore")
@@ -119,6 +119,8 @@ def tell_rows(
         _tell_json(rows, coverage)
     if coverage.is_stale:
         tell_notes(coverage)
+    elif lost := coverage.lost():
+        click.echo(f"note: {lost}", err=True)
 
 
 def _tell_json(rows: Iterable[Mapping[str, Any]], coverage: Coverage) -> None:

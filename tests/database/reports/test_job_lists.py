@@ -4,7 +4,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Accounting, BadSpan, UnknownName
 from oar_accounting.database.dialects import file_url
-from oar_accounting.ledger import job_index
+from oar_accounting.ledger import job_index, schema
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.reports.jobs import MOMENTS, Moment
 from oar_accounting.reports.records import HeldMetric, JobPage, RecordedJob
@@ -365,13 +365,26 @@ def test_a_job_that_ends_as_the_span_begins_is_found_where_jobs_are_many(
 
 
 def test_a_purged_job_is_listed_and_says_so(engine: Engine) -> None:
-    """What it used is known of its windows only, and what stays of it is what OAR had."""
     site = lay(engine)
+    before = site.jobs().jobs
+    beta = ids(site.jobs(where={"cluster": "beta"}))
     # The eighth never started: it is purged, and has lost nothing.
     assert site.purge(T0 + 2 * DAY)[1] == 3
+    listed = site.jobs().jobs
+    assert [each.job_id for each in listed if each.purged] == [1, 2]
+    assert tuple(replace(each, purged=False) for each in listed) == before
+    assert ids(site.jobs(where={"cluster": "beta"})) == beta
+
+
+def test_of_a_job_that_an_earlier_version_purged_no_size_is_told(engine: Engine) -> None:
+    """What stays of it is what OAR had."""
+    site = lay(engine)
+    site.purge(T0 + 2 * DAY)
+    with site.engine.begin() as connection:
+        connection.execute(schema.purged.delete())
     first, _, third, *_ = listed = site.jobs().jobs
     assert [each.job_id for each in listed if each.purged] == [1, 2]
-    assert (first.metrics, first.size) == ((), 0)
+    assert (first.metrics, first.size) == ((), None)
     told = SOME[1].told(1)
     for name in ("user", "project", "queue", "state", "types", "submitted", "started", "ended"):
         assert getattr(first, name) == getattr(told, name)

@@ -237,12 +237,18 @@ class Piece:
     amounts: Six
     whole: bool = False
     lasting: tuple[int, ...] = ()  #: the columns that count beyond an instant, if it began by then
+    begun: int | None = None  #: when what it is of began, if not where it lies itself
+    later: int = 0  #: it counts only from the window of so many seconds after an instant on
 
     def as_of(self, instant: int, start: int, stop: int) -> Six:
         """What of it counts in ``[start, stop)`` as of an instant."""
         end = min(stop, instant)
+        has_begun = (self.start if self.begun is None else self.begun) < instant
+        if self.later:
+            start = max(start, -(-(T0 + instant) // self.later) * self.later - T0)
+            return self.within(start, stop) if start < stop and has_begun else NOTHING
         by_then = self.within(start, end) if end > start else NOTHING
-        begun = self.within(start, stop) if self.start < instant else NOTHING
+        begun = self.within(start, stop) if has_begun else NOTHING
         return tuple(begun[n] if n in self.lasting else by_then[n] for n in range(len(NOTHING)))
 
     def within(self, start: int, stop: int) -> Six:
@@ -294,14 +300,29 @@ class Story:
         """Where the window around an instant begins."""
         return (T0 + instant) // self.window * self.window - T0
 
+    @property
+    def day(self) -> int:
+        """What stays of single purged jobs is by so many seconds."""
+        return DAY if DAY % self.window == 0 else self.window
+
+    def day_of(self, instant: int) -> int:
+        """Where the day around an instant begins."""
+        return (T0 + instant) // self.day * self.day - T0
+
     def with_jobs(self) -> Iterator[tuple[int, Beside]]:
-        """What was measured, and the number of the job of which; once in a window."""
+        """What was measured, and the number of the job of which; once in a window.
+
+        It is of the time of the job, or of the window before or after that.
+        """
         seen = set()
-        for nth, each in enumerate(self.measured):
-            key = (nth % len(self.jobs), self.window_of(each.start)) if self.jobs else None
-            if key is not None and key not in seen:
+        for nth, each in enumerate(self.measured if self.jobs else ()):
+            job = self.jobs[nth % len(self.jobs)]
+            first, last = job.start - self.window, job.start + job.length + self.window - 1
+            start = min(max(each.start, first), last)
+            key = (nth % len(self.jobs), self.window_of(start))
+            if key not in seen:
                 seen.add(key)
-                yield key[0], replace(each, user=self.jobs[key[0]].user)
+                yield key[0], replace(each, user=job.user, start=start)
 
     def is_purged(self, job: Ran) -> bool:
         """True where the purge took away all that it asked for and used, to the second."""
@@ -310,9 +331,22 @@ class Story:
         asked = job.walltime if job.length else 0
         return job.start + max(asked, job.length) <= self.window_of(self.purge)
 
-    def pieces(self) -> Iterator[Piece]:
-        """Everything that is recorded."""
-        for job in self.jobs:
+    def pieces(self, *, by_job: bool) -> Iterator[Piece]:
+        """Everything that is recorded; with *by_job* as it is told of single jobs."""
+        for number, job in enumerate(self.jobs):
+            if self.is_purged(job):
+                days = self._by_day(number, job)
+                yield from (
+                    days
+                    if by_job
+                    else (
+                        replace(each, lasting=(), later=self.window)
+                        for each in days
+                        if each.lasting
+                    )
+                )
+                if by_job:
+                    continue
             for column, start, stop in _held(job):
                 amounts = list(NOTHING)
                 amounts[column] = (stop - start) * job.cores
@@ -321,6 +355,8 @@ class Story:
                 )
                 yield from self._by_window(piece) if self.is_purged(job) else [piece]
         for nth, each in self.with_jobs():
+            if by_job and self.is_purged(self.jobs[nth]):
+                continue
             at = self.window_of(each.start)
             yield Piece(
                 user=each.user,
@@ -342,6 +378,31 @@ class Story:
                     lasting=(0, 4) if place == 4 else (),
                 )
 
+    def _by_day(self, number: int, job: Ran) -> Iterator[Piece]:
+        """What is known of a purged job: by day, evenly over what of the day it had."""
+        days: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        for column, start, stop in _held(job):
+            for at in range(self.day_of(start), stop, self.day):
+                inside = min(stop, at + self.day) - max(start, at)
+                days[at][column] += inside * job.cores
+        for of_job, each in self.with_jobs():
+            if of_job == number:
+                days[self.day_of(each.start)][0] += each.asked
+                days[self.day_of(each.start)][1] += each.used
+        for at, amounts in days.items():
+            for column, length in ((0, job.walltime), (1, job.length)):
+                start, stop = max(at, job.start), min(at + self.day, job.start + length)
+                own = [0] * len(NOTHING)
+                own[column] = amounts[column]
+                yield Piece(
+                    user=job.user,
+                    start=start if start < stop else at,
+                    stop=stop if start < stop else at + self.day,
+                    amounts=tuple(own),
+                    lasting=(0,) if column == 0 else (),
+                    begun=job.start if column == 0 else None,
+                )
+
     def _by_window(self, piece: Piece) -> Iterator[Piece]:
         at = self.window_of(piece.start)
         while at < piece.stop:
@@ -351,10 +412,12 @@ class Story:
             )
             at = stop
 
-    def expected(self, start: int, stop: int, *by: str, as_of: int = 2**50) -> Answered:
-        """The amounts in ``[start, stop)`` by user or laboratory."""
+    def expected(
+        self, start: int, stop: int, *by: str, as_of: int = 2**50, by_job: bool = False
+    ) -> Answered:
+        """The amounts in ``[start, stop)`` by user or laboratory, added up *by_job* or not."""
         found: defaultdict[tuple[str, ...], Six] = defaultdict(lambda: NOTHING)
-        for piece in self.pieces():
+        for piece in self.pieces(by_job=by_job):
             for begin, end, laboratory in self._stays(piece.user, start, stop):
                 names = {"user": piece.user, "laboratory": laboratory}
                 group = tuple(names[name] for name in by)
@@ -457,7 +520,12 @@ def test_all_that_is_told_adds_up_however_time_is_cut(
         assert answered(site, start, stop, *by, bucket=bucket, timezone=timezone) == whole
         # By job they are found another way: not by the totals of the windows.
         by_job = site.usage((*by, "job"), ("resource",), T0 + start, T0 + stop).rows
-        assert together(by_job, slice(len(by))) == whole
+        known = story.expected(start, stop, *by, by_job=True)
+        assert together(by_job, slice(len(by))) == known
+        # Over whole days it is the same, whatever was purged.
+        first, last = story.day_of(start), story.day_of(stop) + story.day
+        if not {*by} & {"laboratory"}:
+            assert story.expected(first, last, *by, by_job=True) == story.expected(first, last, *by)
 
 
 @settings(max_examples=examples(15))
@@ -492,7 +560,8 @@ def _check_as_of(  # noqa: PLR0913 - one question
     by_job = site.usage(
         (*by, "job"), ("resource",), T0 + start, T0 + stop, as_of=instant, bucket=bucket
     )
-    assert together(by_job.rows, slice(len(by))) == known
+    of_jobs = story.expected(start, stop, *by, as_of=as_of, by_job=True)
+    assert together(by_job.rows, slice(len(by))) == of_jobs
 
 
 def _all_of(parts: Sequence[Answered]) -> Answered:

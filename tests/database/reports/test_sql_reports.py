@@ -65,8 +65,10 @@ EDGES = (
     {"start_time": at("2026-01-05"), "stop_time": at("2026-01-06")},
     {"start_time": at("2026-01-15", HOUR), "stop_time": at("2026-02-03")},
 )
+#: Within the two days of a purged job.
+CUT = {"start_time": at("2025-02-10", 21 * HOUR + 17), "stop_time": at("2025-02-11", HOUR + 1)}
 PAUSED = {"start_time": at("2026-05-01"), "stop_time": at("2026-06-01")}
-SPANS: Sequence[Mapping[str, int]] = ({}, ODD, SHORT, LATE, PAUSED, *EDGES)
+SPANS: Sequence[Mapping[str, int]] = ({}, ODD, SHORT, LATE, CUT, PAUSED, *EDGES)
 FEBRUARY = {"start_time": at("2026-02-01"), "stop_time": at("2026-03-01")}
 
 
@@ -301,8 +303,8 @@ class Site:
         return rows
 
     def ended(self) -> dict[int, Job]:
-        """The jobs that have ended and are known in every detail."""
-        return {n: job for n, job in self.numbers.items() if job.ended and not job.purged}
+        """The jobs that have ended."""
+        return {n: job for n, job in self.numbers.items() if job.ended}
 
 
 def asking(name: str, **given: Any) -> str:
@@ -623,7 +625,7 @@ def waiting(known: Site, /, **of: Any) -> list[Row]:
     for job in known.numbers.values():
         started = of["start_time"] <= job.start < of["stop_time"]
         if started and job.ran:
-            found[job.queue, "0" if job.purged else class_of(job)].append(max(0, job.waited))
+            found[job.queue, class_of(job)].append(max(0, job.waited))
     rows = []
     for (queue, size), waits in sorted(found.items()):
         waits.sort()
@@ -765,7 +767,7 @@ def test_the_library_says_the_same_of_jobs(site: Site) -> None:
                 *(number for m in each.metrics for number in (m.asked, m.used)),
             )
             for each in site.accounting.jobs(metrics=metrics, **span).jobs
-            if each.ended and not each.purged
+            if each.ended
         ]
         columns = ("job_id", "user_name", "started", "ended", "waited", "asked", "used")
         said = cells(site.ask("jobs", **given), *columns)

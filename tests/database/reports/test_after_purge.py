@@ -174,6 +174,7 @@ def some_jobs(engine: Engine, toml: str = "") -> OldSite:
     """Six jobs of before `BOUND`, one suspended, one in a container, one failed; a later one."""
     site = OldSite(engine, toml)
     site.add_job(29, user="alice", cores=8, seconds=2 * DAY + 7, walltime=3 * DAY)
+    site.oar.add_types(1, "container")
     site.add_job(28, user="alice", cores=1, seconds=HOUR, walltime=3 * HOUR)
     site.add_job(27, user="carol", cores=3, seconds=5 * HOUR, walltime=5 * HOUR)
     site.oar.add_job(user="carol", start=START, cores=2, pauses=[(START + 99, START + 999)])

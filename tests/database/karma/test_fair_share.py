@@ -541,6 +541,30 @@ def test_as_of_the_past_too_no_answer_depends_on_when_a_pass_ran(
     assert before["bob"] == 0
 
 
+def test_as_of_the_past_jobs_that_have_ended_since_were_held(engine: Engine, clock: Clock) -> None:
+    oar, then = SmallOar(engine), T0 + 2 * HOUR
+    clock.now = then
+    for user in ("alice", "bob", "carol"):
+        wait(oar, user)
+    for user, start in (("alice", 0), ("bob", 3)):
+        oar.add_job(
+            user=user, cores=2, start=T0 + start * HOUR, walltime=10 * HOUR, state="Running"
+        )
+    oar.add_job(user="carol", cores=1, start=T0, stop=T0 + HOUR, walltime=10 * HOUR)
+    accounting = recorded(engine, linear(open_jobs="held"))
+    expected = {"alice": 20 * HOUR, "bob": 0, "carol": HOUR}
+    for closed in (None, T0 + 5 * HOUR):
+        if closed:
+            for job in (4, 5):
+                oar.update_job(job, state="Terminated", stop_time=closed)
+        found = {job.user: job.parts[0].usage for job in accounting.karma(now=then)}
+        assert found == expected
+    clock.now = NOW
+    accounting.catch_up()
+    found = {job.user: job.parts[0].usage for job in accounting.karma(now=then)}
+    assert found == expected
+
+
 def test_a_short_half_life_tells_those_apart_who_stopped_long_ago(engine: Engine) -> None:
     oar = SmallOar(engine)
     oar.add_job(user="alice", cores=2, start=T0, stop=T0 + HOUR)

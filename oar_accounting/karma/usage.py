@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
 from oar_accounting.core.columns import LARGEST, Columns, Ints, Totals, ints, numbered
 from oar_accounting.core.lengths import DAY
@@ -31,6 +31,8 @@ from oar_accounting.karma.policies.whole import FULL, whole_usage, whole_weights
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.recording.unposted import Recent
+from oar_accounting.usage.from_jobs import later, of_closed_jobs, parts_within
+from oar_accounting.usage.ledger_query import LedgerQuery
 from oar_accounting.usage.prorated import beside_totals
 
 #: Before everything, with room for a window.
@@ -186,7 +188,8 @@ def read_usage(  # noqa: PLR0913 - one reading
     total = schema.totals.c.window_start
     outside = (total >= begin // window * window) if days is None else _outside(total, begin, days)
     stored = _read(connection, schema.totals, site, metric_ids, (total < now) & outside)
-    parts = [(Totals.concat([stored, in_windows]), window)]
+    taken = _later(connection, site, metric_ids, now)
+    parts = [(Totals.concat([stored, in_windows, taken]), window)]
     if days is not None:
         day = schema.days.c.day_start
         inside = (day >= days[0]) & (day < days[1])
@@ -194,6 +197,28 @@ def read_usage(  # noqa: PLR0913 - one reading
         parts.append((Totals.concat([stored, in_days]), DAY))
     loose = _loose(connection, site, weighting, metric_ids, recent, begin, now)
     return _laid_out(parts, loose, weighting, now)
+
+
+def _later(connection: Connection, site: Site, metric_ids: Sequence[int], now: int) -> Totals:
+    """What the window around *now* has of what came later, as amounts to be taken from it.
+
+    Of an instant before the last pass there is something: used from then on, and asked by jobs that
+    began since. Of the present there is nothing, and schedulers do not wait for a look at the jobs.
+    """
+    window = site.terms.window
+    start, job = now // window * window, schema.jobs.c
+    if start == now or (site.last_pass is not None and site.last_pass <= now):
+        return Totals.concat([])
+    question = LedgerQuery(
+        site=site,
+        metrics=metric_ids,
+        cuts=ints([now, start + window]),
+        job_conditions=(or_(job.stop_time > now, job.start_time >= now),),
+    )
+    pieces = parts_within(question, now, start + window)
+    jobs = of_closed_jobs(connection, question, pieces, lambda spans: later(spans, now))
+    rows = np.full(len(jobs), start)
+    return Totals(rows, jobs.account_id, jobs.metric_id, -jobs.asked, -jobs.used)
 
 
 def _newest(

@@ -99,7 +99,7 @@ def timed(
 
 
 def _before(spans: Spans, until: int) -> Spans:
-    """What lies before *until* of what was used; what was asked as a whole."""
+    """What lies before *until* of what was used; what was asked, as a whole, by jobs begun then."""
     stop = np.where(spans.asked == 0, np.minimum(spans.stop_time, until), spans.stop_time)
     cut = Spans(spans.job_id, spans.asked, spans.start_time, stop)
-    return cut.take(cut.stop_time > cut.start_time)
+    return cut.take((cut.stop_time > cut.start_time) & (cut.start_time < until))

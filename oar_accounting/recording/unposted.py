@@ -4,7 +4,7 @@ Jobs that are on the machine, and those that ended since the last pass, are read
 and nothing is written: so no answer depends on when a pass ran.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from oar_accounting.core.columns import (
     AccountAmounts,
+    Bools,
     Ints,
     JobRows,
     Rates,
@@ -24,9 +25,18 @@ from oar_accounting.core.columns import (
 from oar_accounting.core.parts import in_force
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
+from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
+from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.ledger import Book
-from oar_accounting.ledger.reading import OVERLAP, known_jobs, recorded_ids, unsettled_ids
+from oar_accounting.ledger.reading import (
+    OVERLAP,
+    JobRecords,
+    known_jobs,
+    read_rates,
+    recorded_ids,
+    unsettled_ids,
+)
 from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
@@ -85,7 +95,9 @@ def read_recent(
             count += len(np.unique(spans.job_id))
             parts.append(totals_of(spans, rates, book.site.terms.window))
             if held:
-                left.append(_left(rows.take(phases(rows, book.site.terms).holding), rates, now))
+                left.append(_left(rows.take(_on_the_machine(rows, book.site, now)), rates, now))
+    if held:
+        left += _left_of_recorded(book, metrics, now)
     return Recent(
         totals=add_up(Totals.concat(parts)), held=add_up(AccountAmounts.concat(left)), jobs=count
     )
@@ -126,8 +138,29 @@ def _read(  # noqa: PLR0913 - one reading
     return spans, rates.take(np.isin(rates.job_id, spans.job_id))
 
 
-def _left(rows: JobRows, rates: Rates, now: int) -> AccountAmounts:
-    """What jobs on the machine may still use until their walltimes end."""
+def _on_the_machine(rows: JobRows, site: Site, now: int) -> Bools:
+    """The jobs that hold resources, also those that held them at an instant in the past."""
+    where = phases(rows, site.terms)
+    return where.holding | (where.closed & (rows.stop_time > now))
+
+
+def _left_of_recorded(
+    book: Book, metrics: Sequence[StoredMetric], now: int
+) -> Iterator[AccountAmounts]:
+    """What jobs that stand in the totals had left at *now*; nothing since the last pass."""
+    last_pass, job = book.site.last_pass, schema.jobs.c
+    if last_pass is not None and last_pass <= now:
+        return
+    wanted = [metric.metric_id for metric in metrics]
+    then = (job.closed != schema.OPEN_JOB, job.start_time <= now, job.stop_time > now)
+    for block in job_blocks(book.connection, book.site.site_id, now, now + 1, *then):
+        rates = read_rates(book.connection, book.site.site_id, block)
+        rates = rates.take(np.isin(rates.metric_id, wanted))
+        yield _left(known_jobs(book.connection, book.site.site_id, block), rates, now)
+
+
+def _left(rows: JobRows | JobRecords, rates: Rates, now: int) -> AccountAmounts:
+    """What jobs on the machine may still use from *now* until their walltimes end."""
     rates = in_force(rates.take(np.isin(rates.job_id, rows.job_id)), now)
     row = np.searchsorted(rows.job_id, rates.job_id)
     left = np.clip(rows.start_time + rows.walltime - now, 0, np.maximum(rows.walltime, 0))[row]

@@ -497,6 +497,75 @@ def test_what_is_asked_counts_up_to_now(oar: SmallOar, engine: Engine) -> None:
         assert rows["carol"] == HOUR
 
 
+@pytest.mark.parametrize("amount", ["used", "asked"])
+@pytest.mark.parametrize("open_jobs", ["used", "none"])
+@pytest.mark.parametrize("hours", [6, 12, 13, 20])
+def test_as_of_the_past_nothing_counts_that_came_later(
+    engine: Engine, clock: Clock, amount: str, open_jobs: str, hours: int
+) -> None:
+    oar, then = SmallOar(engine), T0 + hours * HOUR
+    jobs = {"alice": (2, 6), "bob": (12, 18), "carol": (4, 30)}
+    for user, (start, stop) in jobs.items():
+        wait(oar, user)
+        oar.add_job(
+            user=user, cores=1, start=T0 + start * HOUR, stop=T0 + stop * HOUR, walltime=2 * DAY
+        )
+    accounting = recorded(engine, linear(f'amount = "{amount}"', open_jobs=open_jobs))
+    # What was asked by a job that had begun is asked as a whole, and counts to the window's end.
+    ends = {user: 24 if amount == "asked" else stop for user, (_, stop) in jobs.items()}
+    last = 24 if amount == "asked" else hours
+    expected = {
+        user: max(min(ends[user], last) - start, 0) * HOUR if start < hours else 0
+        for user, (start, _) in jobs.items()
+    }
+    found = {job.user: job.parts[0].usage for job in accounting.karma(now=then)}
+    assert found == expected
+    assert clock.now > then
+
+
+@pytest.mark.parametrize("amount", ["used", "asked"])
+def test_as_of_the_past_too_no_answer_depends_on_when_a_pass_ran(
+    engine: Engine, clock: Clock, amount: str
+) -> None:
+    oar, then = SmallOar(engine), T0 + 12 * HOUR
+    clock.now = T0
+    for user in ("alice", "bob", "carol"):
+        wait(oar, user)
+    accounting = recorded(engine, linear(f'amount = "{amount}"'))
+    oar.add_job(user="alice", cores=1, start=T0 + 2 * HOUR, stop=T0 + 6 * HOUR)
+    oar.add_job(user="bob", cores=2, start=T0 + 12 * HOUR, stop=T0 + 18 * HOUR)
+    oar.add_job(user="carol", cores=3, start=T0 + 11 * HOUR, stop=T0 + 30 * HOUR)
+    before = karmas(accounting, then)
+    clock.now = NOW
+    accounting.catch_up()
+    assert karmas(accounting, then) == before
+    assert before["bob"] == 0
+
+
+def test_as_of_the_past_jobs_that_have_ended_since_were_held(engine: Engine, clock: Clock) -> None:
+    oar, then = SmallOar(engine), T0 + 2 * HOUR
+    clock.now = then
+    for user in ("alice", "bob", "carol"):
+        wait(oar, user)
+    for user, start in (("alice", 0), ("bob", 3)):
+        oar.add_job(
+            user=user, cores=2, start=T0 + start * HOUR, walltime=10 * HOUR, state="Running"
+        )
+    oar.add_job(user="carol", cores=1, start=T0, stop=T0 + HOUR, walltime=10 * HOUR)
+    accounting = recorded(engine, linear(open_jobs="held"))
+    expected = {"alice": 20 * HOUR, "bob": 0, "carol": HOUR}
+    for closed in (None, T0 + 5 * HOUR):
+        if closed:
+            for job in (4, 5):
+                oar.update_job(job, state="Terminated", stop_time=closed)
+        found = {job.user: job.parts[0].usage for job in accounting.karma(now=then)}
+        assert found == expected
+    clock.now = NOW
+    accounting.catch_up()
+    found = {job.user: job.parts[0].usage for job in accounting.karma(now=then)}
+    assert found == expected
+
+
 def test_a_short_half_life_tells_those_apart_who_stopped_long_ago(engine: Engine) -> None:
     oar = SmallOar(engine)
     oar.add_job(user="alice", cores=2, start=T0, stop=T0 + HOUR)

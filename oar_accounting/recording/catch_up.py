@@ -131,8 +131,8 @@ class CatchUp:
         gone = self._gone()
         if gone:
             self.notices.append(
-                f"{len(gone)} recorded jobs are no longer in OAR, the first is {gone[0]}: what "
-                "they asked for and used is kept"
+                f"recorded jobs that are no longer in OAR: {len(gone)}, the first is {gone[0]}; "
+                "what they asked for and used is kept"
             )
 
     def _gone(self) -> list[int]:

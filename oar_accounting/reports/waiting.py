@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.database import bulk
@@ -14,6 +14,7 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.oar.job_rules import RUNNING
+from oar_accounting.oar.waiting_jobs import NO_RESERVATION
 from oar_accounting.reports.records import Waiting
 from oar_accounting.usage.account_groups import AccountGroups
 from oar_accounting.usage.job_keys import KeysOfJobs, conditions
@@ -34,7 +35,9 @@ Counted = tuple[Ints, Ints]
 def waiting(connection: Connection, site: Site, wanted: UsageQuery) -> list[Waiting]:
     """The waits of jobs that started within the span, by the keys of *wanted*, sorted by group.
 
-    A start before the submission is no wait. Memory grows with the number of different waits.
+    A start before the submission is no wait. Advance reservations, which were promised their start,
+    did not wait; what an earlier version recorded is not known to be one, and counts. Memory grows
+    with the number of different waits.
     Raises :class:`UnknownName` and :class:`oar_accounting.BadSpan`.
     """
     for name in {*wanted.by, *wanted.where} & {names_of(site)[-1]}:
@@ -125,6 +128,7 @@ def _started(connection: Connection, site: Site, block: Ints, start: int, stop: 
         job.start_time < stop,
         job.start_time > 1,
         job.job_id != schema.CARRIED,
+        func.coalesce(job.reservation, NO_RESERVATION[0]).in_(NO_RESERVATION),
         ran,
     )
     columns = bulk.read_ints(connection, query.order_by(job.job_id))

@@ -3,7 +3,7 @@
 -- In seconds, from submission to start; 0 where OAR has the start before the submission. The size
 -- of a job is how many resources it holds: 0 are the inner jobs of containers. It is empty for jobs
 -- that an earlier version purged, of which it is not known any more. Jobs that still run count, for
--- they have waited; jobs that never ran do not.
+-- they have waited; jobs that never ran do not, nor do advance reservations.
 -- The median is the shortest time such that half of the jobs waited no longer (waited_90: nine in
 -- ten). The mean is rounded down.
 --
@@ -79,6 +79,8 @@ waits AS (
             BETWEEN k.at_least AND k.at_most
     WHERE j.job_id <> 0 AND j.start_time > 1
         AND j.start_time >= q.start_time AND j.start_time < q.stop_time
+        -- A reservation was promised its start; NULL is of jobs that an earlier version recorded.
+        AND COALESCE(j.reservation, 'None') IN ('None', 'none')
         -- OAR gives a start also to jobs that have not started.
         AND (
             (j.closed <> 0 AND j.stop_time > j.start_time)

@@ -335,8 +335,8 @@ def test_jobs_that_oar_deleted_keep_their_amounts(engine: Engine) -> None:
     report = accounting.catch_up(full=True)
     assert counts(report) == (0, 0, 0)
     assert report.notices == (
-        f"1 recorded jobs are no longer in OAR, the first is {deleted}: what they asked for and "
-        "used is kept",
+        f"recorded jobs that are no longer in OAR: 1, the first is {deleted}; what they asked for "
+        "and used is kept",
     )
     accounting.rebuild()
     accounting.rebuild(from_oar=True)

@@ -14,9 +14,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from oar_accounting import Accounting, UnknownName
+from oar_accounting.ledger import schema
 from oar_accounting.reports.records import SizeUse, Waiting
 from oar_accounting.usage.job_keys import Sizes
 from tests.database.reports.test_job_lists import (
@@ -213,7 +214,7 @@ def test_waits_are_ranked_as_a_sorted_list_ranks_them(
 
 def test_waits_by_other_keys_on_every_database(site: Accounting) -> None:
     """Only of jobs that held something; a start before the submission is no wait."""
-    started = [job for job in SOME.values() if job.ran]
+    started = [job for job in SOME.values() if job.ran and job.reservation == "None"]
     for by, name in ((("user",), "user"), (("state",), "state"), ((), None)):
         waits: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for job in started:
@@ -226,11 +227,27 @@ def test_waits_by_other_keys_on_every_database(site: Accounting) -> None:
     assert {each.group[0]: each.jobs for each in site.waiting(("laboratory",))} == {
         "": 3,
         "IRIG": 2,
-        "LIG": 3,
+        "LIG": 2,
     }
     (late,) = site.waiting((), where={"project": "l'eau"})
     assert (late.jobs, late.mean, late.longest) == (1, 0, 0)
     assert site.waiting(where={"user": "dave"}) == []
+
+
+def test_an_advance_reservation_did_not_wait(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(submission=T0 - 60)
+    for job, promised in ((2, "Scheduled"), (3, "None")):
+        oar.add_job(submission=T0 - 5 * DAY)
+        oar.update_job(job, reservation=promised)
+    site = opened(engine)
+    site.catch_up()
+    (found,) = site.waiting(())
+    assert (found.jobs, found.median, found.longest) == (2, 60, 5 * DAY)
+    # What an earlier version recorded is not known to be one.
+    with engine.begin() as connection:
+        connection.execute(update(schema.jobs).values(reservation=None))
+    assert site.waiting(())[0].jobs == 3
 
 
 # -- a project ----------------------------------------------------------------------------------

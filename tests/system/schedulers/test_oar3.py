@@ -371,8 +371,8 @@ def test_jobs_that_oar_3_deletes_with_a_resource_are_kept_and_reported(site: Oar
     gone = site.remove_resource(8)
     report = accounting.catch_up(full=True)
     assert len(gone) == 3
-    assert [notice[:42] for notice in report.notices] == [
-        "3 recorded jobs are no longer in OAR, the "
+    assert [notice.partition(",")[0] for notice in report.notices] == [
+        "recorded jobs that are no longer in OAR: 3"
     ]
     assert Recorded(accounting).everything() == before
 

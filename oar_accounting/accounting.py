@@ -27,13 +27,21 @@ from oar_accounting.health import doctor
 from oar_accounting.health.records import Status
 from oar_accounting.ledger.create import create_tables, plan_upgrade
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.ledger.records import Difference, OpeningReport, PassReport, UpgradePlan
+from oar_accounting.ledger.problems import standing_problems
+from oar_accounting.ledger.records import (
+    Difference,
+    OpeningReport,
+    PassReport,
+    StandingProblem,
+    UpgradePlan,
+)
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import FARTHEST
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.adjust import post_adjustment
 from oar_accounting.recording.belonging import import_attributes, remove_attribute
 from oar_accounting.recording.catch_up import catch_up
+from oar_accounting.recording.dismiss import dismiss
 from oar_accounting.recording.forget import forget_user
 from oar_accounting.recording.import_accounting import import_accounting
 from oar_accounting.recording.purge import purge
@@ -443,6 +451,22 @@ class Accounting(Reporting):
         """The first totals that are not what spans, rates and entries give; none is good."""
         with self._ledger.reading() as (connection, site):
             return [] if site is None else first_differences(connection, site, most)
+
+    def problems(self) -> list[StandingProblem]:
+        """What was found wrong with jobs and resources, and not mended since; the oldest first.
+
+        Raises :class:`oar_accounting.UnknownName` where the site is not recorded.
+        """
+        with self._ledger.reading_site() as (connection, site):
+            return standing_problems(connection, site.site_id)
+
+    def dismiss_problems(self, jobs: Iterable[int]) -> int:
+        """Forget the problems of these jobs; how many of the jobs had any.
+
+        They come back where a pass records the job again and finds them again. Raises
+        :class:`oar_accounting.UnknownName` where the site is not recorded.
+        """
+        return dismiss(self._runs, jobs)
 
     def doctor(self, *, verify: bool = False, root: Path = Path("/")) -> Status:
         """What is set up, what is behind and what is wrong; with *verify* of every total too.

@@ -12,7 +12,7 @@ import numpy as np
 from oar_accounting.core.columns import Ints, Rates, Spans, Totals, ints
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book, amounts_of
 from oar_accounting.ledger.reading import Entries, JobRecords, read_entries
@@ -36,6 +36,7 @@ def carry(book: Book, ids: Ints, before: int) -> int:
         spans = spans.take(np.isin(spans.job_id, gone))
         given = amounts_of(gone, spans, book.rates(gone), entries, book.site.terms.window)
         _drop_details(book, gone)
+        problems.remove_of_jobs(book.connection, book.site.site_id, gone)
         _note_window(book)
         _add(book, given)
     return len(gone)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from oar_accounting.core.columns import Ints, JobRows, Rates, distinct, ints, located, numbered
+from oar_accounting.core.problems import Code, Trouble, Troubles, of_metric
 from oar_accounting.ledger.catalog import Names, StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
@@ -39,7 +40,7 @@ class Holdings:
 class Holder:
     """Reads what jobs hold; reads the resources once, and again where one is new."""
 
-    def __init__(self, problems: dict[int, str]) -> None:
+    def __init__(self, problems: Troubles) -> None:
         self._problems = problems
         self._resources: Resources | None = None
         self._properties: tuple[str, ...] = ()
@@ -120,10 +121,9 @@ class Holder:
         return Rates.concat(parts)
 
     def _less_than_zero(self, metric: str, jobs: Ints) -> None:
-        """Tell it of the jobs of which nothing else is told."""
-        reason = f"metric {metric}: its formula gives less than zero; counted as zero"
+        said = of_metric(metric, "its formula gives less than zero; counted as zero")
         for job in jobs.tolist():
-            self._problems.setdefault(job, reason)
+            self._problems.add(job, Trouble(Code.BELOW_ZERO, said))
 
     def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
         """The pairs with the row of the resource; a resource that OAR removed is reported."""
@@ -131,10 +131,10 @@ class Holder:
         if not np.all(there):
             self._resources = snapshot.resources(self._properties)
             at, there = located(pairs.resource_id, self._table.resource_id)
+        removed = "was assigned a resource that OAR has removed; the others are recorded"
         for job in np.unique(pairs.job[~there]).tolist():
-            self._problems[int(portion.job_id[job])] = (
-                "was assigned a resource that OAR has removed; the others are recorded"
-            )
+            number = int(portion.job_id[job])
+            self._problems.add(number, Trouble(Code.REMOVED_RESOURCE, removed))
         return Held(pairs.job[there], at[there])
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Bools, Ints, JobRows, distinct, ints, located
+from oar_accounting.core.problems import Code, Trouble, coded
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Accounts
 from oar_accounting.ledger.reading import JobRecords
 
-CHANGED_SINCE_PURGED = "has changed in OAR since it was purged; kept as recorded"
+CHANGED_SINCE_PURGED = Trouble(
+    Code.PURGED, "has changed in OAR since it was purged; kept as recorded"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class Decision:
     chosen: JobRows  #: are recorded, as OAR has them
     changed: Ints  #: the jobs that OAR tells otherwise than the ledger, chosen or not
     vanished: JobRecords  #: were unsettled when OAR deleted them: they are closed as last seen
-    problems: dict[int, str]  #: by job, what is to be reported
+    problems: dict[int, Trouble]  #: by job, what is to be reported
 
 
 def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force: bool) -> Decision:
@@ -52,8 +55,8 @@ def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force:
         vanished=vanished,
         problems={
             **dict.fromkeys(vanished.job_id.tolist(), _last_seen_at(last_seen)),
-            **others,
-            **misnamed,
+            **coded(Code.OTHER_JOB, others),
+            **coded(Code.LONG_NAME, misnamed),
             **dict.fromkeys(rows.job_id[purged & differs].tolist(), CHANGED_SINCE_PURGED),
         },
     )
@@ -94,9 +97,9 @@ def _vanished(rows: JobRows, known: JobRecords) -> JobRecords:
     return known.take((known.unsettled == 1) & ~there)
 
 
-def _last_seen_at(last_seen: int | None) -> str:
+def _last_seen_at(last_seen: int | None) -> Trouble:
     until = "its start" if last_seen is None else f"the last pass, at {last_seen}"
-    return f"OAR no longer has it; it is recorded up to {until}"
+    return Trouble(Code.VANISHED, f"OAR no longer has it; it is recorded up to {until}")
 
 
 def _misnamed(rows: JobRows) -> dict[int, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Bools, JobRows, Rates, Spans, ints
+from oar_accounting.core.problems import Code, Trouble, coded
 from oar_accounting.core.windows import too_large
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book
@@ -39,7 +40,7 @@ class Timed:
     """When jobs asked and used."""
 
     spans: Spans
-    trouble: dict[int, str]  #: jobs that are left out, and why
+    trouble: dict[int, Trouble]  #: jobs that are left out, and why
 
 
 def held_by_jobs(  # noqa: PLR0913 - one reading
@@ -92,14 +93,14 @@ def timed(
     whole.
     """
     holders = holders.take(np.isin(holders.job_id, held.counting))
-    trouble = impossible(holders, phases(holders, terms))
+    trouble = coded(Code.IMPOSSIBLE_TIMES, impossible(holders, phases(holders, terms)))
     holders = holders.take(~np.isin(holders.job_id, ints(list(trouble))))
     if not len(holders):
         return Timed(spans=Spans.concat([]), trouble=trouble)
     spans = spans_of(holders, snapshot.pauses(holders.job_id), terms)
     if until is not None:
         spans = _before(spans, until)
-    trouble |= too_large(spans, held.rates, terms.window)
+    trouble |= coded(Code.TOO_LARGE, too_large(spans, held.rates, terms.window))
     spans = spans.take(~np.isin(spans.job_id, ints(list(trouble))))
     return Timed(spans=spans, trouble=trouble)
 

@@ -13,7 +13,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from oar_accounting.core.columns import FROM_START, Ints, JobRows, Rates, Spans, ints
+from oar_accounting.core.problems import Code, Trouble, Troubles, coded, incomplete
 from oar_accounting.core.progress import Progress
+from oar_accounting.ledger import problems
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.reading import JobRecords, known_jobs
@@ -77,7 +79,7 @@ class Interpreted:
     types: Mapping[int, Sequence[str]]
     spans: Spans
     rates: Rates
-    problems: dict[int, str]  #: by job, what is to be reported
+    problems: dict[int, Trouble]  #: by job, what is to be reported
 
 
 class Pass:
@@ -91,7 +93,9 @@ class Pass:
         #: The high-water mark as it was: where it has sunk since, ids were retired meanwhile.
         self.mark = 0
         self._now = now
-        self._holder = Holder(self.tally.problems)
+        #: What was found wrong in the block at hand.
+        self._found = Troubles()
+        self._holder = Holder(self._found)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
@@ -99,21 +103,30 @@ class Pass:
         With *seen_up_to* the site's high-water mark moves to that id, in the same transaction.
         Returns the ids that OAR has.
         """
+        self._found.clear()
         with self.ledger.writing() as book:
             last_seen = self._last_seen(book.site)
             with self.oar.snapshot() as snapshot:
                 read = read_block(snapshot, book, block)
                 decision = decide(read, book.accounts, last_seen, force=force)
-                self.tally.problems |= decision.problems
+                self._found.update(decision.problems)
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
-                self.tally.problems |= found.problems
+                self._found.update(found.problems)
             if len(decision.vanished):
                 book.close_vanished(decision.vanished, last_seen)
             if len(found.rows):
                 post(book, found)
+            problems.note_settled(
+                book.connection,
+                book.site.site_id,
+                self._now,
+                decision.chosen.job_id,
+                self._found.by_id,
+            )
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
             self._count(book, read, decision, found.rows)
+        self.tally.problems |= self._found.told()
         return read.rows.job_id
 
     def fill(self, block: Ints, metric: StoredMetric, before: StoredMetric | None) -> None:
@@ -122,15 +135,16 @@ class Pass:
         Of jobs that OAR has deleted, in whole or in part, what stood *before* under the same
         definition is kept.
         """
+        self._found.clear()
         with self.ledger.writing() as book:
             book.check_building(metric)
             with self.oar.snapshot() as snapshot:
                 recorded = np.unique(book.spans(block).job_id)
                 read = read_block(snapshot, book, block)
                 rows = read.rows.take(np.isin(read.rows.job_id, recorded))
-                problems = reused(rows, read.known)
-                self.tally.problems |= problems
-                rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
+                others = reused(rows, read.known)
+                self._found.update(coded(Code.OTHER_JOB, others))
+                rows = rows.take(~np.isin(rows.job_id, ints(list(others))))
                 held = self._holder.holdings(snapshot, book, rows, [metric, book.resource_metric()])
             lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
             kept = Rates.concat([])
@@ -138,11 +152,20 @@ class Pass:
                 kept = book.rates(lost, before.metric_id)
                 kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
             missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
-            reason = f"OAR no longer has it whole: {metric.metric.name} is not recorded, or in part"
-            self.tally.problems.update((job, reason) for job in missing.tolist())
+            lacking = Trouble(Code.INCOMPLETE_METRIC, incomplete(metric.metric.name))
+            self._found.update(dict.fromkeys(missing.tolist(), lacking))
             new = held.rates.take(held.rates.metric_id == metric.metric_id)
             new = new.take(~np.isin(new.job_id, kept.job_id))
             book.post_metric(recorded, metric.metric_id, Rates.concat([new, kept]))
+            problems.note_filled(
+                book.connection,
+                book.site.site_id,
+                self._now,
+                recorded,
+                self._found.by_id,
+                metric.metric.name,
+            )
+        self.tally.problems |= self._found.told()
 
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
@@ -193,7 +216,7 @@ def interpret(
     if len(fewer):
         held = held.with_kept(fewer, book.rates(fewer))
     when = timed(snapshot, book.site.terms, found.holders, held)
-    lost = "OAR no longer has its resources; kept as recorded"
+    lost = Trouble(Code.KEPT, "OAR no longer has its resources; kept as recorded")
     stripped = np.intersect1d(fewer, known.job_id[known.closed == 1])
     return Interpreted(
         rows=rows.take(~np.isin(rows.job_id, stripped)),

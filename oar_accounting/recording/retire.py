@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 
 from oar_accounting.adjustments.stored import follow
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import change_site
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import jobs_where
@@ -63,6 +63,7 @@ def retire(book: Book, oar: OarJobs, first: int, now: int) -> int:
                 .values(job_id=base - each.c.job_id)
             )
     follow(connection, site_id, leaving.job_id, base)
+    problems.remove_of_jobs(connection, site_id, leaving.job_id)
     if book.site.high_water_mark >= first:
         change_site(connection, book.site, high_water_mark=first - 1)
     return len(leaving)

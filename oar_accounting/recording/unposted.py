@@ -22,6 +22,7 @@ from oar_accounting.core.columns import (
     ints,
 )
 from oar_accounting.core.parts import in_force
+from oar_accounting.core.problems import Troubles
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.catalog import Accounts, Names, Site, StoredMetric
@@ -78,7 +79,7 @@ def read_recent(
     """
     parts, left, count = [Totals.concat([])], [AccountAmounts.concat([])], 0
     with oar.snapshot() as snapshot:
-        holder = Holder({})
+        holder = Holder(Troubles())
         for block in id_blocks(_candidates(book.connection, book.site, snapshot)):
             rows = _unrecorded(book, snapshot, block)
             spans, rates = _read(book, snapshot, holder, rows, metrics, now)

@@ -41,7 +41,6 @@ from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.adjust import post_adjustment
 from oar_accounting.recording.belonging import import_attributes, remove_attribute
 from oar_accounting.recording.catch_up import catch_up
-from oar_accounting.recording.dismiss import dismiss
 from oar_accounting.recording.forget import forget_user
 from oar_accounting.recording.import_accounting import import_accounting
 from oar_accounting.recording.purge import purge
@@ -49,6 +48,7 @@ from oar_accounting.recording.rebuild import rebuild
 from oar_accounting.recording.record import record
 from oar_accounting.recording.retire import retire_jobs
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.standing import dismiss
 from oar_accounting.reports.records import UtilisationReport
 from oar_accounting.reports.reports import Reporting
 from oar_accounting.settings.load import (

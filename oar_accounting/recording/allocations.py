@@ -11,7 +11,7 @@ from oar_accounting.ledger.catalog import Names, StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
-from oar_accounting.metrics.metric import Held, Metric, Resources
+from oar_accounting.metrics.metric import Held, Metric, Resources, bad_values
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.snapshot import Assigned, Snapshot
 
@@ -112,10 +112,12 @@ class Holder:
             "type": Fact(kind[job], kinds),
         }
         amounts = HeldAmounts(Held(part, held.row), self._table, len(keys), facts)
-        parts = [
-            _above_zero(rows.job_id[job], accounts, each.metric_id, amounts.rates(each.metric))
-            for each in metrics
-        ]
+        parts = []
+        for each in metrics:
+            rates, beyond = amounts.fitting_rates(each.metric)
+            parts.append(_above_zero(rows.job_id[job], accounts, each.metric_id, rates))
+            self._too_large(each.metric, rows.job_id[job[beyond]])
+            self._with_bad_values(each.metric, rows, held)
         for name, below in amounts.below_zero:
             self._less_than_zero(name, rows.job_id[job[below]])
         return Rates.concat(parts)
@@ -124,6 +126,27 @@ class Holder:
         said = of_metric(metric, "its formula gives less than zero; counted as zero")
         for job in jobs.tolist():
             self._problems.add(job, Trouble(Code.BELOW_ZERO, said))
+
+    def _too_large(self, metric: Metric, jobs: Ints) -> None:
+        """Tell it of the jobs."""
+        said = "what it holds each second does not fit in 63 bits; counted as nothing"
+        trouble = Trouble(Code.TOO_LARGE, of_metric(metric.name, said))
+        for job in jobs.tolist():
+            self._problems.add(job, trouble)
+
+    def _with_bad_values(self, metric: Metric, rows: JobRows, held: Held) -> None:
+        """Tell it of the jobs that hold a resource with a value that the metric cannot count."""
+        bad = bad_values(metric, self._table)
+        if not bad:
+            return
+        held = held.take(np.isin(held.row, ints(list(bad))))
+        for part in np.unique(held.part).tolist():
+            found = np.unique(held.row[held.part == part]).tolist()
+            more = f", and {len(found) - 1} more such" if len(found) > 1 else ""
+            number = self._table.resource_id[found[0]]
+            said = f"resource {number}: {bad[found[0]]}{more}; counted as nothing"
+            trouble = Trouble(Code.BAD_VALUE, of_metric(metric.name, said))
+            self._problems.add(int(rows.job_id[part]), trouble)
 
     def _located_resources(self, snapshot: Snapshot, portion: JobRows, pairs: Assigned) -> Held:
         """The pairs with the row of the resource; a resource that OAR removed is reported."""

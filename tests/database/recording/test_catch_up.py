@@ -1088,20 +1088,6 @@ def test_a_metric_of_an_unknown_property_cannot_be_built(engine: Engine) -> None
     assert lawful(changed).used() == HOUR
 
 
-@on_sqlite
-@pytest.mark.parametrize("value", ["300W", "-1", "nan", "1e400", "ten"])
-def test_a_property_that_is_not_a_number_is_named_with_its_resource(
-    engine: Engine, value: str
-) -> None:
-    oar = SmallOar(engine)
-    oar.set_resource(3, power=value)
-    oar.add_job()
-    accounting = opened(engine, '[metrics.power]\nsum = "power"\nunit = "W.s"\n')
-    with pytest.raises(SettingsError) as caught:
-        accounting.catch_up()
-    assert f"'power' of resource 3 is {value!r}" in str(caught.value)
-
-
 FORMS = """
 [metrics.core]
 distinct = "core"

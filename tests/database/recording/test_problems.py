@@ -216,3 +216,120 @@ def test_a_problem_of_a_later_version_is_shown_as_it_is(engine: Engine) -> None:
         assert connection.execute(select(schema.problems)).first() is not None
     (found,) = accounting.problems()
     assert (found.code, found.helps, found.command) == ("unheard-of", "", "")
+
+
+# -- bad values -------------------------------------------------------------------------------
+
+POWER = """
+[metrics.power]
+sum = "power"
+unit = "W.s"
+[metrics.twice]
+formula = "2 * power"
+unit = "W.s"
+"""
+
+
+@pytest.mark.parametrize("value", ["128 GB", "-1", "nan", "1e400"])
+def test_a_bad_value_is_a_problem_of_its_resource_and_everything_is_recorded(
+    engine: Engine, clock: Clock, value: str
+) -> None:
+    oar = SmallOar(engine)
+    oar.set_resource(1, power="100")
+    oar.set_resource(8, power=value)
+    job = oar.add_job(resources=[1, 2])
+    accounting = opened(engine, POWER)
+    report = accounting.catch_up()
+    said = f"property 'power' is {value!r}, no number from 0 to 2^63; counted as nothing"
+    assert report.notices == (f"resource 8: metric power: {said}; metric twice: {said}",)
+    assert report.problems == ()
+    assert Recorded(accounting).rates(job) == {"resource": 2, "node": 1, "power": 100, "twice": 200}
+    assert listed(accounting) == {("resource", "8", "bad-value")}
+    # It stands until a pass sees it mended, also one that has nothing to record.
+    clock.now += HOUR
+    accounting.catch_up()
+    assert listed(accounting) == {("resource", "8", "bad-value")}
+    oar.set_resource(8, power="50")
+    accounting.catch_up()
+    assert accounting.problems() == []
+    assert accounting.verify() == []
+
+
+def test_a_job_that_holds_a_bad_value_is_recorded_without_it_until_it_is_mended(
+    engine: Engine, clock: Clock
+) -> None:
+    oar = SmallOar(engine)
+    for number in (1, 4):
+        oar.set_resource(number, power="100")
+    for number in (2, 3):
+        oar.set_resource(number, power="-1")
+    good, bad = oar.add_job(resources=[1]), oar.add_job(resources=[1, 2, 3, 4])
+    accounting = opened(engine, POWER)
+    (problem,) = accounting.catch_up().problems
+    said = "resource 2: property 'power' is '-1', no number from 0 to 2^63, and 1 more such; "
+    assert problem.job_id == bad
+    assert problem.reason == (
+        f"metric power: {said}counted as nothing; metric twice: {said}counted as nothing"
+    )
+    site = Recorded(accounting)
+    assert site.rates(good) == {"resource": 1, "node": 1, "power": 100, "twice": 200}
+    assert site.rates(bad) == {"resource": 4, "node": 1, "power": 200, "twice": 400}
+    jobs = ("job", str(bad), "bad-value")
+    assert listed(accounting) == {
+        jobs,
+        ("resource", "2", "bad-value"),
+        ("resource", "3", "bad-value"),
+    }
+    for number in (2, 3):
+        oar.set_resource(number, power="7")
+    # One metric is filled, and the other is not yet.
+    accounting.rebuild(metric="power", from_oar=True)
+    assert site.rates(bad)["power"] == 214
+    (left,) = accounting.problems()
+    assert left.message == f"metric twice: {said}counted as nothing"
+    assert left.command == f"oar-accounting record {bad}"
+    accounting.record([bad])
+    assert accounting.problems() == []
+    assert site.rates(bad) == {"resource": 4, "node": 1, "power": 214, "twice": 428}
+    assert accounting.verify() == []
+
+
+@on_sqlite
+def test_a_rate_that_does_not_fit_is_left_out_of_that_metric_of_that_job(engine: Engine) -> None:
+    oar = SmallOar(engine)
+    for number in (1, 2):
+        oar.set_resource(number, power=str(2**62))
+    oar.set_resource(3, power="5")
+    beyond, good = oar.add_job(resources=[1, 2, 3]), oar.add_job(resources=[3])
+    accounting = opened(engine, POWER)
+    (problem,) = accounting.catch_up().problems
+    assert problem.job_id == beyond
+    assert "metric power: what it holds each second does not fit in 63 bits" in problem.reason
+    site = Recorded(accounting)
+    assert site.rates(beyond) == {"resource": 3, "node": 1}
+    assert site.rates(good) == {"resource": 1, "node": 1, "power": 5, "twice": 10}
+    assert {code for _, _, code in listed(accounting)} == {"too-large"}
+
+
+KARMA = (
+    '[karma]\npolicy = "linear"\nhalf_life = "7d"\n'
+    '[[karma.terms]]\nmetric = "power"\nby = "user"\n',
+    '[karma]\npolicy = "dominant"\nmetrics = ["power", "node"]\nwindow = "9d"\n',
+)
+
+
+def test_karma_and_utilisation_do_without_a_bad_value(engine: Engine, clock: Clock) -> None:
+    oar = SmallOar(engine)
+    for number in range(1, 9):
+        oar.set_resource(number, power="100" if number < 8 else "a lot")
+        oar.log_resource(number, "Alive", T0)
+    oar.add_job(resources=[7, 8])
+    oar.add_job(resources=[7, 8], state="Running")
+    waiting = oar.add_job(state="Waiting", start=0, moldable=False)
+    accounting = opened(engine, POWER)
+    accounting.catch_up()
+    (row,) = accounting.utilisation(("power",), T0, NOW).rows
+    assert row.capacity == 700 * (NOW - T0)
+    for karma in KARMA:
+        accounting = opened(engine, POWER + karma)
+        assert accounting.karma().job_id.tolist() == [waiting]

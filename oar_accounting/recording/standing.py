@@ -1,0 +1,50 @@
+"""What stands of problems beside those of jobs that are recorded: of resources, and what goes."""
+
+from collections.abc import Iterable
+
+from oar_accounting.core.columns import ints
+from oar_accounting.core.problems import OF_RESOURCE, Code, Trouble, Troubles, of_metric
+from oar_accounting.ledger import problems
+from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.records import PassReport
+from oar_accounting.metrics.metric import bad_values
+from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.recording.runs import Runs
+
+
+def look_at_resources(runs: Runs, now: int) -> list[str]:
+    """Note what is wrong with OAR's resources as they are now; a line for each of them.
+
+    *now*: epoch seconds.
+    """
+    with runs.ledger.writing() as book:
+        found = _troubles(book, runs.oar)
+        connection, site_id = book.connection, book.site.site_id
+        problems.note_all(connection, site_id, OF_RESOURCE, now, found.by_id)
+    return [f"resource {number}: {said}" for number, said in sorted(found.told().items())]
+
+
+def _troubles(book: Book, oar: OarJobs) -> Troubles:
+    present = oar.properties()
+    metrics = [each.metric for each in book.metrics() if present.issuperset(each.metric.properties)]
+    names = {name for metric in metrics for name in metric.properties}
+    with oar.snapshot() as snapshot:
+        resources = snapshot.resources(tuple(sorted(names)))
+    found = Troubles()
+    for metric in metrics:
+        for row, said in bad_values(metric, resources).items():
+            message = of_metric(metric.name, f"{said}; counted as nothing")
+            found.add(int(resources.resource_id[row]), Trouble(Code.BAD_VALUE, message))
+    return found
+
+
+def dismiss(runs: Runs, jobs: Iterable[int]) -> int:
+    """Forget the problems of these jobs; how many of the jobs had any.
+
+    Raises :class:`oar_accounting.UnknownName` where the site is not recorded.
+    """
+    with runs.noted("dismiss", new=False) as entry:
+        with runs.ledger.writing() as book:
+            count = problems.remove_of_jobs(book.connection, book.site.site_id, ints(list(jobs)))
+        entry.report = PassReport(done=count)
+    return count

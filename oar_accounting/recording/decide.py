@@ -3,6 +3,7 @@
 Pure: what OAR and the ledger say is read before, and what is decided is posted after.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Accounts
 from oar_accounting.ledger.reading import JobRecords
+from oar_accounting.oar.spellings import holds_other_bytes
 
+#: What `JobRows.names` has of each job.
+NAMES_OF_JOB = ("user", "project", "queue")
 CHANGED_SINCE_PURGED = Trouble(
     Code.PURGED, "has changed in OAR since it was purged; kept as recorded"
 )
@@ -60,6 +64,21 @@ def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force:
             **dict.fromkeys(rows.job_id[purged & differs].tolist(), CHANGED_SINCE_PURGED),
         },
     )
+
+
+def not_utf_8(rows: JobRows, types: Mapping[int, Sequence[str]]) -> dict[int, Trouble]:
+    """The jobs with a name or type that OAR's database has in other bytes than UTF-8."""
+    owners, owner = distinct(rows.names())
+    wrong = [[holds_other_bytes(name) for name in names] for names in owners]
+    found = {}
+    for job, number in zip(rows.job_id.tolist(), owner.tolist(), strict=True):
+        kinds = any(map(holds_other_bytes, types.get(job, ())))
+        if kinds or any(wrong[number]):
+            told = zip((*NAMES_OF_JOB, "type"), (*wrong[number], kinds), strict=True)
+            which = " and ".join(name for name, holds in told if holds)
+            said = f"its {which} is not UTF-8 in OAR's database; \\xHH stands for each such byte"
+            found[job] = Trouble(Code.BAD_TEXT, said)
+    return found
 
 
 def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:

@@ -23,7 +23,14 @@ from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.recording.allocations import Holder, Holdings
-from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
+from oar_accounting.recording.decide import (
+    BlockRead,
+    Decision,
+    decide,
+    differing,
+    not_utf_8,
+    reused,
+)
 from oar_accounting.recording.interpret import held_by_jobs, timed
 
 #: Late jobs that are named.
@@ -112,6 +119,7 @@ class Pass:
                 self._found.update(decision.problems)
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
                 self._found.update(found.problems)
+                self._found.update(not_utf_8(decision.chosen, found.types))
             if len(decision.vanished):
                 book.close_vanished(decision.vanished, last_seen)
             if len(found.rows):

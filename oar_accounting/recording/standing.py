@@ -9,6 +9,7 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.records import PassReport
 from oar_accounting.metrics.metric import bad_values
 from oar_accounting.oar.snapshot import OarJobs
+from oar_accounting.oar.spellings import holds_other_bytes
 from oar_accounting.recording.runs import Runs
 
 
@@ -28,6 +29,7 @@ def _troubles(book: Book, oar: OarJobs) -> Troubles:
     present = oar.properties()
     metrics = [each.metric for each in book.metrics() if present.issuperset(each.metric.properties)]
     names = {name for metric in metrics for name in metric.properties}
+    names |= present & {book.site.terms.dimension}
     with oar.snapshot() as snapshot:
         resources = snapshot.resources(tuple(sorted(names)))
     found = Troubles()
@@ -35,6 +37,11 @@ def _troubles(book: Book, oar: OarJobs) -> Troubles:
         for row, said in bad_values(metric, resources).items():
             message = of_metric(metric.name, f"{said}; counted as nothing")
             found.add(int(resources.resource_id[row]), Trouble(Code.BAD_VALUE, message))
+    for name, values in {"type": resources.type, **resources.properties}.items():
+        for row, value in enumerate(values):
+            if isinstance(value, str) and holds_other_bytes(value):
+                message = f"property {name!r} is '{value}', and not UTF-8 in OAR's database"
+                found.add(int(resources.resource_id[row]), Trouble(Code.BAD_TEXT, message))
     return found
 
 

@@ -108,7 +108,7 @@ class Troubles:
     def told(self) -> dict[int, str]:
         """A line for each id."""
         return {
-            number: "; ".join(each.message for each in found)
+            number: "; ".join(each.message for each in found).replace("\n", "; ")
             for number, found in self.by_id.items()
         }
 

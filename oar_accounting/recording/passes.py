@@ -31,7 +31,7 @@ from oar_accounting.recording.decide import (
     not_utf_8,
     reused,
 )
-from oar_accounting.recording.interpret import held_by_jobs, timed
+from oar_accounting.recording.interpret import fitting, held_by_jobs, timed
 
 #: Late jobs that are named.
 MOST_TOLD = 5
@@ -164,6 +164,8 @@ class Pass:
             self._found.update(dict.fromkeys(missing.tolist(), lacking))
             new = held.rates.take(held.rates.metric_id == metric.metric_id)
             new = new.take(~np.isin(new.job_id, kept.job_id))
+            new, beyond = fitting(book.spans(recorded), new, [metric])
+            self._found.update(beyond)
             book.post_metric(recorded, metric.metric_id, Rates.concat([new, kept]))
             problems.note_filled(
                 book.connection,
@@ -218,19 +220,20 @@ def interpret(
     )
     if not len(rows):
         return nothing
-    found = held_by_jobs(holder, snapshot, book, rows, book.metrics(), if_any=False)
+    metrics = book.metrics()
+    found = held_by_jobs(holder, snapshot, book, rows, metrics, if_any=False)
     held = found.held
     fewer = lowered(book, held) if len(known) else ints([])
     if len(fewer):
         held = held.with_kept(fewer, book.rates(fewer))
-    when = timed(snapshot, book.site.terms, found.holders, held)
+    when = timed(snapshot, book.site.terms, found.holders, held, metrics)
     lost = Trouble(Code.KEPT, "OAR no longer has its resources; kept as recorded")
     stripped = np.intersect1d(fewer, known.job_id[known.closed == 1])
     return Interpreted(
         rows=rows.take(~np.isin(rows.job_id, stripped)),
         types=found.types,
         spans=when.spans,
-        rates=held.rates,
+        rates=when.rates,
         problems=when.trouble | dict.fromkeys(fewer.tolist(), lost),
     )
 

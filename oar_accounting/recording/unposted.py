@@ -122,9 +122,9 @@ def _read(  # noqa: PLR0913 - one reading
     found = held_by_jobs(holder, snapshot, book, rows, metrics, if_any=True)
     if not len(found.holders):
         return Spans.concat([]), Rates.concat([])
-    spans = timed(snapshot, book.site.terms, found.holders, found.held, until=now).spans
-    rates = found.held.rates
-    return spans, rates.take(np.isin(rates.job_id, spans.job_id))
+    terms = book.site.terms
+    when = timed(snapshot, terms, found.holders, found.held, metrics, until=now)
+    return when.spans, when.rates.take(np.isin(when.rates.job_id, when.spans.job_id))
 
 
 def _left(rows: JobRows, rates: Rates, now: int) -> AccountAmounts:

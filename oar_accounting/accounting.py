@@ -460,13 +460,13 @@ class Accounting(Reporting):
         with self._ledger.reading_site() as (connection, site):
             return standing_problems(connection, site.site_id)
 
-    def dismiss_problems(self, jobs: Iterable[int]) -> int:
-        """Forget the problems of these jobs; how many of the jobs had any.
+    def dismiss_problems(self, jobs: Iterable[int] = (), codes: Iterable[str] = ()) -> int:
+        """Forget the problems of these jobs, and those of jobs that have these codes; how many.
 
         They come back where a pass records the job again and finds them again. Raises
-        :class:`oar_accounting.UnknownName` where the site is not recorded.
+        :class:`oar_accounting.UnknownName` where the site is not recorded, or a code not known.
         """
-        return dismiss(self._runs, jobs)
+        return dismiss(self._runs, jobs, codes)
 
     def doctor(self, *, verify: bool = False, root: Path = Path("/")) -> Status:
         """What is set up, what is behind and what is wrong; with *verify* of every total too.

@@ -73,10 +73,16 @@ def note_all(
 
 
 def remove_of_jobs(connection: Connection, site_id: int, ids: Ints) -> int:
-    """Forget the problems of these jobs; how many of the jobs had any."""
-    kept = _standing(connection, site_id, OF_JOB, set(ids.tolist()))
-    _delete(connection, site_id, OF_JOB, kept)
-    return len({subject for subject, _ in kept})
+    """Forget the problems of these jobs; how many there were."""
+    gone = _standing(connection, site_id, OF_JOB, set(ids.tolist()))
+    _delete(connection, site_id, OF_JOB, gone)
+    return len(gone)
+
+
+def remove_of_codes(connection: Connection, site_id: int, codes: Collection[str]) -> int:
+    """Forget the problems of jobs that have these codes; how many there were."""
+    of_codes = (_TABLE.site_id == site_id, _TABLE.kind == OF_JOB, _TABLE.code.in_(codes))
+    return connection.execute(schema.problems.delete().where(*of_codes)).rowcount
 
 
 def standing_problems(

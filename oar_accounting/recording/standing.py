@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from oar_accounting.core.columns import ints
 from oar_accounting.core.problems import OF_RESOURCE, Code, Trouble, Troubles, of_metric
+from oar_accounting.errors import UnknownName
 from oar_accounting.ledger import problems
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.records import PassReport
@@ -45,13 +46,20 @@ def _troubles(book: Book, oar: OarJobs) -> Troubles:
     return found
 
 
-def dismiss(runs: Runs, jobs: Iterable[int]) -> int:
-    """Forget the problems of these jobs; how many of the jobs had any.
+def dismiss(runs: Runs, jobs: Iterable[int], codes: Iterable[str]) -> int:
+    """Forget the problems of these jobs, and those of jobs that have these codes; how many.
 
-    Raises :class:`oar_accounting.UnknownName` where the site is not recorded.
+    Raises :class:`UnknownName` where the site is not recorded, or a code not known.
     """
+    ids, named = ints(list(jobs)), list(codes)
+    known = [each.value for each in Code]
+    for code in named:
+        if code not in known:
+            raise UnknownName(f"there is no problem {code!r}; there are {', '.join(known)}")
     with runs.noted("dismiss", new=False) as entry:
         with runs.ledger.writing() as book:
-            count = problems.remove_of_jobs(book.connection, book.site.site_id, ints(list(jobs)))
+            connection, site_id = book.connection, book.site.site_id
+            count = problems.remove_of_jobs(connection, site_id, ids)
+            count += problems.remove_of_codes(connection, site_id, named)
         entry.report = PassReport(done=count)
     return count

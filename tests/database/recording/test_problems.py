@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, delete, select, update
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, delete, inspect, select, update
 
 from oar_accounting import Accounting, StandingProblem
 from oar_accounting.cli.app import main
-from oar_accounting.core.problems import Code, what_helps
-from oar_accounting.ledger import schema
+from oar_accounting.core.columns import ints
+from oar_accounting.core.problems import Code, Trouble, what_helps
+from oar_accounting.ledger import problems, schema
 from oar_accounting.oar import oar_tables
+from tests.examples import examples
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, Recorded, SmallOar, opened, stopped_clock
 
 on_sqlite = pytest.mark.databases("sqlite")
@@ -190,8 +194,14 @@ def test_problems_are_listed(engine: Engine, clock: Clock) -> None:
     assert [each["subject"] for each in objects] == [str(job) for job in jobs]
     rows = list(csv.DictReader(io.StringIO(run(engine, "problems", "--csv").stdout)))
     assert rows == [{key: str(value) for key, value in each.items()} for each in objects]
-    assert run(engine, "problems", "--dismiss", str(jobs[0])).exit_code == 0
-    assert len(accounting.problems()) == 9
+    dismissed = run(engine, "problems", "--dismiss", str(jobs[0]), "--dismiss", str(jobs[1]))
+    assert (dismissed.exit_code, dismissed.stdout) == (0, "2 problems dismissed\n")
+    assert len(accounting.problems()) == 8
+    wrong = run(engine, "problems", "--dismiss", "impossible-time")
+    assert (wrong.exit_code, "there is no problem 'impossible-time'" in wrong.stderr) == (2, True)
+    assert run(engine, "problems", "--dismiss", "vanished").stdout == "0 problems dismissed\n"
+    assert run(engine, "problems", "--dismiss", "impossible-times").stdout.startswith("8 ")
+    assert accounting.problems() == []
 
 
 @pytest.mark.parametrize("kind", ["job", "resource"])
@@ -333,3 +343,47 @@ def test_karma_and_utilisation_do_without_a_bad_value(engine: Engine, clock: Clo
     for karma in KARMA:
         accounting = opened(engine, POWER + karma)
         assert accounting.karma().job_id.tolist() == [waiting]
+
+
+# -- the law ----------------------------------------------------------------------------------
+
+JOBS = st.sets(st.integers(1, 6), max_size=4)
+FOUND = st.dictionaries(
+    st.integers(1, 6),
+    st.lists(st.tuples(st.sampled_from(list(Code)[:3]), st.sampled_from(["a", "b"])), min_size=1),
+    max_size=4,
+)
+
+
+@on_sqlite
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(passes=st.lists(st.tuples(JOBS, FOUND), max_size=6))
+def test_what_stands_is_what_was_found_last_where_it_was_looked_for(
+    engine: Engine, passes: list[tuple[set[int], dict[int, list[tuple[Code, str]]]]]
+) -> None:
+    if not inspect(engine).has_table("jobs"):
+        SmallOar(engine)
+        opened(engine).catch_up()
+    expected: dict[tuple[str, str], tuple[str, int, int]] = {}
+    with engine.connect() as connection:
+        connection.execute(delete(schema.problems))
+        for now, (settled, found) in enumerate(passes):
+            troubles = {job: [Trouble(*each) for each in some] for job, some in found.items()}
+            problems.note_settled(connection, 1, now, ints(sorted(settled)), troubles)
+            lines: dict[tuple[str, str], list[str]] = {}
+            for job, some in found.items():
+                for code, said in some:
+                    lines.setdefault((str(job), code.value), []).append(said)
+            stay = {k: v for k, v in expected.items() if int(k[0]) not in settled}
+            new = {
+                key: ("; ".join(dict.fromkeys(said)), expected.get(key, ("", now))[1], now)
+                for key, said in lines.items()
+            }
+            expected = stay | new
+        standing = problems.standing_problems(connection, 1)
+        assert problems.count_problems(connection, 1) == len(standing)
+        connection.rollback()
+    assert {
+        (each.subject, each.code): (each.message, each.first_seen, each.last_seen)
+        for each in standing
+    } == expected

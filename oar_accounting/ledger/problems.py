@@ -88,12 +88,14 @@ def remove_of_codes(connection: Connection, site_id: int, codes: Collection[str]
 def standing_problems(
     connection: Connection, site_id: int, most: int | None = None
 ) -> list[StandingProblem]:
-    """All problems that stand, or the first *most* of them; the longest standing first."""
+    """All problems that stand, or the first *most* of them: the oldest, resources before jobs."""
     columns = ("kind", "subject", "code", "message", "first_seen", "last_seen")
     query = (
         select(*(_TABLE[name] for name in columns))
         .where(_TABLE.site_id == site_id)
-        .order_by(_TABLE.first_seen, _TABLE.kind, func.length(_TABLE.subject), _TABLE.subject)
+        .order_by(
+            _TABLE.first_seen, _TABLE.kind.desc(), func.length(_TABLE.subject), _TABLE.subject
+        )
         .order_by(_TABLE.code)
         .limit(most)
     )

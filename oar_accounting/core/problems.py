@@ -36,7 +36,7 @@ _HELP: dict[Code, tuple[str, str]] = {
     Code.IMPOSSIBLE_TIMES: ("correct the times in OAR, then", _RECORD),
     Code.TOO_LARGE: ("correct the job in OAR, or declare a larger unit, then", _RECORD),
     Code.REMOVED_RESOURCE: ("nothing brings the resource back; seen, it goes with", _DISMISS),
-    Code.KEPT: ("what is recorded is whole; seen, it goes with", _DISMISS),
+    Code.KEPT: ("nothing brings its resources back; seen, it goes with", _DISMISS),
     Code.INCOMPLETE_METRIC: ("what OAR deleted is lost; seen, it goes with", _DISMISS),
     Code.BELOW_ZERO: ("correct the formula, or what it is made of, then", _RECORD),
     Code.BAD_VALUE: ("correct the property of the resource in OAR, then", _RECORD),

@@ -41,7 +41,13 @@ if typing.TYPE_CHECKING:
         WriterBusy,
     )
     from oar_accounting.health.records import Finding, Status
-    from oar_accounting.ledger.records import Difference, DryRun, PassReport, Problem
+    from oar_accounting.ledger.records import (
+        Difference,
+        DryRun,
+        PassReport,
+        Problem,
+        StandingProblem,
+    )
     from oar_accounting.metrics.metric import Metric
     from oar_accounting.reports.records import (
         Efficiency,
@@ -123,6 +129,7 @@ __all__ = [
     "ShownMetric",
     "SizeUse",
     "Sizes",
+    "StandingProblem",
     "Status",
     "StockReport",
     "UnknownName",

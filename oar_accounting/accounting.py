@@ -27,11 +27,13 @@ from oar_accounting.health import doctor
 from oar_accounting.health.records import Status
 from oar_accounting.ledger.create import create_tables, plan_upgrade
 from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.problems import standing_problems
 from oar_accounting.ledger.records import (
     Difference,
     DryRun,
     OpeningReport,
     PassReport,
+    StandingProblem,
     UpgradePlan,
 )
 from oar_accounting.ledger.verify import first_differences
@@ -40,13 +42,14 @@ from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.adjust import post_adjustment
 from oar_accounting.recording.belonging import import_attributes, remove_attribute
 from oar_accounting.recording.catch_up import catch_up
-from oar_accounting.recording.forget import forget_user, would_forget
 from oar_accounting.recording.import_accounting import import_accounting
-from oar_accounting.recording.purge import purge, would_purge
 from oar_accounting.recording.rebuild import rebuild
 from oar_accounting.recording.record import record
-from oar_accounting.recording.retire import retire_jobs, would_retire
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.standing import dismiss
+from oar_accounting.recording.upkeep.forget import forget_user, would_forget
+from oar_accounting.recording.upkeep.purge import purge, would_purge
+from oar_accounting.recording.upkeep.retire import retire_jobs, would_retire
 from oar_accounting.reports.records import UtilisationReport
 from oar_accounting.reports.reports import Reporting
 from oar_accounting.settings.load import (
@@ -496,6 +499,22 @@ class Accounting(Reporting):
         """
         with self._ledger.reading() as (connection, site):
             return [] if site is None else first_differences(connection, site, most)
+
+    def problems(self) -> list[StandingProblem]:
+        """What was found wrong with jobs and resources, and not mended since; the oldest first.
+
+        Raises :class:`oar_accounting.UnknownName` where the site is not recorded.
+        """
+        with self._ledger.reading_site() as (connection, site):
+            return standing_problems(connection, site.site_id)
+
+    def dismiss_problems(self, jobs: Iterable[int] = (), codes: Iterable[str] = ()) -> int:
+        """Forget the problems of these jobs, and those of jobs that have these codes; how many.
+
+        They come back where a pass records the job again and finds them again. Raises
+        :class:`oar_accounting.UnknownName` where the site is not recorded, or a code not known.
+        """
+        return dismiss(self._runs, jobs, codes)
 
     def doctor(self, *, verify: bool = False, root: Path = Path("/")) -> Status:
         """What is set up, what is behind and what is wrong; with *verify* of every total too.

@@ -30,6 +30,7 @@ PLACES = {
     "karma": "karma.karma",
     "karma-service": "scheduling.karma_service",
     "oaraccounting": "oaraccounting.oaraccounting",
+    "problems": "problems.problems",
     "project": "project.project",
     "purge": "retention.purge",
     "rebuild": "record.rebuild",

@@ -225,23 +225,33 @@ def by_day(totals: Totals) -> Totals:
     return add_up(replace(totals, window_start=totals.window_start // DAY * DAY))
 
 
-def too_large(spans: Spans, rates: Rates, window: int) -> dict[int, str]:
-    """The jobs that cannot be recorded, with the reason: too many windows, or over 63 bits."""
+def too_long(spans: Spans, window: int) -> dict[int, str]:
+    """The jobs that cannot be recorded because they fill too many windows, with the reason."""
     ended = spans.take(spans.stop_time != OPEN)
     jobs = np.unique(ended.job_id)
     at = np.searchsorted(jobs, ended.job_id)
     filled = np.bincount(at, windows_filled(ended.start_time, ended.stop_time, window), len(jobs))
-    seconds = np.bincount(at, ended.stop_time - ended.start_time, len(jobs))
-    trouble = {
+    return {
         int(jobs[row]): f"fills {int(filled[row])} windows of {window} s; {MOST_WINDOWS} at most"
         for row in np.flatnonzero(filled > MOST_WINDOWS)
     }
-    if len(jobs):
-        of_rate = np.minimum(np.searchsorted(jobs, rates.job_id), len(jobs) - 1)
-        known = jobs[of_rate] == rates.job_id
-        most = np.maximum(rates.asked, rates.used).astype(np.float64)
-        # Half of the room at most for one job: float64 is exact enough to keep clear of the edge.
-        for row in np.flatnonzero(known & (seconds[of_rate] * most > LARGEST / 2)):
-            job = int(rates.job_id[row])
-            trouble[job] = f"holds {int(most[row])} units a second: its amount exceeds 2^62"
-    return trouble
+
+
+def too_large(spans: Spans, rates: Rates) -> dict[tuple[int, int], str]:
+    """The jobs and metrics, by their ids, whose amounts do not fit in 63 bits, with the reason."""
+    ended = spans.take(spans.stop_time != OPEN)
+    jobs = np.unique(ended.job_id)
+    if not len(jobs):
+        return {}
+    at = np.searchsorted(jobs, ended.job_id)
+    seconds = np.bincount(at, ended.stop_time - ended.start_time, len(jobs))
+    of_rate = np.minimum(np.searchsorted(jobs, rates.job_id), len(jobs) - 1)
+    known = jobs[of_rate] == rates.job_id
+    most = np.maximum(rates.asked, rates.used).astype(np.float64)
+    # Half of the room at most for one job: float64 is exact enough to keep clear of the edge.
+    return {
+        (int(rates.job_id[row]), int(rates.metric_id[row])): (
+            f"holds {int(most[row])} units a second: its amount exceeds 2^62"
+        )
+        for row in np.flatnonzero(known & (seconds[of_rate] * most > LARGEST / 2)).tolist()
+    }

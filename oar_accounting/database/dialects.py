@@ -39,6 +39,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from oar_accounting.database import other_bytes
 from oar_accounting.database.sockets import socket_of
 from oar_accounting.errors import (
     AmountOverflow,
@@ -299,9 +300,12 @@ def _set_up(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         # The driver's own BEGIN comes too late for a reader's snapshot; _sqlite_begin sends ours.
         driver.isolation_level = None
+        other_bytes.read_with_sqlite(driver)
     elif connection.dialect.name == "postgresql":
         # The driver takes the encoding of the database; COPY sends UTF-8, and so must the rest.
         driver.set_client_encoding("UTF8")
+        if driver.info.parameter_status("server_encoding") == other_bytes.NO_ENCODING:
+            other_bytes.read_with_psycopg2(driver)
     else:
         cursor = driver.cursor()
         with driver_errors(connection, cursor):

@@ -51,6 +51,7 @@ from oar_accounting.errors import AmountOverflow, OarSchemaError
 from oar_accounting.oar.checking import check_columns
 from oar_accounting.oar.job_rules import ENDED
 from oar_accounting.oar.oar_tables import assigned, moldables, resources
+from oar_accounting.oar.spellings import holds_other_bytes
 from oar_accounting.settings.load import Settings, oar_window
 
 #: What OAR's command calls its lock on MySQL, and how many seconds it waits for it.
@@ -248,6 +249,11 @@ def _block(connection: Connection, after: int, numbers: dict[Names, int]) -> Due
         due.c.queue_name,
     ).where(due.c.turn > after, due.c.turn <= after + COUNTED_AT_ONCE)
     found = connection.execute(query.order_by(due.c.turn)).fetchall()
+    for name in {name for row in found for name in row[4:7] if holds_other_bytes(name)}:
+        raise OarSchemaError(
+            f"OAR's jobs have '{name}', which is not UTF-8 and would stand otherwise in OAR's "
+            "accounting; write it as UTF-8 in OAR's table jobs, or let OAR's command count"
+        )
     accounts = [numbers.setdefault((row[4], row[5], row[6]), len(numbers)) for row in found]
     times = ints([row[:4] for row in found]).reshape(-1, 4).T
     return Due.of([*times, ints(accounts)])

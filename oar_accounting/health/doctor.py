@@ -5,7 +5,6 @@ first fault hides none of the others. Nothing is written.
 """
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -33,8 +32,9 @@ from oar_accounting.health.rights import unread_finding
 from oar_accounting.ledger import catalog, journal, schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.ledger import Ledger
+from oar_accounting.ledger.problems import count_problems, standing_problems
 from oar_accounting.ledger.reading import count_jobs, open_jobs
-from oar_accounting.ledger.records import PassRecord
+from oar_accounting.ledger.records import PassRecord, StandingProblem
 from oar_accounting.ledger.verify import first_differences
 from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.queues import Queues, read_queues
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 CATCH_UP = "catch-up"
 AGAIN = "oar-accounting catch-up"
+LIST_PROBLEMS = "oar-accounting problems"
+#: Problems that are named.
+MOST_STANDING = 3
 
 #: Totals that are wrong are counted up to so many.
 MOST_DIFFERENCES = 100
@@ -289,8 +292,9 @@ class _Examination:
             with self._ledger.reading() as (connection, _):
                 history = journal.passes_since_done(connection, site.site_id, CATCH_UP)
                 found = _site_status(connection, site, history, self._now)
+                first = standing_problems(connection, site.site_id, MOST_STANDING)
             self._look_at_passes(found, history)
-            self._look_at_problems(found, history)
+            self._look_at_problems(found.standing, first)
             return found
         return None
 
@@ -313,17 +317,14 @@ class _Examination:
         late = last is None or self._now - last > LATE
         self._found("bad" if late else "warning", CATCH_UP, said, mend)
 
-    def _look_at_problems(self, found: SiteStatus, history: Sequence[PassRecord]) -> None:
-        if not found.problems:
-            self._found("good", "problems", "the last catch-up had none")
+    def _look_at_problems(self, standing: int, first: Sequence[StandingProblem]) -> None:
+        if not standing:
+            self._found("good", "problems", "there are none")
             return
-        told = history[-1].message
-        jobs = re.findall(r"^job (\d+):", told, re.M)
-        said = f"{found.problems} at the last catch-up"
-        if jobs:
-            said += f", the first with {told.splitlines()[0]}; look at it in OAR, then"
-        mend = f"record {' '.join(jobs)}" if jobs else "catch-up --full"
-        self._found("warning", "problems", said, f"oar-accounting {mend}")
+        named = [f"{each.kind} {each.subject}: {each.message}" for each in first]
+        more = f"; and {standing - len(first)} more" if standing > len(first) else ""
+        said = f"{standing} to look at, since {formats.date(first[0].first_seen)}: "
+        self._found("warning", "problems", said + "; ".join(named) + more, LIST_PROBLEMS)
 
     def backlog(self) -> Backlog | None:
         """The jobs that wait to be recorded; None where that cannot be told."""
@@ -441,6 +442,7 @@ def _site_status(
         last_catch_up=tries[0] if tries else None,
         last_success=site.last_pass,
         problems=done[0].problems if done else 0,
+        standing=count_problems(connection, site.site_id),
         failed=sum(_is(each, journal.FAILED) for each in ended),
         unended=sum(_is(each, journal.AT_WORK) for each in ended),
     )

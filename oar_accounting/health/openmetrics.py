@@ -40,6 +40,7 @@ def _gauges(status: Status) -> Iterator[tuple[str, str, int | None]]:
         yield "catch_ups_failed", "Catch-ups that failed since then.", recorded.failed
         yield "catch_ups_unended", "Catch-ups that never ended since then.", recorded.unended
         yield "problems", "Jobs that the last catch-up could not record.", recorded.problems
+        yield "problems_standing", "Problems that were not found mended.", recorded.standing
         yield "jobs_recorded", "Jobs that are recorded.", recorded.jobs
         yield "jobs_open", "Jobs that hold resources now.", recorded.open_jobs
     if backlog is not None:

@@ -37,6 +37,7 @@ class SiteStatus:
     last_catch_up: PassRecord | None  #: whatever became of it
     last_success: int | None  #: when the last catch-up that was done began
     problems: int  #: jobs that it could not record as OAR has them
+    standing: int  #: problems that stand: found by any pass, and not found mended since
     failed: int  #: catch-ups since then that failed
     unended: int  #: and those that began and never ended
 

@@ -20,7 +20,7 @@ from oar_accounting.core.windows import totals_of
 from oar_accounting.database import bulk, dialects
 from oar_accounting.database.id_blocks import id_blocks, is_dense, short_lists
 from oar_accounting.errors import SchemaError, UnknownName, WriterBusy
-from oar_accounting.ledger import catalog, schema, totals
+from oar_accounting.ledger import catalog, problems, schema, totals
 from oar_accounting.ledger.catalog import Accounts, Site, StoredMetric
 from oar_accounting.ledger.figures import changed_figures
 from oar_accounting.ledger.job_index import reach_of
@@ -287,6 +287,7 @@ class Book:
         everything = [schema.jobs, schema.spans, schema.rates, schema.entries]
         with self._covering(ids):
             taken = self._withdraw(ids, everything)
+        problems.remove_of_jobs(self.connection, self.site.site_id, ids)
         self.move(difference(Totals.concat([]), taken.given))
 
     def post_metric(self, ids: Ints, metric_id: int, rates: Rates) -> None:

@@ -35,7 +35,7 @@ from oar_accounting.core.parts import constant
 from oar_accounting.core.windows import amounts_in_windows
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book, amounts_of
 from oar_accounting.ledger.reading import (
@@ -62,6 +62,7 @@ def carry(book: Book, ids: Ints, before: int) -> int:
         rates = book.rates(gone)
         given = amounts_of(gone, spans, rates, entries, book.site.terms.window)
         _drop_details(book, gone)
+        problems.remove_of_jobs(book.connection, book.site.site_id, gone)
         length = _note_lengths(book)
         _add(book, given)
         rows = _by_day(jobs, spans, rates, entries, length)

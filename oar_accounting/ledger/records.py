@@ -12,6 +12,20 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandingProblem:
+    """A problem that was found and has not been found mended since. Times are epoch seconds UTC."""
+
+    kind: str  #: of what it is: job or resource
+    subject: str  #: the id of that
+    code: str  #: which problem: impossible-times, bad-value ...
+    message: str  #: what is wrong
+    first_seen: int
+    last_seen: int  #: by the last pass that looked at it
+    helps: str  #: what to do first
+    command: str  #: and what to run then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassReport:
     """What a pass over OAR's jobs did."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from oar_accounting.core import exact
 from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.core.exact import Exact
+from oar_accounting.errors import AmountOverflow
 from oar_accounting.metrics.formulas.check import Scope
 from oar_accounting.metrics.formulas.evaluate import Facts, evaluate
 from oar_accounting.metrics.formulas.parser import (
@@ -172,7 +173,7 @@ class HeldAmounts:
     facts: Facts
     #: Name of a composed metric, and the parts for which its formula gave less than zero.
     below_zero: list[tuple[str, Bools]] = field(default_factory=list)
-    _held: dict[tuple[str, ...], Exact] = field(default_factory=dict)
+    _held: dict[tuple[str | int, ...], Exact] = field(default_factory=dict)
 
     def rates(self, metric: Metric) -> Ints:
         """Whole amounts per second, in unit / scale.
@@ -180,6 +181,30 @@ class HeldAmounts:
         Raises :class:`SettingsError` and :class:`AmountOverflow`.
         """
         return rates_of(metric, self.exact(metric))
+
+    def fitting_rates(self, metric: Metric) -> tuple[Ints, Bools]:
+        """The same, and the parts of which it does not fit in 63 bits: these have nothing."""
+        try:
+            return self.rates(metric), np.zeros(self.parts, np.bool_)
+        except AmountOverflow:
+            if self.parts == 1:
+                return np.zeros(1, np.int64), np.ones(1, np.bool_)
+        middle = self.parts // 2
+        found = [
+            self._some(first, last).fitting_rates(metric)
+            for first, last in ((0, middle), (middle, self.parts))
+        ]
+        rates, beyond = (np.concatenate(each) for each in zip(*found, strict=True))
+        return rates, beyond
+
+    def _some(self, first: int, last: int) -> "HeldAmounts":
+        """Those of the parts from *first* on and before *last*; what is below zero is lost."""
+        there = (self.held.part >= first) & (self.held.part < last)
+        held = Held(self.held.part[there] - first, self.held.row[there])
+        facts = {
+            name: replace(fact, number=fact.number[first:last]) for name, fact in self.facts.items()
+        }
+        return HeldAmounts(held, self.resources, last - first, facts)
 
     def exact(self, metric: Metric) -> Exact:
         """The same before it is scaled and rounded, in the metric's unit."""
@@ -195,7 +220,8 @@ class HeldAmounts:
         return exact.times(used[metric.name], 1 / factor(unit_of(metric.held_unit)))
 
     def _held_of(self, metric: Metric) -> Exact:
-        key = (metric.form, metric.of, metric.per, metric.type)
+        # What is too large to be counted depends on the scale.
+        key = (metric.form, metric.of, metric.per, metric.type, metric.scale)
         if key not in self._held:
             self._held[key] = held_amounts(metric, self.held, self.resources, self.parts)
         return self._held[key]

@@ -42,6 +42,10 @@ ANY_TYPE = "*"
 FORMS = ("count", "distinct", "sum", "formula")
 METRIC_KEYS = ("count", "distinct", "formula", "per", "scale", "sum", "type", "unit")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+#: Digits before the point that a number may have beside others with decimals.
+MOST_DIGITS_BESIDE = 15
+#: Places, before or behind the point, of a number that is taken for one.
+MOST_PLACES = 40
 UNIT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,29})[·.*]s")
 
 
@@ -181,6 +185,7 @@ class Resources:
     #: takes for the row's value of it, the largest of its time, times what makes all of them whole.
     largest: Mapping[Metric, Exact] = field(default_factory=dict)
     _codes: dict[str, Ints] = field(default_factory=dict)
+    _numbers: dict[tuple[str, str, int], "_Numbers"] = field(default_factory=dict)
 
     def codes(self, name: str) -> Ints:
         """A whole number per row for the value of the property; -1 where it has none."""
@@ -232,7 +237,7 @@ class Held(Columns):
 def held_amounts(metric: Metric, held: Held, resources: Resources, parts: int) -> Exact:
     """What each of the *parts*, numbered from 0, holds of a held metric, in its unit.
 
-    Raises :class:`SettingsError` where a property that must be numeric is not, and
+    A property that must be numeric and is not counts as nothing: `bad_values` tells of it. Raises
     :class:`AmountOverflow` where a sum does not fit in 63 bits.
     """
     held = held.take(resources.of_type(metric.type)[held.row] != 0)
@@ -249,7 +254,7 @@ def held_amounts(metric: Metric, held: Held, resources: Resources, parts: int) -
 
 def summed_per(metric: Metric) -> Metric:
     """A sum per value of a property, as the key of `Resources.largest`."""
-    return replace(metric, name="", unit="", scale=1)
+    return replace(metric, name="", unit="")
 
 
 def largest_values(metric: Metric, resources: Resources) -> Exact:
@@ -271,8 +276,8 @@ def own_values(metric: Metric, resources: Resources) -> Exact:
 
     Raises as `held_amounts`.
     """
-    numbers, unit = _whole(metric, resources)
-    return Exact(numbers, Fraction(1, unit))
+    found = _numbers(metric, resources)
+    return Exact(found.whole, Fraction(1, found.unit))
 
 
 def _of_different(
@@ -323,33 +328,80 @@ def _different(held: Held, codes: Ints, parts: int) -> tuple[Ints, Ints]:
     return packed // width, packed % width
 
 
-def _whole(metric: Metric, resources: Resources) -> tuple[Ints, int]:
-    """The property's values times a power of ten that makes all of them whole, and that power."""
-    used = resources.of_type(metric.type) != 0
-    values = []
-    for row, value in enumerate(resources.properties[metric.of]):
-        values.append(_number(metric, resources, row, value) if used[row] else Decimal(0))
-    places = max((-int(v.as_tuple().exponent) for v in values), default=0)
-    unit = 10 ** max(places, 0)
-    scaled = [int(value * unit) for value in values]
-    if max(scaled, default=0) > LARGEST:
-        raise AmountOverflow(f"metric {metric.name}: a value of {metric.of} exceeds 63 bits")
-    return ints(scaled), unit
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """A property as whole numbers of a common unit; what cannot be counted is zero."""
+
+    whole: Ints  #: by row of the resources
+    unit: int  #: so many are one
+    wrong: dict[int, str]  #: the rows that cannot be counted, and why
 
 
-def _number(metric: Metric, resources: Resources, row: int, value: Any) -> Decimal:
+def bad_values(metric: Metric, resources: Resources) -> dict[int, str]:
+    """The rows of the resources with a value that the metric cannot count, and why.
+
+    They count as nothing; the metric may be composed.
+    """
+    found: dict[int, str] = {}
+    for each in (metric, *metric.parts):
+        if each.form == "sum":
+            found |= _numbers(each, resources).wrong
+    return found
+
+
+def _numbers(metric: Metric, resources: Resources) -> _Numbers:
+    """The property's values times a power of ten that makes all of them whole."""
+    key = (metric.of, metric.type, metric.scale)
+    if key not in resources._numbers:
+        used = resources.of_type(metric.type) != 0
+        values: dict[int, Decimal] = {}
+        wrong: dict[int, str] = {}
+        for row, value in enumerate(resources.properties[metric.of]):
+            number = _number(value) if used[row] else Decimal(0)
+            if number is None:
+                wrong[row] = f"property {metric.of!r} is {value!r}, no number from 0 to 2^63"
+            elif number * metric.scale > LARGEST:
+                wrong[row] = f"property {metric.of!r} is {value!r}, which is too large"
+            elif number:
+                values[row] = number
+        whole, unit = _fitting(values, wrong, metric.of)
+        column = np.zeros(len(used), np.int64)
+        column[list(whole)] = list(whole.values())
+        resources._numbers[key] = _Numbers(column, unit, wrong)
+    return resources._numbers[key]
+
+
+def _fitting(
+    values: dict[int, Decimal], wrong: dict[int, str], name: str
+) -> tuple[dict[int, int], int]:
+    """The values as whole numbers of 63 bits, and how many are one.
+
+    Where they do not fit together, huge ones are wrong, and else those with the most decimals.
+    """
+    while True:
+        decimals = {row: max(-int(v.as_tuple().exponent), 0) for row, v in values.items()}
+        most = max(decimals.values(), default=0)
+        whole = {row: int(value.scaleb(most)) for row, value in values.items()}
+        if max(whole.values(), default=0) <= LARGEST:
+            return whole, 10**most
+        huge = [row for row, value in values.items() if value.adjusted() > MOST_DIGITS_BESIDE]
+        for row in huge or [row for row, places in decimals.items() if places == most]:
+            said = "is too large" if huge else "has too many decimals"
+            wrong[row] = f"property {name!r} is {values.pop(row)}, which {said} beside others"
+
+
+def _number(value: Any) -> Decimal | None:
+    """A property as a number; None where it is no number from 0."""
     if value is None or value == "":
         return Decimal(0)
     try:
         number = Decimal(str(value))
     except InvalidOperation:
-        number = Decimal(-1)
-    if not number.is_finite() or number < 0 or number.adjusted() > 18:
-        raise SettingsError(
-            f"metric {metric.name}: property {metric.of!r} of resource "
-            f"{resources.resource_id[row]} is {value!r}; a number from 0 was expected"
-        )
-    return number.normalize()
+        return None
+    if not number.is_finite() or number < 0:
+        return None
+    # Such numbers are nobody's property, and powers of ten that large take memory.
+    return number.normalize() if abs(number.adjusted()) < MOST_PLACES else None
 
 
 def _largest(numbers: Ints, codes: Ints) -> Ints:

@@ -155,7 +155,7 @@ class PropertyLogs:
         return found if believed is None else steady_until(found, believed)
 
 
-class _Numbers:
+class _ValueNumbers:
     """A number for each different value, in the order in which they are seen."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def kinds_of(
     names = ("type", *(name for name in properties if name != "type"))
     histories, values = [], {}
     for name in names:
-        numbers = _Numbers()
+        numbers = _ValueNumbers()
         histories.append(logs.history(name, numbers.of, believed.get(name)))
         values[name] = list(numbers.seen)
     kind, numbered = joined(histories)

@@ -4,6 +4,10 @@ OAR 2 takes the bytes of a name for letters: ``été`` of a UTF-8 terminal stand
 database, and comes out as ``été`` again where OAR prints it. Other programs see what stands there.
 """
 
+import re
+
+_OTHER_BYTE = re.compile(r"\\x[89a-f][0-9a-f]")
+
 #: How the site says that names stand in OAR's database: as they are meant, or encoded twice.
 NAMES = STORED, DOUBLE_ENCODED = ("stored", "double_encoded")
 
@@ -20,6 +24,11 @@ def decoded(name: str) -> str:
         return b"".join(map(_byte, name)).decode()
     except UnicodeError:
         return name
+
+
+def holds_other_bytes(text: str) -> bool:
+    r"""True where ``\xe9`` or the like stands in the text, as for a byte that is not UTF-8."""
+    return _OTHER_BYTE.search(text) is not None
 
 
 def _byte(letter: str) -> bytes:

@@ -22,6 +22,7 @@ from oar_accounting.recording.pages import ledger_pages, oar_pages, unrecorded
 from oar_accounting.recording.passes import Pass, Shown, Tally
 from oar_accounting.recording.runs import Runs
 from oar_accounting.recording.spellings import merged_names
+from oar_accounting.recording.standing import look_at_resources
 
 
 def catch_up(runs: Runs, *, full: bool, wait: bool, progress: Progress | None) -> PassReport:
@@ -46,6 +47,7 @@ def catch_up(runs: Runs, *, full: bool, wait: bool, progress: Progress | None) -
             if book.site.high_water_mark >= site.high_water_mark:
                 book.saw(work.seen)
             catalog.change_site(book.connection, book.site, last_pass=entry.began)
+        found += look_at_resources(runs, entry.began)
         entry.report = runs.report(tally, found + work.notices)
     return entry.report
 

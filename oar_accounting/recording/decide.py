@@ -3,17 +3,24 @@
 Pure: what OAR and the ledger say is read before, and what is decided is posted after.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from oar_accounting.core.columns import Bools, Ints, JobRows, distinct, ints, located
+from oar_accounting.core.problems import Code, Trouble, coded
 from oar_accounting.database.dialects import LONGEST_NAME
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Accounts
 from oar_accounting.ledger.reading import JobRecords
+from oar_accounting.oar.spellings import holds_other_bytes
 
-CHANGED_SINCE_PURGED = "has changed in OAR since it was purged; kept as recorded"
+#: What `JobRows.names` has of each job.
+NAMES_OF_JOB = ("user", "project", "queue")
+CHANGED_SINCE_PURGED = Trouble(
+    Code.PURGED, "has changed in OAR since it was purged; kept as recorded"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +41,7 @@ class Decision:
     #: Are purged: what they asked for and used stays, but not what is not known of them.
     purged: JobRows
     vanished: JobRecords  #: were unsettled when OAR deleted them: they are closed as last seen
-    problems: dict[int, str]  #: by job, what is to be reported
+    problems: dict[int, Trouble]  #: by job, what is to be reported
 
 
 def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force: bool) -> Decision:
@@ -57,11 +64,26 @@ def decide(read: BlockRead, accounts: Accounts, last_seen: int | None, *, force:
         vanished=vanished,
         problems={
             **dict.fromkeys(vanished.job_id.tolist(), _last_seen_at(last_seen)),
-            **others,
-            **misnamed,
+            **coded(Code.OTHER_JOB, others),
+            **coded(Code.LONG_NAME, misnamed),
             **dict.fromkeys(rows.job_id[purged & differs].tolist(), CHANGED_SINCE_PURGED),
         },
     )
+
+
+def not_utf_8(rows: JobRows, types: Mapping[int, Sequence[str]]) -> dict[int, Trouble]:
+    """The jobs with a name or type that OAR's database has in other bytes than UTF-8."""
+    owners, owner = distinct(rows.names())
+    wrong = [[holds_other_bytes(name) for name in names] for names in owners]
+    found = {}
+    for job, number in zip(rows.job_id.tolist(), owner.tolist(), strict=True):
+        kinds = any(map(holds_other_bytes, types.get(job, ())))
+        if kinds or any(wrong[number]):
+            told = zip((*NAMES_OF_JOB, "type"), (*wrong[number], kinds), strict=True)
+            which = " and ".join(name for name, holds in told if holds)
+            said = f"its {which} is not UTF-8 in OAR's database; \\xHH stands for each such byte"
+            found[job] = Trouble(Code.BAD_TEXT, said)
+    return found
 
 
 def differing(rows: JobRows, known: JobRecords, accounts: Accounts) -> Bools:
@@ -105,9 +127,9 @@ def _vanished(rows: JobRows, known: JobRecords) -> JobRecords:
     return known.take((known.unsettled == 1) & ~there)
 
 
-def _last_seen_at(last_seen: int | None) -> str:
+def _last_seen_at(last_seen: int | None) -> Trouble:
     until = "its start" if last_seen is None else f"the last pass, at {last_seen}"
-    return f"OAR no longer has it; it is recorded up to {until}"
+    return Trouble(Code.VANISHED, f"OAR no longer has it; it is recorded up to {until}")
 
 
 def _misnamed(rows: JobRows) -> dict[int, str]:

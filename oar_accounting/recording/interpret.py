@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Bools, JobRows, Rates, Spans, ints
-from oar_accounting.core.windows import too_large
+from oar_accounting.core.problems import Code, Trouble, coded, of_metric
+from oar_accounting.core.windows import too_large, too_long
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.oar.job_rules import (
@@ -37,7 +38,8 @@ class Timed:
     """When jobs asked and used."""
 
     spans: Spans
-    trouble: dict[int, str]  #: jobs that are left out, and why
+    rates: Rates  #: what the jobs hold, but for what is too large to be recorded
+    trouble: dict[int, Trouble]  #: jobs that are left out, in whole or in a metric, and why
 
 
 def held_by_jobs(  # noqa: PLR0913 - one reading
@@ -77,8 +79,13 @@ def _never_ran(snapshot: Snapshot, terms: Terms, rows: JobRows, ended: Bools) ->
     return meant & np.isin(rows.job_id, snapshot.never_ran(rows.job_id))
 
 
-def timed(
-    snapshot: Snapshot, terms: Terms, holders: JobRows, held: Holdings, until: int | None = None
+def timed(  # noqa: PLR0913 - one reading
+    snapshot: Snapshot,
+    terms: Terms,
+    holders: JobRows,
+    held: Holdings,
+    metrics: Sequence[StoredMetric],
+    until: int | None = None,
 ) -> Timed:
     """When those of the *holders* asked and used that hold something that counts.
 
@@ -86,16 +93,34 @@ def timed(
     whole.
     """
     holders = holders.take(np.isin(holders.job_id, held.counting))
-    trouble = impossible(holders, phases(holders, terms))
+    trouble = coded(Code.IMPOSSIBLE_TIMES, impossible(holders, phases(holders, terms)))
     holders = holders.take(~np.isin(holders.job_id, ints(list(trouble))))
     if not len(holders):
-        return Timed(spans=Spans.concat([]), trouble=trouble)
+        return Timed(spans=Spans.concat([]), rates=held.rates, trouble=trouble)
     spans = spans_of(holders, snapshot.pauses(holders.job_id), terms)
     if until is not None:
         spans = _before(spans, until)
-    trouble |= too_large(spans, held.rates, terms.window)
+    trouble |= coded(Code.TOO_LARGE, too_long(spans, terms.window))
     spans = spans.take(~np.isin(spans.job_id, ints(list(trouble))))
-    return Timed(spans=spans, trouble=trouble)
+    rates, beyond = fitting(spans, held.rates, metrics)
+    return Timed(spans=spans, rates=rates, trouble=trouble | beyond)
+
+
+def fitting(
+    spans: Spans, rates: Rates, metrics: Sequence[StoredMetric]
+) -> tuple[Rates, dict[int, Trouble]]:
+    """The rates without those of jobs whose amounts are too large in a metric, and these jobs."""
+    found = too_large(spans, rates)
+    if not found:
+        return rates, {}
+    names = {each.metric_id: each.metric.name for each in metrics}
+    reasons: dict[int, str] = {}
+    for (job, metric), said in found.items():
+        line = of_metric(names[metric], f"{said}; counted as nothing")
+        reasons[job] = f"{reasons[job]}\n{line}" if job in reasons else line
+    pairs = zip(rates.job_id.tolist(), rates.metric_id.tolist(), strict=True)
+    fits = np.array([pair not in found for pair in pairs], np.bool_)
+    return rates.take(fits), coded(Code.TOO_LARGE, reasons)
 
 
 def _before(spans: Spans, until: int) -> Spans:

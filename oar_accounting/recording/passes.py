@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 
 from oar_accounting.core.columns import Ints, JobRows, KeyedRates, Rates, Spans, ints
 from oar_accounting.core.parts import constant
+from oar_accounting.core.problems import Code, Trouble, Troubles, coded, incomplete
 from oar_accounting.core.progress import Progress
 from oar_accounting.database.id_blocks import id_blocks
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.ledger.figures import changed_figures
 from oar_accounting.ledger.ledger import Book, Ledger
@@ -25,11 +26,18 @@ from oar_accounting.ledger.recorded_names import RecordedNames
 from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import phases
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recording.decide import BlockRead, Decision, decide, differing, reused
+from oar_accounting.recording.decide import (
+    BlockRead,
+    Decision,
+    decide,
+    differing,
+    not_utf_8,
+    reused,
+)
 from oar_accounting.recording.describe import describe, description, with_recorded
 from oar_accounting.recording.held.affected import ChangedResources, jobs_within
 from oar_accounting.recording.held.allocations import Holder, Holdings
-from oar_accounting.recording.interpret import held_by_jobs, timed
+from oar_accounting.recording.interpret import fitting, held_by_jobs, timed
 
 #: Late jobs that are named.
 MOST_TOLD = 5
@@ -85,7 +93,7 @@ class Interpreted:
     types: Mapping[int, Sequence[str]]
     spans: Spans
     rates: Rates
-    problems: dict[int, str]  #: by job, what is to be reported
+    problems: dict[int, Trouble]  #: by job, what is to be reported
 
 
 class Pass:
@@ -101,8 +109,10 @@ class Pass:
         self._now = now
         self._changed_resources = ChangedResources()
         self._nodes = JobNodes()
-        self._holder = Holder(self.tally.problems, self._nodes)
-        self._metric_holder = Holder(self.tally.problems)
+        #: What was found wrong in the block at hand.
+        self._found = Troubles()
+        self._holder = Holder(self._found, self._nodes)
+        self._metric_holder = Holder(self._found)
 
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
@@ -117,14 +127,16 @@ class Pass:
 
     def _settled(self, block: Ints, *, force: bool, seen_up_to: int) -> tuple[Ints, Ints]:
         """The same without those jobs: which ids OAR has, and which those jobs are."""
+        self._found.clear()
         with self.ledger.writing() as book:
             last_seen = self._last_seen(book.site)
             with self.oar.snapshot() as snapshot:
                 read = self._read_block(snapshot, book, block)
                 decision = decide(read, book.accounts, last_seen, force=force)
-                self.tally.problems |= decision.problems
+                self._found.update(decision.problems)
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
-                self.tally.problems |= found.problems
+                self._found.update(found.problems)
+                self._found.update(not_utf_8(decision.chosen, found.types))
                 within = _within_changed(snapshot, book, decision, found.types)
                 kept = _kept(decision, found)
                 every = JobRows.concat([found.rows, kept])
@@ -135,9 +147,17 @@ class Pass:
                 post(book, found, nodes)
             if len(kept):
                 describe(book, kept, read.known, nodes)
+            problems.note_settled(
+                book.connection,
+                book.site.site_id,
+                self._now,
+                decision.chosen.job_id,
+                self._found.by_id,
+            )
             if seen_up_to and book.site.high_water_mark >= self.mark:
                 book.saw(seen_up_to)
             self._count(book, read, decision, found.rows)
+        self.tally.problems |= self._found.told()
         return read.rows.job_id, within
 
     def _read_block(self, snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
@@ -161,13 +181,14 @@ class Pass:
         Of jobs that OAR has deleted, in whole or in part, what stood *before* under the same
         definition is kept.
         """
+        self._found.clear()
         with self.oar.snapshot() as snapshot:
             recorded = np.unique(book.spans(block).job_id)
             read = self._read_block(snapshot, book, block)
             rows = read.rows.take(np.isin(read.rows.job_id, recorded))
-            problems = reused(rows, read.known)
-            self.tally.problems |= problems
-            rows = rows.take(~np.isin(rows.job_id, ints(list(problems))))
+            others = reused(rows, read.known)
+            self._found.update(coded(Code.OTHER_JOB, others))
+            rows = rows.take(~np.isin(rows.job_id, ints(list(others))))
             metrics = [metric, book.resource_metric()]
             held = self._metric_holder.holdings(snapshot, book, rows, metrics)
         lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
@@ -176,12 +197,24 @@ class Pass:
             kept = book.rates(lost, before.metric_id)
             kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
         missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
-        reason = f"OAR no longer has it whole: {metric.metric.name} is not recorded, or in part"
-        self.tally.problems.update((job, reason) for job in missing.tolist())
+        lacking = Trouble(Code.INCOMPLETE_METRIC, incomplete(metric.metric.name))
+        self._found.update(dict.fromkeys(missing.tolist(), lacking))
         new = held.rates.take(held.rates.metric_id == metric.metric_id)
-        new = Rates.concat([new.take(~np.isin(new.job_id, kept.job_id)), kept])
+        new = new.take(~np.isin(new.job_id, kept.job_id))
+        new, beyond = fitting(book.spans(recorded), new, [metric])
+        self._found.update(beyond)
+        new = Rates.concat([new, kept])
         self.tally.figures += _changed_in(book, metric, recorded, new)
         book.post_metric(recorded, metric.metric_id, new)
+        problems.note_filled(
+            book.connection,
+            book.site.site_id,
+            self._now,
+            recorded,
+            self._found.by_id,
+            metric.metric.name,
+        )
+        self.tally.problems |= self._found.told()
 
     def outdated(self, connection: Connection, site: Site, block: Ints) -> Ints:
         """The jobs of the block that OAR tells otherwise than the ledger, looked at unlocked."""
@@ -248,19 +281,20 @@ def interpret(
     )
     if not len(rows):
         return nothing
-    found = held_by_jobs(holder, snapshot, book, rows, book.metrics(), if_any=False)
+    metrics = book.metrics()
+    found = held_by_jobs(holder, snapshot, book, rows, metrics, if_any=False)
     held = found.held
     fewer = lowered(book, held) if len(known) else ints([])
     if len(fewer):
         held = held.with_kept(fewer, book.rates(fewer))
-    when = timed(snapshot, book.site.terms, found.holders, held)
-    lost = "OAR no longer has its resources; kept as recorded"
+    when = timed(snapshot, book.site.terms, found.holders, held, metrics)
+    lost = Trouble(Code.KEPT, "OAR no longer has its resources; kept as recorded")
     stripped = np.intersect1d(fewer, known.job_id[known.closed == 1])
     return Interpreted(
         rows=rows.take(~np.isin(rows.job_id, stripped)),
         types=found.types,
         spans=when.spans,
-        rates=held.rates,
+        rates=when.rates,
         problems=when.trouble | dict.fromkeys(fewer.tolist(), lost),
     )
 

@@ -26,6 +26,7 @@ from oar_accounting.recording.pages import ledger_pages, oar_pages
 from oar_accounting.recording.passes import Pass, Shown
 from oar_accounting.recording.runs import Runs
 from oar_accounting.recording.spellings import merged_names
+from oar_accounting.recording.standing import look_at_resources
 
 FROM_OAR = "oar-accounting rebuild --from-oar"
 
@@ -56,6 +57,7 @@ def rebuild(
         found = _beside_purged(site, metric, from_oar)
         site = runs.site()
         found = runs.notices(site) + merged_names(runs.oar, site) + found
+        found += look_at_resources(runs, entry.began)
         entry.report = runs.report(work.tally, found)
     return entry.report
 

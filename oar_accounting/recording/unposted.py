@@ -23,6 +23,7 @@ from oar_accounting.core.columns import (
     ints,
 )
 from oar_accounting.core.parts import in_force
+from oar_accounting.core.problems import Troubles
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import schema
@@ -88,7 +89,7 @@ def read_recent(
     """
     parts, left, count = [Totals.concat([])], [AccountAmounts.concat([])], 0
     with oar.snapshot() as snapshot:
-        holder = Holder({})
+        holder = Holder(Troubles())
         for block in id_blocks(_candidates(book.connection, book.site, snapshot)):
             rows = _unrecorded(book, snapshot, block)
             spans, rates = _read(book, snapshot, holder, rows, metrics, now)
@@ -133,9 +134,9 @@ def _read(  # noqa: PLR0913 - one reading
     found = held_by_jobs(holder, snapshot, book, rows, metrics, if_any=True)
     if not len(found.holders):
         return Spans.concat([]), Rates.concat([])
-    spans = timed(snapshot, book.site.terms, found.holders, found.held, until=now).spans
-    rates = found.held.rates
-    return spans, rates.take(np.isin(rates.job_id, spans.job_id))
+    terms = book.site.terms
+    when = timed(snapshot, terms, found.holders, found.held, metrics, until=now)
+    return when.spans, when.rates.take(np.isin(when.rates.job_id, when.spans.job_id))
 
 
 def _on_the_machine(rows: JobRows, site: Site, now: int) -> Bools:

@@ -31,6 +31,7 @@ ROOMS: dict[str, set[str]] = {
         *("core", "metrics", "database", "oar", "settings", "ledger", "adjustments"),
         *("attributes", "recording.held"),
     },
+    "recording.upkeep": {"core", "database", "oar", "ledger", "adjustments", "recording"},
     "usage": {"core", "metrics", "database", "oar", "ledger", "attributes"},
     "reports": {"core", "metrics", "database", "oar", "settings", "ledger", "usage"},
     "karma.policies": {"core"},
@@ -47,7 +48,16 @@ ROOMS: dict[str, set[str]] = {
     # The verbs: whatever answers them, and nothing that calls them.
     "": {
         *("core", "database", "oar", "settings", "ledger", "adjustments"),
-        *("attributes", "recording", "usage", "reports", "karma", "health", "dropin"),
+        *(
+            "attributes",
+            "recording",
+            "recording.upkeep",
+            "usage",
+            "reports",
+            "karma",
+            "health",
+            "dropin",
+        ),
     },
     "schedulers": {"database", "oar", "settings", "stubs", "ledger", "karma"},
     # What calls the verbs: beside these, records and what words are checked with.

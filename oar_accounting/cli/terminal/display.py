@@ -112,15 +112,20 @@ def tell_rows(
     should be recorded by now and is not, or is lost, is noted on standard error.
     """
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+        write_csv(fields, rows)
     else:
         _tell_json(rows, coverage)
     if coverage.is_stale:
         tell_notes(coverage)
     elif lost := coverage.lost():
         click.echo(f"note: {lost}", err=True)
+
+
+def write_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Comma-separated values of these *fields*, with a line of their names first."""
+    writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _tell_json(rows: Iterable[Mapping[str, Any]], coverage: Coverage) -> None:

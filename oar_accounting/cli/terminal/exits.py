@@ -15,7 +15,7 @@ EXIT_CODES = """\b
 Exit codes:
   0  done (also where another catch-up is at work)
   1  verify found differences, record could not record every job, doctor found something
-     that needs attention, or settings check something that is wrong
+     that needs attention, settings check something that is wrong, or problems stand
   2  the command line, a setting or a name is wrong
   3  a database cannot be used, our tables are not there, or OAR's jobs are not those recorded
   130, 143  interrupted or told to end; the next run goes on

@@ -16,11 +16,12 @@ from oar_accounting.core.columns import (
     numbered,
     numbered_rows,
 )
+from oar_accounting.core.problems import Code, Trouble, Troubles, of_metric
 from oar_accounting.ledger.catalog import Names, StoredMetric
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
-from oar_accounting.metrics.metric import Held, Metric, Resources
+from oar_accounting.metrics.metric import Held, Metric, Resources, bad_values
 from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import Terms, bills_containers, phases
 from oar_accounting.oar.properties import Kinds, read_kinds
@@ -61,7 +62,7 @@ class Holdings:
 class Holder:
     """Reads what jobs hold; reads the resources once, and again where one is new."""
 
-    def __init__(self, problems: dict[int, str], nodes: JobNodes | None = None) -> None:
+    def __init__(self, problems: Troubles, nodes: JobNodes | None = None) -> None:
         """*nodes*: where the nodes of the jobs are noted, if these are wanted."""
         self._problems = problems
         self._nodes = nodes
@@ -182,21 +183,41 @@ class Holder:
             "type": Fact(kind[job], kinds),
         }
         amounts = HeldAmounts(Held(number, parts.held.row), self._table, len(keys), facts)
-        found = PartRates.concat(
-            [
-                _above_zero(part, accounts, each.metric_id, amounts.rates(each.metric))
-                for each in metrics
-            ]
-        )
+        found = []
+        for each in metrics:
+            rates, beyond = amounts.fitting_rates(each.metric)
+            found.append(_above_zero(part, accounts, each.metric_id, rates))
+            self._too_large(each.metric, rows.job_id[job[beyond]])
+            self._with_bad_values(each.metric, rows, held)
         for name, below in amounts.below_zero:
             self._less_than_zero(name, rows.job_id[job[below]])
-        return rates_over_time(found, parts, rows.job_id)
+        return rates_over_time(PartRates.concat(found), parts, rows.job_id)
 
     def _less_than_zero(self, metric: str, jobs: Ints) -> None:
-        """Tell it of the jobs of which nothing else is told."""
-        reason = f"metric {metric}: its formula gives less than zero; counted as zero"
+        said = of_metric(metric, "its formula gives less than zero; counted as zero")
         for job in jobs.tolist():
-            self._problems.setdefault(job, reason)
+            self._problems.add(job, Trouble(Code.BELOW_ZERO, said))
+
+    def _too_large(self, metric: Metric, jobs: Ints) -> None:
+        """Tell it of the jobs."""
+        said = "what it holds each second does not fit in 63 bits; counted as nothing"
+        trouble = Trouble(Code.TOO_LARGE, of_metric(metric.name, said))
+        for job in jobs.tolist():
+            self._problems.add(job, trouble)
+
+    def _with_bad_values(self, metric: Metric, rows: JobRows, held: HeldSpans) -> None:
+        """Tell it of the jobs that hold a resource with a value that the metric cannot count."""
+        bad = bad_values(metric, self._table)
+        if not bad:
+            return
+        held = held.take(np.isin(held.row, ints(list(bad))))
+        for job in np.unique(held.job).tolist():
+            found = np.unique(held.row[held.job == job]).tolist()
+            more = f", and {len(found) - 1} more such" if len(found) > 1 else ""
+            number = self._table.resource_id[found[0]]
+            said = f"resource {number}: {bad[found[0]]}{more}; counted as nothing"
+            trouble = Trouble(Code.BAD_VALUE, of_metric(metric.name, said))
+            self._problems.add(int(rows.job_id[job]), trouble)
 
     def _located_resources(
         self, snapshot: Snapshot, portion: JobRows, pairs: Assigned, terms: Terms
@@ -206,10 +227,10 @@ class Holder:
         if not np.all(there):
             self._reread(snapshot, terms)
             at, there = located(pairs.resource_id, self._known.resource_id)
+        removed = "was assigned a resource that OAR has removed; the others are recorded"
         for job in np.unique(pairs.job[~there]).tolist():
-            self._problems[int(portion.job_id[job])] = (
-                "was assigned a resource that OAR has removed; the others are recorded"
-            )
+            number = int(portion.job_id[job])
+            self._problems.add(number, Trouble(Code.REMOVED_RESOURCE, removed))
         return Held(pairs.job[there], at[there])
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import Engine, make_url, select, text, update
 import oar_accounting
 from oar_accounting import Accounting, Finding, Status
 from oar_accounting.cli.terminal import status_screen
+from oar_accounting.core import formats
 from oar_accounting.errors import AccountingError
 from oar_accounting.health.openmetrics import openmetrics
 from oar_accounting.health.records import Backlog
@@ -627,16 +628,36 @@ def test_a_pass_at_work_is_no_killed_one_and_keeps_the_timer_alive(
     site.mended_by(killed, "catch-up")
 
 
-def test_problems_of_the_last_pass(site: Site) -> None:
+def test_problems_stand_until_they_are_gone(site: Site) -> None:
     job = site.oar.add_job(cores=1, stop=T0 - 5)
     site.accounting.catch_up()
     found = site.only("problems", level="warning")
-    assert found.said.startswith(f"1 at the last catch-up, the first with job {job}: stop_time")
-    assert found.mend == f"oar-accounting record {job}"
+    assert found.said == (
+        f"1 to look at, since {formats.date(NOW)}: job {job}: stop_time {T0 - 5} is before {T0}"
+    )
+    assert found.mend == "oar-accounting problems"
+    # Another pass does not make it good.
+    site.accounting.catch_up()
+    assert site.only("problems", level="warning").said == found.said
     site.oar.update_job(job, stop_time=T0 + 5)
-    assert site.run(found.mend).returncode == 0
+    listed = site.run(found.mend)
+    assert (listed.returncode, f"oar-accounting record {job}" in listed.stdout) == (1, True)
+    assert site.run(f"oar-accounting record {job}").returncode == 0
+    assert site.run(found.mend).stdout == "there are no problems\n"
     site.accounting.catch_up()
     assert site.wrong() == []
+
+
+def test_of_many_problems_the_first_are_named(site: Site, clock: Clock) -> None:
+    jobs = [site.oar.add_job(cores=1, stop=T0 - 5) for _ in range(5)]
+    site.accounting.catch_up()
+    found = site.only("problems", level="warning")
+    assert found.said.startswith("5 to look at, since ")
+    assert found.said.endswith("; and 2 more")
+    assert [f"job {job}: stop_time" in found.said for job in jobs] == [True] * 3 + [False] * 2
+    recorded = site.status().recorded
+    assert recorded is not None
+    assert recorded.standing == 5
 
 
 # -- timers -----------------------------------------------------------------------------------
@@ -1144,6 +1165,7 @@ def test_openmetrics_is_the_status(site: Site, clock: Clock) -> None:
         "catch_ups_failed": 0,
         "catch_ups_unended": 0,
         "problems": 1,
+        "problems_standing": 1,
         "jobs_recorded": 3,
         "jobs_open": 1,
         "jobs_unrecorded": 1,

@@ -21,7 +21,7 @@ from oar_accounting import Accounting
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
-from oar_accounting.recording.purge import purge_before
+from oar_accounting.recording.upkeep.purge import purge_before
 from oar_accounting.usage.job_keys import Sizes
 from tests.examples import examples
 from tests.old_site import OldSite

@@ -34,6 +34,7 @@ from oar_accounting.core.windows import (
     kept_by_day,
     spread,
     too_large,
+    too_long,
     totals_of,
     windows_filled,
     without,
@@ -399,7 +400,8 @@ def _heavy(job_id: int, seconds: int, rate: int) -> Job:
 
 def _trouble(jobs: Sequence[Job], window: int) -> dict[int, str]:
     _, some, rates = columns_of(jobs, lambda names: 1, _METRIC_IDS)
-    return too_large(some, rates, window)
+    large = {job: said for (job, _), said in too_large(some, rates).items()}
+    return too_long(some, window) | large
 
 
 def test_job_over_too_many_windows_is_named() -> None:
@@ -432,15 +434,17 @@ def test_job_that_is_not_too_large_alone_never_overflows_alone() -> None:
 def test_open_span_is_not_too_large() -> None:
     some = Spans(ints([4]), ints([0]), ints([0]), ints([OPEN]))
     rates = Rates.unchanging(ints([4]), ints([1]), ints([1]), ints([1]), ints([1]))
-    assert too_large(some, rates, 1) == {}
+    assert too_large(some, rates) == {}
+    assert too_long(some, 1) == {}
 
 
 def test_rates_of_other_jobs_are_no_trouble() -> None:
     some = Spans(ints([4]), ints([0]), ints([0]), ints([10]))
     for other in (3, 5):
         rates = Rates.unchanging(ints([other]), ints([1]), ints([1]), ints([LARGEST]), ints([1]))
-        assert too_large(some, rates, DAY) == {}
-    assert too_large(Spans.concat([]), rates, DAY) == {}
+        assert too_large(some, rates) == {}
+    assert too_large(Spans.concat([]), rates) == {}
+    assert too_long(Spans.concat([]), DAY) == {}
 
 
 # -- memory -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Metrics: how they are declared, and what they make of the resources a job holds."""
 
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,7 @@ from oar_accounting.metrics.metric import (
     Held,
     Metric,
     Resources,
+    bad_values,
     held_amounts,
     parse_metric,
     rates_of,
@@ -95,12 +97,74 @@ def test_sums_are_exact_before_they_are_rounded(values: Any, scale: int, data: A
     assert rates_in(table, declared(sum="p", scale=scale), held) == [round(exact)]
 
 
-@pytest.mark.parametrize("value", ["much", "-1", "nan", "inf", "1e30"])
-def test_a_property_that_is_no_number_is_named(value: str) -> None:
-    table = Resources(resource_id=ints([7]), type=["default"], properties={"mem": [value]})
-    held = Held(ints([0]), ints([0]))
-    with pytest.raises((SettingsError, AmountOverflow), match="mem"):
-        rates_in(table, declared(sum="mem"), held)
+def of_values(*values: Any, types: tuple[str, ...] = ()) -> Resources:
+    """A resource for each value of mem."""
+    count = len(values)
+    kinds = list(types) or ["default"] * count
+    return Resources(resource_id=ints(range(count)), type=kinds, properties={"mem": list(values)})
+
+
+BAD = ["much", "128 GB", "-1", -1, "nan", "inf", "-inf", "1e30", "1e400", "1e-400", "1e999999"]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a_property_that_is_no_number_counts_as_nothing_and_is_named(value: Any) -> None:
+    table = of_values(2, value, "0.5")
+    held = Held(ints([0, 1, 1, 2]), ints([0, 1, 2, 1]))
+    for metric in (declared(sum="mem", scale=2), declared(sum="mem", scale=2, per="mem")):
+        assert rates_in(table, metric, held, 3) == [4, 1, 0]
+        ((row, said),) = bad_values(metric, table).items()
+        assert row == 1
+        assert said.startswith(f"property 'mem' is {value!r}, ")
+    assert bad_values(declared(count=True), table) == {}
+    assert bad_values(declared(distinct="mem"), table) == {}
+    of_type = of_values(2, value, types=("default", "licence"))
+    assert bad_values(declared(sum="mem"), of_type) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "bad"),
+    [
+        ((2**62, 1), 1, []),
+        ((2**62, 1), 2, [0]),
+        ((2**62, "0.5", 3), 1, [0]),
+        ((128, "0.30000000000000004", "0.5"), 1, [1]),
+        ((10**15, "0.001", "0.0001"), 1, [2]),
+        ((None, "", "0", 0), 1, []),
+    ],
+)
+def test_numbers_that_do_not_fit_are_told_and_the_others_count(
+    values: tuple[Any, ...], scale: int, bad: list[int]
+) -> None:
+    table, metric = of_values(*values), declared(sum="mem", scale=scale)
+    assert sorted(bad_values(metric, table)) == bad
+    rows = np.arange(len(values))
+    counted = [0 if row in bad else Fraction(values[row] or 0) * scale for row in rows.tolist()]
+    assert rates_in(table, metric, Held(rows, rows), len(rows)) == list(map(round, counted))
+
+
+@given(
+    values=st.lists(
+        st.one_of(
+            st.decimals(allow_nan=True, allow_infinity=True).map(str),
+            st.floats().map(repr),
+            st.integers(-(2**70), 2**70),
+            st.text(max_size=5),
+            st.none(),
+        ),
+        max_size=8,
+    ),
+    scale=st.sampled_from([1, 10**9]),
+)
+def test_no_value_keeps_the_others_from_being_counted(values: list[Any], scale: int) -> None:
+    table, metric = of_values(*values), declared(sum="mem", scale=scale)
+    rows = np.arange(len(values))
+    found = rates_in(table, metric, Held(rows, rows), len(rows))
+    bad = bad_values(metric, table)
+    for row, value in enumerate(values):
+        counts = row not in bad and value not in (None, "")
+        exact = Fraction(Decimal(str(value)).normalize()) if counts else 0
+        assert found[row] == round(exact * scale)
 
 
 def test_rates_beyond_63_bits_are_refused() -> None:

@@ -188,7 +188,7 @@ def test_every_job_that_is_refused_or_has_vanished_is_reported_and_no_other(
             expected[number] = reason
     assert found.problems.keys() == expected.keys()
     for number, reason in expected.items():
-        assert reason in found.problems[number]
+        assert reason in found.problems[number].message
 
 
 def refusal_but_purged(job: Told, known: Told | None) -> str:

@@ -46,6 +46,7 @@ COMMANDS = (
         "karma",
         "karma-service",
         "oaraccounting",
+        "problems",
         "project",
         "purge",
         "rebuild",

@@ -16,10 +16,10 @@ from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.ledger.purged import DETAILS, carry, purgeable
 from oar_accounting.ledger.reading import LOWEST, count_jobs, recorded_above
 from oar_accounting.ledger.records import DryRun, PassReport
-from oar_accounting.recording.dry_runs import counted, rows_of
 from oar_accounting.recording.pages import ledger_pages
 from oar_accounting.recording.passes import Shown
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.upkeep.dry_runs import counted, rows_of
 
 
 def purge(runs: Runs, before: int, progress: Progress | None) -> tuple[int, int]:

@@ -5,15 +5,15 @@ from sqlalchemy import func, select
 
 from oar_accounting.adjustments.stored import follow, lines_about
 from oar_accounting.database.id_blocks import short_lists
-from oar_accounting.ledger import schema
+from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import change_site
 from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.reading import JobRecords, jobs_where
 from oar_accounting.ledger.records import DryRun, PassReport
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.dry_runs import counted, rows_of
 from oar_accounting.recording.identity import same_jobs
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.upkeep.dry_runs import counted, rows_of
 
 TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries, schema.purged)
 
@@ -79,6 +79,7 @@ def retire(book: Book, oar: OarJobs, first: int, now: int) -> int:
                 .values(job_id=base - each.c.job_id)
             )
     follow(connection, site_id, leaving.job_id, base)
+    problems.remove_of_jobs(connection, site_id, leaving.job_id)
     if book.site.high_water_mark >= first:
         change_site(connection, book.site, high_water_mark=first - 1)
     return len(leaving)

@@ -19,8 +19,8 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.ledger.pseudonyms import Forgotten, digest_of
 from oar_accounting.ledger.reading import jobs_where
 from oar_accounting.ledger.records import DryRun
-from oar_accounting.recording.dry_runs import counted
 from oar_accounting.recording.runs import Runs
+from oar_accounting.recording.upkeep.dry_runs import counted
 
 #: What every pseudonym begins with.
 PSEUDONYM = "forgotten"

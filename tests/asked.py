@@ -45,11 +45,6 @@ def ending(last: str, facts: Mapping[str, str] | None = None) -> bytes:
     return whole(facts=facts).replace(b"end 0\n", last.encode() + b"\n")
 
 
-def karma_lines(**karma: float) -> list[str]:
-    """The lines of an answer about a queue: ``_1=0.5`` is job 1."""
-    return [f"{job[1:]} {value!r}" for job, value in karma.items()]
-
-
 class Service:
     """A karma service that does with each question what it is told to."""
 

@@ -32,6 +32,7 @@ from oar_accounting.core.columns import (
     repeated,
     row_order,
 )
+from oar_accounting.core.formats import MOST_TOLD
 from oar_accounting.core.parts import constant
 from oar_accounting.database import bulk
 from oar_accounting.database.id_blocks import among, id_blocks
@@ -44,8 +45,6 @@ from oar_accounting.oar.snapshot import OarJobs
 
 #: Jobs looked at at once.
 JOBS_A_PAGE = 50_000
-#: Jobs that are named where some are left out.
-MOST_TOLD = 5
 
 ALL_TIME = (-(2**62), 2**62)
 

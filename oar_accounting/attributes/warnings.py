@@ -1,15 +1,12 @@
 """What an administrator should know of a file of attributes that is right in itself. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import tzinfo
-from itertools import islice
 
 from oar_accounting.attributes.csv_files import PARENT, shown, time_text
 from oar_accounting.attributes.memberships import LOWEST, Span, gaps
 from oar_accounting.core.columns import OPEN
-
-#: So many names of each kind are told.
-MOST_TOLD = 5
+from oar_accounting.core.formats import listed
 
 Attributed = Mapping[str, Mapping[str, Sequence[Span]]]  # by attribute and name
 
@@ -80,11 +77,3 @@ def when(start: int, stop: int, tz: tzinfo) -> str:
 def counted(number: int, noun: str) -> str:
     """So many of something."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(told: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
-    left = iter(told)
-    first = ", ".join(islice(left, MOST_TOLD))
-    more = sum(1 for _ in left)
-    return f"{first} and {more} more" if more else first

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from itertools import islice
 from signal import Signals
 
 from oar_accounting.core.lengths import HOUR
@@ -41,9 +42,9 @@ def exact_unit(unit: str, scale: int) -> str:
 
 
 def date(instant: int) -> str:
-    """The UTC date and time of epoch seconds; the seconds themselves beyond the calendar."""
+    """The date and time of epoch seconds in UTC, which it says; beyond the calendar the seconds."""
     try:
-        return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, ValueError, OSError):
         return str(instant)
 
@@ -89,6 +90,18 @@ def lasting(seconds: int) -> str:
 
 #: Names that are listed in an error, at most.
 MOST_LISTED = 10
+
+
+#: So many of what is listed are named.
+MOST_TOLD = 5
+
+
+def listed(told: Iterable[object]) -> str:
+    """The first few, and how many more there are."""
+    left = iter(told)
+    first = ", ".join(map(str, islice(left, MOST_TOLD)))
+    more = sum(1 for _ in left)
+    return f"{first} and {more} more" if more else first
 
 
 def meant(name: str, known: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ class Parts:
         return np.where(part >= 0, owner, ids)
 
 
-def in_force(rates: Rates, instant: int) -> Rates:
+def held_at(rates: Rates, instant: int) -> Rates:
     """The rates that hold at an instant, of jobs that have begun by then."""
     rates = rates.take(rates.start_time <= instant)
     rates = rates.take(

@@ -66,6 +66,15 @@ def after(start: Ints, seconds: Ints) -> Ints:
     return stop
 
 
+def seconds_used(spans: Spans, until: int) -> tuple[Ints, Ints]:
+    """The jobs that used something, ascending, and for how many seconds by an instant."""
+    used = spans.take(spans.asked == 0)
+    jobs, at = np.unique(used.job_id, return_inverse=True)
+    seconds = np.zeros(len(jobs), np.int64)
+    np.add.at(seconds, at, np.maximum(np.minimum(used.stop_time, until) - used.start_time, 0))
+    return jobs, seconds
+
+
 def evenly(amount: int, start: int, stop: int, begin: int, end: int) -> int:
     """The part of an *amount* that lies evenly over ``[start, stop)`` in ``[begin, end)``.
 

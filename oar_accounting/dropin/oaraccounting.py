@@ -317,7 +317,7 @@ def _add(connection: Connection, rows: CountedJobs, names: Texts, window: int) -
         last = int(rows.window_start.max()) + window
         raise AmountOverflow(
             f"OAR's table 'accounting' cannot hold what there is to count, up to "
-            f"{formats.date(last)} UTC ({' '.join(str(error.orig).split())}): nothing was written"
+            f"{formats.date(last)} ({' '.join(str(error.orig).split())}): nothing was written"
         ) from error
 
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from oar_accounting.core import formats
 from oar_accounting.core.columns import JobRows
+from oar_accounting.core.formats import MOST_TOLD
 from oar_accounting.core.lengths import DAY, HOUR
+from oar_accounting.core.windows import seconds_used
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.health.records import Finding
 from oar_accounting.oar.job_rules import Terms, phases, spans_of
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
-from oar_accounting.recording.passes import MOST_TOLD
 from oar_accounting.settings.load import Settings
 from oar_accounting.stubs.oar_user import quoted
 
@@ -44,11 +45,9 @@ def _overdue(snapshot: Snapshot, now: int) -> JobRows:
         known = (rows.start_time > 1) & (rows.walltime > 0)
         rows = rows.take(phases(rows, Terms()).holding & known)
         spans = spans_of(rows, snapshot.pauses(block), Terms())
-        used = spans.take(spans.asked == 0)
-        seconds = np.zeros(len(rows), np.int64)
-        lasted = np.maximum(np.minimum(used.stop_time, now) - used.start_time, 0)
-        np.add.at(seconds, np.searchsorted(rows.job_id, used.job_id), lasted)
-        found.append(rows.take(seconds - rows.walltime > KILLED_BY))
+        jobs, seconds = seconds_used(spans, now)
+        at = np.searchsorted(rows.job_id, jobs)
+        found.append(rows.take(at[seconds - rows.walltime[at] > KILLED_BY]))
     return JobRows.concat(found)
 
 
@@ -103,6 +102,8 @@ def _counting(given: Settings, terms: Terms) -> str:
     """For how long such jobs count, and what would change that."""
     if terms.profile == "classic":
         return 'they count as OAR says, which profile = "classic" stands for'
+    if terms.grace is None and given.grace is not None:
+        return f"they count as OAR says, until a rebuild applies the grace in {given.file}"
     if terms.grace is None:
         return (
             f"they count as OAR says; with grace = {HOUR} in {given.file}, then oar-accounting "
@@ -112,7 +113,5 @@ def _counting(given: Settings, terms: Terms) -> str:
 
 
 def _many(rows: JobRows) -> str:
-    ids = rows.job_id[:MOST_TOLD].tolist()
-    more = len(rows) - len(ids)
-    named = ", ".join(map(str, ids)) + (f" and {more} more" if more else "")
+    named = formats.listed(rows.job_id.tolist())
     return f"job {named}" if len(rows) == 1 else f"jobs {named}"

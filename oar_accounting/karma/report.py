@@ -291,4 +291,4 @@ class Viewer:
         """The row by itself; without its share of what a project of others used."""
         if self._shows(row.by, row.name, row.of_project):
             return replace(row, depth=0, effective=None)
-        return replace(row, depth=0, of_project="", share=None, figure=None)
+        return replace(row, depth=0, of_project="", share=None, effective=None, figure=None)

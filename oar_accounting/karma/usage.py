@@ -30,6 +30,7 @@ from oar_accounting.karma.policies.weights import (
 from oar_accounting.karma.policies.whole import FULL, whole_usage, whole_weights
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.totals import columns_of
 from oar_accounting.recording.unposted import Recent
 from oar_accounting.usage.from_jobs import later, of_closed_jobs, parts_within
 from oar_accounting.usage.ledger_query import LedgerQuery
@@ -283,7 +284,7 @@ def _read(
     metric_ids: Sequence[int],
     chosen: ColumnElement[bool],
 ) -> Totals:
-    columns = [column for column in table.c if column.name != "site_id"]
+    columns = columns_of(table)
     of_site = table.c.site_id == site.site_id
     query = select(*columns).where(of_site, table.c.metric_id.in_(metric_ids), chosen)
     return Totals.of(bulk.read_ints(connection, query))

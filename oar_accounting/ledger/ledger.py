@@ -224,7 +224,7 @@ class Book:
             running = spans.take(~ended).as_dict()
             self.insert(schema.spans, {key: running[key] for key in running if key != "stop_time"})
             self.insert(schema.rates, rates.as_dict())
-        closed = jobs.job_id[jobs.closed != 0]
+        closed = jobs.job_id[jobs.closed != schema.OPEN_JOB]
         after = amounts_of(closed, spans, rates, taken.entries, self.site.terms.window)
         self.move(difference(after, taken.given))
         self.figures += changed_figures((taken.spans, taken.rates), (spans, rates), taken.job_id)
@@ -302,7 +302,7 @@ class Book:
             for chosen in short_lists(old.job_id):
                 self.delete(table, table.c.job_id.in_(chosen), table.c.metric_id == metric_id)
             self.insert(table, new.as_dict())
-            closed = jobs.job_id[jobs.closed != 0]
+            closed = jobs.job_id[jobs.closed != schema.OPEN_JOB]
             window = self.site.terms.window
             none = Entries.concat([])
             before = amounts_of(closed, spans, old, none, window)
@@ -381,7 +381,7 @@ class Book:
             spans = read_spans(self.connection, site_id, jobs.job_id)
             rates = read_rates(self.connection, site_id, jobs.job_id)
             entries.append(read_entries(self.connection, site_id, jobs.job_id))
-            closed = jobs.job_id[jobs.closed != 0]
+            closed = jobs.job_id[jobs.closed != schema.OPEN_JOB]
             amounts.append(amounts_of(closed, spans, rates, entries[-1], window))
             known.append(jobs.job_id)
             every_span.append(spans)

@@ -130,7 +130,7 @@ def open_jobs(connection: Connection, site_id: int) -> int:
     query = select(func.count()).where(
         table.site_id == site_id,
         table.unsettled == 1,
-        table.closed == 0,
+        table.closed == schema.OPEN_JOB,
         table.state.in_(RUNNING),
     )
     return int(connection.execute(query).scalar_one())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import Column, Connection, Select, Table, select
 
 from oar_accounting.core.columns import Bools, Ints, Totals, add_up, rows_among
 from oar_accounting.core.windows import by_day, kept_by_day
@@ -33,7 +33,7 @@ def stored(connection: Connection, table: Table, site_id: int, accounts: tuple[i
     """The rows of a range of accounts of the site, its last one too, as they stand."""
     owner = schema.accounts.c
     query = (
-        select(*(table.c[name] for name in _names(table)))
+        select(*columns_of(table))
         .select_from(table.join(schema.accounts, owner.account_id == table.c.account_id))
         .where(
             table.c.site_id == site_id,
@@ -66,13 +66,14 @@ def add(connection: Connection, table: Table, site_id: int, change: Totals) -> N
         _drop_zeros(connection, table, site_id, lowered)
 
 
-def _names(table: Table) -> list[str]:
-    """The names of the columns that `Totals` has."""
-    return [name for name in table.c.keys() if name != "site_id"]
+def columns_of(table: Table) -> list[Column[Any]]:
+    """The columns that `Totals` has, in its order; the first three tell the rows apart."""
+    return [column for column in table.c if column.name != "site_id"]
 
 
 def _named(table: Table, site_id: int, rows: Totals) -> Mapping[str, Ints]:
-    columns = dict(zip(_names(table), rows.as_dict().values(), strict=True))
+    names = [column.name for column in columns_of(table)]
+    columns = dict(zip(names, rows.as_dict().values(), strict=True))
     return columns | {"site_id": np.full(len(rows), site_id)}
 
 
@@ -82,7 +83,7 @@ def _drop_zeros(connection: Connection, table: Table, site_id: int, lowered: Tot
     A delete over a range would lock rows of other sites in MariaDB, in another order than
     theirs.
     """
-    _, start, account, metric = table.primary_key
+    start, account, metric = columns_of(table)[:3]
     at, accounts = lowered.window_start, lowered.account_id
     query = select(start, account, metric).where(
         table.c.site_id == site_id,
@@ -107,7 +108,7 @@ def _standing(connection: Connection, table: Table, site_id: int, change: Totals
     starts = np.unique(change.window_start)
     if len(change) < MANY_ROWS or len(starts) > min(len(change) // 100, SPARSE_BLOCK):
         return standing
-    _, start, account, metric = table.primary_key
+    start, account, metric = columns_of(table)[:3]
     first, last = int(change.account_id.min()), int(change.account_id.max())
     most = 2 * len(change)
     query: Select[Any] = (

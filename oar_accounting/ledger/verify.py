@@ -92,7 +92,7 @@ def _closed(connection: Connection, site_id: int, ids: Ints) -> Ints:
     table = schema.jobs.c
     query = select(table.job_id).where(
         table.site_id == site_id,
-        table.closed == 1,
+        table.closed == schema.CLOSED_JOB,
         table.job_id.between(int(ids[0]), int(ids[-1])),
     )
     return bulk.read_ints(connection, query)[0]

@@ -97,7 +97,7 @@ def _granted(terms: Terms) -> str:
 
 
 def _believed(terms: Terms) -> str:
-    said = (f"{name} from {formats.date(since)} UTC" for name, since in terms.property_since)
+    said = (f"{name} from {formats.date(since)}" for name, since in terms.property_since)
     return ", ".join(said) or "left out"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from sqlalchemy import Connection
 
+from oar_accounting.core import formats
 from oar_accounting.core.columns import Ints, JobRows, KeyedRates, Rates, Spans, ints
 from oar_accounting.core.parts import constant
 from oar_accounting.core.problems import Code, Trouble, Troubles, coded, incomplete
@@ -39,9 +40,6 @@ from oar_accounting.recording.held.affected import ChangedResources, jobs_within
 from oar_accounting.recording.held.allocations import Holder, Holdings
 from oar_accounting.recording.interpret import fitting, held_by_jobs, timed
 
-#: Late jobs that are named.
-MOST_TOLD = 5
-
 
 @dataclass(slots=True)
 class Tally:
@@ -61,13 +59,7 @@ class Tally:
 
     def told(self) -> list[str]:
         """A line for each kind of late jobs."""
-        return [f"{what}: {_named(sorted(ids))}" for what, ids in self.late.items() if ids]
-
-
-def _named(ids: Sequence[int]) -> str:
-    more = len(ids) - MOST_TOLD
-    named = ", ".join(map(str, ids[:MOST_TOLD]))
-    return f"{named} and {more} more" if more > 0 else named
+        return [f"{what}: {formats.listed(sorted(ids))}" for what, ids in self.late.items() if ids]
 
 
 class Shown:
@@ -147,18 +139,20 @@ class Pass:
                 post(book, found, nodes)
             if len(kept):
                 describe(book, kept, read.known, nodes)
-            problems.note_settled(
-                book.connection,
-                book.site.site_id,
-                self._now,
-                decision.chosen.job_id,
-                self._found.by_id,
-            )
-            if seen_up_to and book.site.high_water_mark >= self.mark:
-                book.saw(seen_up_to)
-            self._count(book, read, decision, found.rows)
+            self._finish(book, read, decision, found.rows, seen_up_to)
         self.tally.problems |= self._found.told()
         return read.rows.job_id, within
+
+    def _finish(
+        self, book: Book, read: BlockRead, decision: Decision, posted: JobRows, seen_up_to: int
+    ) -> None:
+        """Note the problems, how far the site was looked through, and what was posted."""
+        chosen = decision.chosen.job_id
+        site_id = book.site.site_id
+        problems.note_settled(book.connection, site_id, self._now, chosen, self._found.by_id)
+        if seen_up_to and book.site.high_water_mark >= self.mark:
+            book.saw(seen_up_to)
+        self._count(book, read, decision, posted)
 
     def _read_block(self, snapshot: Snapshot, book: Book, block: Ints) -> BlockRead:
         """What OAR and the ledger say of the jobs of a block; users who were forgotten stay so."""
@@ -235,7 +229,7 @@ class Pass:
     def _count(self, book: Book, read: BlockRead, decision: Decision, posted: JobRows) -> None:
         """Add what was posted to the tally."""
         closed = phases(posted, book.site.terms).closed
-        before = np.isin(posted.job_id, read.known.job_id[read.known.closed == 1])
+        before = np.isin(posted.job_id, read.known.job_id[read.known.closed == schema.CLOSED_JOB])
         again = before & np.isin(posted.job_id, decision.changed)
         self.tally.done += int(np.count_nonzero(closed & ~before))
         self.tally.changed += int(np.count_nonzero(again))
@@ -289,7 +283,7 @@ def interpret(
         held = held.with_kept(fewer, book.rates(fewer))
     when = timed(snapshot, book.site.terms, found.holders, held, metrics)
     lost = Trouble(Code.KEPT, "OAR no longer has its resources; kept as recorded")
-    stripped = np.intersect1d(fewer, known.job_id[known.closed == 1])
+    stripped = np.intersect1d(fewer, known.job_id[known.closed == schema.CLOSED_JOB])
     return Interpreted(
         rows=rows.take(~np.isin(rows.job_id, stripped)),
         types=found.types,

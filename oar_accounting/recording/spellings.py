@@ -1,14 +1,11 @@
 """What is told of names that stand encoded twice in OAR's database: nothing is merged unsaid."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 
+from oar_accounting.core.formats import listed
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.spellings import DOUBLE_ENCODED, decoded
-
-#: Names that are told.
-NAMED = 5
 
 
 def merged_names(oar: OarJobs, site: Site) -> list[str]:
@@ -28,7 +25,7 @@ def merged_names(oar: OarJobs, site: Site) -> list[str]:
     ]
     if not merged:
         return []
-    return [f"OAR has names in two spellings, which count as one: {_listed(merged)}"]
+    return [f"OAR has names in two spellings, which count as one: {listed(merged)}"]
 
 
 def undecoded_names(oar: OarJobs) -> str:
@@ -37,14 +34,9 @@ def undecoded_names(oar: OarJobs) -> str:
     twice = {(kind, name): decoded(name) for kind, name in names if decoded(name) != name}
     if not twice:
         return ""
-    listed = _listed([f"{kind} {name!r} as {shown!r}" for (kind, name), shown in twice.items()])
-    said = f"some stand encoded twice in OAR's database, it seems, and OAR 2 shows {listed}"
+    some = listed([f"{kind} {name!r} as {shown!r}" for (kind, name), shown in twice.items()])
+    said = f"some stand encoded twice in OAR's database, it seems, and OAR 2 shows {some}"
     both = [f"{kind} {shown!r}" for (kind, _), shown in twice.items() if (kind, shown) in names]
     if both:
-        said += f"; it has {_listed(both)} as well, and the two would count as one"
+        said += f"; it has {listed(both)} as well, and the two would count as one"
     return said
-
-
-def _listed(told: Sequence[str]) -> str:
-    more = len(told) - NAMED
-    return ", ".join(told[:NAMED]) + (f" and {more} more" if more > 0 else "")

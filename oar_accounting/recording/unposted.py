@@ -22,7 +22,7 @@ from oar_accounting.core.columns import (
     exact_product,
     ints,
 )
-from oar_accounting.core.parts import in_force
+from oar_accounting.core.parts import held_at
 from oar_accounting.core.problems import Troubles
 from oar_accounting.core.windows import totals_of
 from oar_accounting.database.id_blocks import id_blocks
@@ -117,7 +117,7 @@ def _candidates(connection: Connection, site: Site, snapshot: Snapshot) -> Ints:
 def _unrecorded(book: Book, snapshot: Snapshot, block: Ints) -> JobRows:
     """The jobs of the block that are not in the totals."""
     known = known_jobs(book.connection, book.site.site_id, block)
-    closed = known.job_id[known.closed != 0]
+    closed = known.job_id[known.closed != schema.OPEN_JOB]
     rows = RecordedNames.of(book.connection, book.site).rows(snapshot.rows(block))
     return rows.take(~np.isin(rows.job_id, closed))
 
@@ -162,7 +162,7 @@ def _left_of_recorded(
 
 def _left(rows: JobRows | JobRecords, rates: Rates, now: int) -> AccountAmounts:
     """What jobs on the machine may still use from *now* until their walltimes end."""
-    rates = in_force(rates.take(np.isin(rates.job_id, rows.job_id)), now)
+    rates = held_at(rates.take(np.isin(rates.job_id, rows.job_id)), now)
     row = np.searchsorted(rows.job_id, rates.job_id)
     left = np.clip(rows.start_time + rows.walltime - now, 0, np.maximum(rows.walltime, 0))[row]
     nothing = np.zeros(len(rates), np.int64)

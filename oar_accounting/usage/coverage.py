@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_
 
 from oar_accounting.core.columns import OPEN, Ints
 from oar_accounting.core.lengths import LATE
+from oar_accounting.core.windows import seconds_used
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.reading import jobs_where, known_jobs, read_spans
@@ -97,14 +98,13 @@ def _past_walltime(connection: Connection, site: Site, wanted: UsageQuery, now: 
             job.closed == schema.OPEN_JOB,
             job.state.in_([state for state in RUNNING if state not in PAUSED]),
             job.start_time > 1,
+            # Of a walltime of 0 it is not known what it is.
+            job.walltime > 0,
             job.start_time + job.walltime < by - late,
             *begun,
         ),
     )
     spans = read_spans(connection, site.site_id, found.job_id)
-    used = spans.take((spans.asked == 0) & np.isin(spans.job_id, found.job_id))
-    ids, at = np.unique(used.job_id, return_inverse=True)
-    held = np.zeros(len(ids), np.int64)
-    np.add.at(held, at, np.maximum(np.minimum(used.stop_time, by) - used.start_time, 0))
+    ids, held = seconds_used(spans.take(np.isin(spans.job_id, found.job_id)), by)
     past: Ints = ids[held > found.walltime[np.searchsorted(found.job_id, ids)] + late]
     return past

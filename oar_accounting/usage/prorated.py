@@ -25,6 +25,7 @@ from oar_accounting.core.windows import evenly
 from oar_accounting.database import bulk
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site
+from oar_accounting.ledger.totals import columns_of
 from oar_accounting.metrics.metric import RESOURCE
 from oar_accounting.usage.ledger_query import EXACT, PROPORTIONAL, WHOLE, LedgerQuery, Sums
 
@@ -122,7 +123,7 @@ class Source:
 
 def in_windows(table: Table, length: int, question: LedgerQuery) -> Source:
     """The totals, or the days, with windows of *length* seconds."""
-    _, start, *_ = table.primary_key.columns
+    start = columns_of(table)[0]
     return Source(
         rows=table,
         chosen=(

@@ -201,10 +201,6 @@ class Commands:
         return left
 
 
-#: How lines begin that are not ours, or not the error.
-ASIDES = ("FATAL:  ", "WARNING:  ", "DETAIL:  ", "HINT:  ", "note: ")
-
-
 def refused(left: Left, *causes: str) -> None:
     """It could not finish: it says so in one line that names the cause, and ends with 3.
 

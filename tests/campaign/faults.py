@@ -20,7 +20,6 @@ GONE = (
     "the connection was lost",
 )
 NO_SERVER = ("Connection refused", "Can't connect")
-RECOVERING = ("the database system is", "closed the connection", *NO_SERVER)
 
 
 def server_is_killed(stage: Stage) -> None:

@@ -201,7 +201,7 @@ def fairshare_table(report: FairShareReport) -> Table:
             name,
             target,
             "" if row.share is None else f"{row.share:.3f}",
-            *([f"{row.effective:.3f}"] if row.effective is not None else []),
+            *(["" if row.effective is None else f"{row.effective:.3f}"] if effective else []),
             over,
             "" if share is None else bar(share, row.target),
             ", ".join(_hours(each, each.amount) for each in row.usage),

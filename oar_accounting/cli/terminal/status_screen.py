@@ -43,7 +43,7 @@ def screen_width() -> int:
 
 def _lines(status: Status, width: int) -> Iterator[str]:
     of_site = "" if status.site is None else f", site {formats.printable(status.site)}"
-    yield f"oar-accounting {status.program}{of_site}, {formats.date(status.at)} UTC"
+    yield f"oar-accounting {status.program}{of_site}, {formats.date(status.at)}"
     yield "What is set up"
     for label, said in _facts(status):
         yield from block(f"  {label}", LABEL_CELLS, said, width)
@@ -75,7 +75,7 @@ def further_terms(shown: "SiteStatus | SettingsReport") -> str:
     if shown.names != "stored":
         said += f", names {shown.names}"
     return said + "".join(
-        f", {name} believed from {formats.date(since)} UTC" for name, since in shown.property_since
+        f", {name} believed from {formats.date(since)}" for name, since in shown.property_since
     )
 
 

@@ -421,7 +421,7 @@ def test_without_a_section_karma_is_oars_own(oar: SmallOar, engine: Engine) -> N
     ours = recorded(engine, 'profile = "classic"\n[karma]\npolicy = "oar"\nsource = "totals"\n')
     assert karmas(ours) == own
     rows: list[FairShareRow] = list(accounting.fairshare().rows)
-    assert {(row.by, row.amount) for row in rows} <= {("user", "used"), ("user", "asked")}
+    assert {(row.by, row.amount) for row in rows} == {("user", "used"), ("user", "asked")}
 
 
 # -- why --------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_all_were_stopped_by_an_event(site: Site) -> None:
     found = only(site)
     assert found.said == (
         "notActive, so that none of their jobs starts: besteffort, default; since 2023-11-15 "
-        f"23:30:00, 30 minutes ago, by {EPILOGUE} of job 7: {WORDS}"
+        f"23:30:00 UTC, 30 minutes ago, by {EPILOGUE} of job 7: {WORDS}"
     )
     assert found.mend == "oarnotify -E"
     assert site.status().stopped_queues == ("besteffort", "default")

@@ -149,7 +149,7 @@ def test_a_job_that_had_ended_and_that_oar_deleted_keeps_what_it_used(
     assert used(accounting, None) == {"bob": 1}
 
 
-def test_a_runaway_that_oar_deleted_ends_when_it_was_last_seen(
+def test_a_runaway_that_oar_deleted_keeps_no_more_than_it_may_use(
     engine: Engine, clock: Clock
 ) -> None:
     oar = SmallOar(engine)
@@ -196,7 +196,10 @@ def test_the_doctor_names_them_with_what_helps(oar: SmallOar, engine: Engine) ->
     assert "job 1: OAR has job 1 as Running for 700 days, at a walltime of 2:00:00" in runaway.said
     assert "grace = 3600 in small_oar.toml" in runaway.said
     assert (runaway.level, runaway.mend) == ("warning", "oardel 1")
-    assert "job 2 ended on 2035-11-11 00:00:00, in 4378 days; they count as OAR says" in future.said
+    assert (
+        "job 2 ended on 2035-11-11 00:00:00 UTC, in 4378 days; they count as OAR says"
+        in future.said
+    )
     assert future.mend == "editor small_oar.toml && oar-accounting rebuild --from-oar"
 
 
@@ -232,3 +235,11 @@ def test_what_may_be_is_no_finding(engine: Engine, clock: Clock) -> None:
     assert told(opened(engine)) == {}
     oar.update_job(7, walltime=7 * DAY)
     assert list(told(opened(engine))) == ["runaway jobs"]
+
+
+def test_a_job_of_unknown_walltime_is_never_past_it(engine: Engine, clock: Clock) -> None:
+    oar = SmallOar(engine)
+    oar.add_job(user="bob", state="Running", start=NOW - 9 * HOUR, walltime=0)
+    accounting = opened(engine)
+    accounting.catch_up()
+    assert accounting.coverage().overdue_jobs == 0

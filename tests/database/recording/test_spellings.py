@@ -60,10 +60,12 @@ def test_a_rebuild_switches_there_and_back(oar: SmallOar, engine: Engine) -> Non
     assert used(accounting) == {TWICE: WHOLE, "bob": WHOLE}
 
 
-def test_both_terms_that_have_no_column_of_their_own_stay(oar: SmallOar, engine: Engine) -> None:
+def test_all_terms_are_recorded_and_read_again(oar: SmallOar, engine: Engine) -> None:
     toml = DECODED + 'grace = 60\ncontainers = "both"\nprofile = "classic"\n'
     opened(engine, toml).catch_up()
     assert opened(engine, toml).catch_up().notices == ()
+    told = [notice.split()[0] for notice in opened(engine).catch_up().notices]
+    assert sorted(told) == ["containers", "grace", "names", "profile"]
 
 
 def test_two_spellings_are_told_where_they_count_as_one(oar: SmallOar, engine: Engine) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_accounting.core.columns import FROM_START, KeyedRates, Rates, Spans, ints
-from oar_accounting.core.parts import by_job, constant, in_force
+from oar_accounting.core.parts import by_job, constant, held_at
 
 JOBS, ACCOUNTS, METRICS, TIMES = range(1, 4), range(1, 3), range(1, 3), range(8)
 
@@ -96,7 +96,7 @@ def test_by_job_every_rate_stands_under_its_job(
 
 @given(held(), st.sampled_from(TIMES))
 def test_the_rates_in_force_are_the_last_that_began(given_rates: Held, instant: int) -> None:
-    found = in_force(rates_of(given_rates), instant)
+    found = held_at(rates_of(given_rates), instant)
     keys = zip(
         found.job_id.tolist(), found.account_id.tolist(), found.metric_id.tolist(), strict=True
     )

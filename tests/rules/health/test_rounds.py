@@ -169,7 +169,8 @@ def test_no_round_where_jobs_wait_is_told() -> None:
     level, words, _ = said(of(line(2 * HOUR)), 1_000)
     assert (level, words) == (
         "warning",
-        "configured to decide, but no round has been seen since 2023-11-14 20:13:20 UTC, 2 hours ago",
+        "configured to decide, but no round has been seen since 2023-11-14 20:13:20 UTC, 2 hours "
+        "ago",
     )
     # OAR has just had a round, or a job that waits has only now come.
     assert said(of(line(5 * MINUTE)), 1_000)[0] == "good"

@@ -5,7 +5,7 @@ is true of the answer, too: a pass that comes between the two only adds.
 """
 
 import numpy as np
-from sqlalchemy import Connection, and_
+from sqlalchemy import Connection, and_, select
 
 from oar_accounting.core.columns import OPEN, Ints
 from oar_accounting.core.lengths import LATE
@@ -45,7 +45,25 @@ def coverage(
         lost_jobs=sum(
             _lost(connection, site, wanted) for site in sites if of_jobs or wanted.keys_of_jobs()
         ),
+        begins_in_purged=not (of_jobs or wanted.keys_of_jobs())
+        and any(_begins_in_purged(connection, site, wanted.start) for site in sites),
     )
+
+
+def _begins_in_purged(connection: Connection, site: Site, start: int | None) -> bool:
+    """True where a span from *start* on begins within a window in which purged jobs used something.
+
+    Of single jobs the day is known, and has its share in what a bound cuts.
+    """
+    if start is None or site.purged_before is None:
+        return False
+    table = schema.entries.c
+    query = select(table.window_start).where(
+        table.site_id == site.site_id,
+        table.job_id == schema.CARRIED,
+        table.window_start.between(start - site.terms.window + 1, start - 1),
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _lost(connection: Connection, site: Site, wanted: UsageQuery) -> int:

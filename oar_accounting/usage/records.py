@@ -129,6 +129,8 @@ class Coverage:
     #: Of reports about jobs: how many of them an earlier version purged. They are in the totals,
     #: and nobody knows any more what each asked for and used.
     lost_jobs: int = 0
+    #: The span begins within a window of purged jobs: what they used in it is not in the answer.
+    begins_in_purged: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -148,10 +150,17 @@ class Coverage:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of what is missing, a line each."""
-        return tuple(filter(None, (self._recorded(), self._overdue(), self.lost())))
+        return tuple(filter(None, (self._recorded(), self._overdue(), *self.lost())))
 
-    def lost(self) -> str:
-        """What is to be said of the jobs that an earlier version purged; empty where it did not."""
+    def lost(self) -> tuple[str, ...]:
+        """What is to be said of purged jobs that are not in the answer, a line each."""
+        cut = (
+            "the span begins within a window of purged jobs: what they used in it counts where it "
+            "begins, before the span"
+        )
+        return (*filter(None, [self._lost_jobs()]), *([cut] if self.begins_in_purged else []))
+
+    def _lost_jobs(self) -> str:
         if not self.lost_jobs:
             return ""
         purged, it = f"{self.lost_jobs} jobs were purged", "each of them"

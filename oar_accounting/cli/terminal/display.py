@@ -117,7 +117,8 @@ def tell_rows(
         _tell_json(rows, coverage)
     if coverage.is_stale:
         tell_notes(coverage)
-    elif lost := coverage.lost():
+        return
+    for lost in coverage.lost():
         click.echo(f"note: {lost}", err=True)
 
 
@@ -132,9 +133,9 @@ def _tell_json(rows: Iterable[Mapping[str, Any]], coverage: Coverage) -> None:
     span = {"start": coverage.start, "stop": coverage.stop}
     recorded = {"timezone": coverage.timezone, "recorded_until": coverage.recorded_until}
     opening = "["
+    # One at a time: there may be millions.
     for row in rows:
         # A bucket has bounds of its own.
-        # One at a time: there may be millions.
         missing = {key: at for key, at in (span | recorded).items() if key not in row}
         text = json.dumps({**row, **missing}, ensure_ascii=False)
         click.echo(f"{opening}{text}", nl=False)

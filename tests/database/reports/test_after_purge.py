@@ -366,6 +366,24 @@ def test_of_no_job_is_what_an_earlier_version_purged(engine: Engine, later: bool
     assert unknown.jobs == 1
 
 
+def test_a_span_within_a_window_of_purged_jobs_is_no_silent_nothing(engine: Engine) -> None:
+    site = some_jobs(engine)
+    begin = START + DAY + HOUR
+    accounting = site.accounting
+    assert accounting.usage((), ("resource",), begin, begin + HOUR).total()["resource"].used > 0
+    assert not accounting.coverage(start=begin, stop=begin + HOUR).begins_in_purged
+    accounting.purge(BOUND)
+    assert accounting.usage((), ("resource",), begin, begin + HOUR).rows == ()
+    cut = accounting.coverage(start=begin, stop=begin + HOUR)
+    assert cut.begins_in_purged
+    assert cut.notes()[-1].startswith("the span begins within a window of purged jobs: what they")
+    for whole in (START + DAY, BOUND + DAY + HOUR, None):
+        assert not accounting.coverage(start=whole).begins_in_purged
+    # Of single jobs the day is known.
+    assert not accounting.coverage(("job",), start=begin).begins_in_purged
+    assert not accounting.coverage(start=begin, of_jobs=True).begins_in_purged
+
+
 def test_verify_tells_of_more_than_was_carried(engine: Engine) -> None:
     site = some_jobs(engine)
     site.accounting.purge(BOUND)

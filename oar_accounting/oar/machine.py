@@ -260,20 +260,24 @@ def levels(states: History, available_upto: History | None) -> History:
     return _in_order(History.concat([replace(found, value=level), late]))
 
 
-def with_busy(level: History, owner: Ints, start: Ints, stop: Ints) -> History:
-    """The levels, but that what is there is UP in these spans, in which it was used."""
-    if not len(owner):
-        return level
+def busy_history(owner: Ints, start: Ints, stop: Ints) -> History:
+    """UP while an owner is in one of these spans, which may overlap, and GONE between them."""
     instant = np.concatenate([start, stop])
     step = np.repeat([1, -1], len(owner))
     whose = np.concatenate([owner, owner])
-    order = np.lexsort((instant, whose))
+    order = row_order([whose, instant]) if len(owner) else ints([])
     whose, instant = whose[order], instant[order]
     jobs = np.cumsum(step[order])
     ends = _ends([whose, instant])
-    busy = History(whose[ends], instant[ends], (jobs[ends] > 0).astype(np.int64))
+    return changes_of(History(whose[ends], instant[ends], np.where(jobs[ends] > 0, UP, GONE)))
+
+
+def with_busy(level: History, busy: History) -> History:
+    """The levels, but that what is there is UP while it is *busy*."""
+    if not len(busy):
+        return level
     found, (before, used) = joined([level, busy])
-    return replace(found, value=np.where((used == 1) & (before != GONE), UP, before))
+    return replace(found, value=np.where((used == UP) & (before != GONE), UP, before))
 
 
 def stretches(level: History, kinds: History, start: int, stop: int) -> Stretches:
@@ -416,6 +420,20 @@ def use_of(start: Ints, stop: Ints, rate: Ints) -> UseSteps:
     return UseSteps(*_stepped(start, stop, [rate]))
 
 
+def added(steps: Sequence[UseSteps]) -> UseSteps:
+    """What all of them are together. Raises :class:`AmountOverflow`."""
+    parts = [each for each in steps if len(each)]
+    stops = [np.append(each.since[1:], OPEN) for each in parts]
+    none = [ints([])]
+    return UseSteps(
+        *_stepped(
+            np.concatenate([*none, *(each.since for each in parts)]),
+            np.concatenate([*none, *stops]),
+            [np.concatenate([*none, *(each.rate for each in parts)])],
+        )
+    )
+
+
 def _stepped(start: Ints, stop: Ints, columns: Sequence[Ints]) -> list[Ints]:
     """The instants at which the sums over the spans change, and the sums from then on."""
     instant = np.concatenate([start, stop])
@@ -434,20 +452,22 @@ def _stepped(start: Ints, stop: Ints, columns: Sequence[Ints]) -> list[Ints]:
     return sums
 
 
-def filled(machine: Levels, use: UseSteps, bounds: Ints) -> Filled:
+def filled(machine: Levels, use: UseSteps, taken: UseSteps, bounds: Ints) -> Filled:
     """The amounts of each bucket between two of the ascending *bounds*.
 
-    At every second used is the lower of what jobs use and what is up; what they use more is over.
+    *use*: what jobs use, each for itself; *taken*: what of the machine that is, where they share.
+    At every second used is the least of these and of what is up; what jobs use more is over.
     Raises :class:`AmountOverflow`.
     """
-    inside = [each[(each > bounds[0]) & (each < bounds[-1])] for each in (machine.since, use.since)]
+    changes = (machine.since, use.since, taken.since)
+    inside = [each[(each > bounds[0]) & (each < bounds[-1])] for each in changes]
     instants = np.unique(np.concatenate([bounds, *inside]))
     at, seconds = instants[:-1], np.diff(instants)
     up, awake, there = (
         _at(machine.since, part, at) for part in (machine.up, machine.awake, machine.there)
     )
     jobs = _at(use.since, use.rate, at)
-    used = np.minimum(jobs, up)
+    used = np.minimum(np.minimum(jobs, _at(taken.since, taken.rate, at)), up)
     buckets = np.searchsorted(at, bounds[:-1])
     parts = (there, there - awake, awake - up, used, up - used, jobs - used)
     return Filled.of(exact_sums(exact_product(part, seconds), buckets) for part in parts)

@@ -67,6 +67,13 @@ class Kinds:
         """True where every resource is of one kind, whose row in the table is its own."""
         return len(self.history) == len(self.resource_id)
 
+    def counted(self) -> Ints:
+        """1 for the resources that ever were of type default, by row of *resource_id*, else 0."""
+        default = self.table.of_type("default")[self.history.value]
+        found = np.zeros(len(self.resource_id), np.int64)
+        np.maximum.at(found, self.history.owner, default)
+        return found
+
 
 def read_kinds(  # noqa: PLR0913 - one reading
     snapshot: Snapshot,

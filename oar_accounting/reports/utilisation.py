@@ -5,9 +5,9 @@
 
 What is where at which second `resource_logs` tells of OAR, and `machine` counts. A resource that
 OAR calls down or absent while a job used it was used: its time is counted as if it were Alive.
-What jobs use beyond what is up is over: jobs that share a resource or a node, resources that OAR
-has removed since, or that were not there. Used is the lower of the two at every second, for the
-machine as a whole: where two jobs share a node, and another node is free, both count as used.
+What jobs share is used once: a resource, or a node of which each holds a part. What they use beyond
+that, or beyond what is up, is over: resources that OAR has removed since, or that were not there,
+too. Of a job of which OAR no longer has all that it was assigned it is not known what it shares.
 
 Amounts of which no second is known (measured ones, those of purged jobs, and what was taken over
 from OAR's own accounting) lie evenly over their window: they fill what their bucket has free, and
@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Select, func, select
 
 from oar_accounting.core.columns import (
     OPEN,
+    Bools,
     Ints,
     KeyedRates,
     Spans,
@@ -46,9 +47,10 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric, account_names, stored_metrics
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.reading import read_rates, read_spans
-from oar_accounting.metrics.metric import RESOURCE
+from oar_accounting.metrics.metric import RESOURCE, Resources, largest_values
 from oar_accounting.oar import machine
 from oar_accounting.oar.machine import Filled, History, Measure, Stretches, UseSteps, measured
+from oar_accounting.oar.properties import Kinds
 from oar_accounting.oar.resource_logs import MachineLog, assigned_among, read_machine
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.reports.records import UtilisationReport, UtilisationRow
@@ -265,24 +267,50 @@ def _of_page(  # noqa: PLR0913 - the sources of one answer
     start, stop = int(bounds[0]), int(bounds[-1])
     level = machine.within(log.level, start, stop)
     there = machine.stretches(level, log.kinds.history, start, stop)
-    jobs = _PageOfJobs(snapshot, log.kinds.resource_id, there.take(there.level != machine.UP))
+    jobs = _PageOfJobs(snapshot, log.kinds, there.take(there.level != machine.UP))
+    resource = _resource_metric(connection, chosen.site)
     for block in job_blocks(connection, chosen.site.site_id, start, stop):
         spans = _used_within(read_spans(connection, chosen.site.site_id, block), start, stop)
         rates = read_rates(connection, chosen.site.site_id, block)
         parts = constant(spans, KeyedRates.by_account(rates))
         held = parts.rates.take(parts.rates.used > 0)
         using = parts.spans.take(np.isin(parts.spans.job_id, held.job_id))
-        jobs.use_of_resources(block, replace(using, job_id=parts.jobs(using.job_id)))
+        counts = _by_job(held.take(held.metric_id == resource))
+        known = jobs.use_of_resources(
+            block,
+            replace(using, job_id=parts.jobs(using.job_id)),
+            (parts.jobs(counts[0]), counts[1]),
+        )
         if accounts is not None:
             held = held.take(np.isin(held.key, accounts))
-        jobs.use_of_metrics(using, held, [stored.metric_id for stored in chosen.metrics])
+        unknown = ~np.isin(parts.jobs(using.job_id), known)
+        for stored in chosen.metrics:
+            jobs.use_of_metric(using, held, stored.metric_id, unknown)
     if jobs.rescued():
         there = machine.stretches(jobs.raised(level), log.kinds.history, start, stop)
     there = _of_values(there, log, chosen)
-    return [
-        machine.filled(machine.steps_of(measure, there), jobs.use(stored.metric_id), bounds)
-        for stored, measure in zip(chosen.metrics, measures, strict=True)
-    ]
+    taken = _of_values(machine.stretches(jobs.busy(), log.kinds.history, start, stop), log, chosen)
+    found = []
+    for stored, measure in zip(chosen.metrics, measures, strict=True):
+        shared = machine.steps_of(_whole(measure, log.kinds.table), taken)
+        of_known = UseSteps(shared.since, shared.up)
+        both = machine.added([of_known, jobs.unknown_use(stored.metric_id)])
+        up = machine.steps_of(measure, there)
+        found.append(machine.filled(up, jobs.use(stored.metric_id), both, bounds))
+    return found
+
+
+def _whole(measure: Measure, table: Resources) -> Measure:
+    """The measure for some of the resources that share something, which is used as a whole."""
+    if measure.metric.form != "sum" or not measure.metric.per:
+        return measure
+    return replace(measure, amounts=largest_values(measure.metric, table))
+
+
+def _resource_metric(connection: Connection, site: Site) -> int:
+    """The number of the built-in count of resources."""
+    stored = stored_metrics(connection, site.site_id)
+    return next(each.metric_id for each in stored if each.metric == RESOURCE)
 
 
 def _used_within(spans: Spans, start: int, stop: int) -> Spans:
@@ -305,62 +333,94 @@ def _of_values(there: Stretches, log: MachineLog, chosen: _Chosen) -> Stretches:
 
 
 class _PageOfJobs:
-    """What the jobs of a page use: of the metrics, and of resources that are not up."""
+    """What the jobs of a page use: of the metrics, and of resources."""
 
-    def __init__(self, snapshot: Snapshot, resource_id: Ints, idle: Stretches) -> None:
+    def __init__(self, snapshot: Snapshot, kinds: Kinds, idle: Stretches) -> None:
+        """*idle*: when resources were not up."""
         self._snapshot = snapshot
-        self._resource_id = resource_id
+        self._resource_id = kinds.resource_id
+        self._counts = kinds.counted()
         self._idle = idle
-        self._idle_ids = resource_id[np.unique(idle.owner)]
-        self._parts: dict[int, list[tuple[Ints, Ints, Ints]]] = defaultdict(list)
+        self._uses: dict[int, list[tuple[Ints, Ints, Ints]]] = defaultdict(list)
+        self._unknown: dict[int, list[tuple[Ints, Ints, Ints]]] = defaultdict(list)
+        self._rescued: list[tuple[Ints, Ints, Ints]] = []
         self._busy: list[tuple[Ints, Ints, Ints]] = []
 
-    def use_of_metrics(self, spans: Spans, rates: KeyedRates, metrics: Sequence[int]) -> None:
-        """Count what these used spans hold each second of each metric."""
-        for metric_id in metrics:
-            job, rate = _by_job(rates.take(rates.metric_id == metric_id))
-            at, there = located(spans.job_id, job)
-            some = spans.take(there)
-            self._parts[metric_id].append((some.start_time, some.stop_time, rate[at[there]]))
+    def use_of_metric(
+        self, spans: Spans, rates: KeyedRates, metric_id: int, unknown: Bools
+    ) -> None:
+        """Count what these used spans hold each second of a metric, and what *unknown* ones do."""
+        job, rate = _by_job(rates.take(rates.metric_id == metric_id))
+        at, there = located(spans.job_id, job)
+        for found, chosen in ((self._uses, there), (self._unknown, there & unknown)):
+            some = spans.take(chosen)
+            found[metric_id].append((some.start_time, some.stop_time, rate[at[chosen]]))
 
-    def use_of_resources(self, block: Ints, spans: Spans) -> None:
-        """Note which resources that are not up are used in these spans, by what OAR assigned."""
+    def use_of_resources(self, block: Ints, spans: Spans, counts: tuple[Ints, Ints]) -> Ints:
+        """Note which resources are used in these spans, by what OAR assigned.
+
+        *counts*: jobs, and how many resources each holds at some time. Returns the jobs of which
+        OAR has all of these.
+        """
         block = np.intersect1d(block, spans.job_id)
         # Jobs that were retired have ids below zero, which OAR does not know.
         block = block[block > schema.CARRIED]
-        if not len(self._idle) or not len(block):
-            return
-        order = np.argsort(spans.job_id, kind="stable")
-        spans = spans.take(order)
-        for some in id_blocks(block):
-            for job, resource in assigned_among(self._snapshot.connection, some, self._idle_ids):
-                self._note(job, resource, spans)
+        spans = spans.take(np.argsort(spans.job_id, kind="stable"))
+        most = np.zeros(len(block), np.int64)
+        at, there = located(counts[0], block)
+        np.maximum.at(most, at[there], counts[1][there])
+        known = [ints([])]
+        for some in id_blocks(block) if len(self._resource_id) else ():
+            pairs = assigned_among(self._snapshot.connection, some, self._resource_id)
+            for job, resource in pairs:
+                known.append(self._note(job, resource, spans, (block, most)))
+        return np.concatenate(known)
 
-    def _note(self, job: Ints, resource: Ints, spans: Spans) -> None:
+    def _note(self, job: Ints, resource: Ints, spans: Spans, expected: tuple[Ints, Ints]) -> Ints:
+        """Note what some jobs use; those of which all that is *expected* is there."""
         owner, there = located(resource, self._resource_id)
-        there &= np.isin(resource, self._idle_ids)
-        job, owner = job[there], owner[there]
+        at, asked_about = located(job, expected[0])
+        there &= asked_about
+        job, owner, at = job[there], owner[there], at[there]
+        found = np.bincount(at, self._counts[owner], minlength=len(expected[0])).astype(np.int64)
+        whole = expected[0][(found >= expected[1]) & (found > 0)]
         first = np.searchsorted(spans.job_id, job, "left")
         pair, nth = repeated(np.searchsorted(spans.job_id, job, "right") - first)
         span = first[pair] + nth
-        start, stop, owner = spans.start_time[span], spans.stop_time[span], owner[pair]
-        meets = machine.touching(self._idle, owner, start, stop)
+        uses = (owner[pair], spans.start_time[span], spans.stop_time[span])
+        meets = machine.touching(self._idle, *uses)
         if np.any(meets):
-            self._busy.append((owner[meets], start[meets], stop[meets]))
+            self._rescued.append((uses[0][meets], uses[1][meets], uses[2][meets]))
+        counts = np.isin(job[pair], whole)
+        self._busy.append((uses[0][counts], uses[1][counts], uses[2][counts]))
+        return whole
 
     def rescued(self) -> bool:
         """True where a job used what OAR says was not up."""
-        return bool(self._busy)
+        return bool(self._rescued)
 
     def raised(self, level: History) -> History:
         """The levels, but that what a job used is up."""
-        owner, start, stop = map(np.concatenate, zip(*self._busy, strict=True))
-        return machine.with_busy(level, owner, start, stop)
+        spans = map(np.concatenate, zip(*self._rescued, strict=True))
+        return machine.with_busy(level, machine.busy_history(*spans))
+
+    def busy(self) -> History:
+        """When resources were used, by jobs of which it is known."""
+        spans = self._busy or [(ints([]), ints([]), ints([]))]
+        return machine.busy_history(*map(np.concatenate, zip(*spans, strict=True)))
 
     def use(self, metric_id: int) -> UseSteps:
-        """What all jobs use of a metric."""
-        parts = self._parts.get(metric_id) or [(ints([]), ints([]), ints([]))]
-        return machine.use_of(*map(np.concatenate, zip(*parts, strict=True)))
+        """What all jobs use of a metric, each for itself."""
+        return _steps(self._uses[metric_id])
+
+    def unknown_use(self, metric_id: int) -> UseSteps:
+        """What those use of which it is not known which resources they used."""
+        return _steps(self._unknown[metric_id])
+
+
+def _steps(spans: Sequence[tuple[Ints, Ints, Ints]]) -> UseSteps:
+    parts = spans or [(ints([]), ints([]), ints([]))]
+    return machine.use_of(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _by_job(rates: KeyedRates) -> tuple[Ints, Ints]:

@@ -326,6 +326,33 @@ def test_a_job_within_a_container_holds_nothing_and_wakes_nothing(engine: Engine
     assert asked(recorded(engine), T0, T0 + 100) == [(800, 600, 0, 200, 0, 0)]
 
 
+def test_a_node_that_jobs_share_is_used_once(engine: Engine) -> None:
+    """Two jobs on the second node: the first one is free."""
+    oar = alive(SmallOar(engine), resources=range(1, 9))
+    for core in (5, 6):
+        oar.add_job(resources=[core], stop=T0 + 100)
+    site = recorded(engine)
+    assert asked(site, T0, T0 + 100, "node") == [(200, 0, 0, 100, 100, 100)]
+    assert asked(site, T0, T0 + 100) == [(800, 0, 0, 200, 600, 0)]
+    assert site.used("node") == 200
+
+
+def test_a_resource_that_jobs_share_is_used_once(engine: Engine) -> None:
+    oar = alive(SmallOar(engine), resources=range(1, 9))
+    for start in (0, 50):
+        oar.add_job(cores=4, start=T0 + start, stop=T0 + 100, types=["timesharing=*,*"])
+    assert asked(recorded(engine), T0, T0 + 100) == [(800, 0, 0, 400, 400, 200)]
+
+
+def test_of_a_job_that_oar_has_not_whole_it_is_not_known_what_it_shares(engine: Engine) -> None:
+    oar = alive(SmallOar(engine), resources=range(1, 9))
+    for core in (5, 6):
+        job = oar.add_job(resources=[core, 7], stop=T0 + 100, types=["timesharing=*,*"])
+    site = recorded(engine)
+    oar.strip_job(job, 7)
+    assert asked(site, T0, T0 + 100) == [(800, 0, 0, 400, 400, 0)]
+
+
 def test_a_gap_after_a_suspected_node_does_not_hide_its_job(engine: Engine) -> None:
     oar = SmallOar(engine, metadata=STATES_ONLY)
     for number in range(1, 9):
@@ -711,14 +738,14 @@ def test_every_bucket_is_the_sum_of_its_seconds(
         ints([b[1] for b in busy]),
         ints([b[1] + b[2] for b in busy]),
     ]
-    level = machine.with_busy(levels_of(things), *spans)
+    level = machine.with_busy(levels_of(things), machine.busy_history(*spans))
     kind, kinds = kinds_of(things)
     found = machine.stretches(level, kind, bounds[0], bounds[-1])
     steps = machine.steps_of(machine.measured(metric, kinds, ""), found)
     use = machine.use_of(
         ints([u[0] for u in used]), ints([u[0] + u[1] for u in used]), ints([u[2] for u in used])
     )
-    filled = machine.filled(steps, use, ints(bounds))
+    filled = machine.filled(steps, use, use, ints(bounds))
     for bucket, (start, stop) in enumerate(pairwise(bounds)):
         sums = [0] * 6
         for second in range(start, stop):
@@ -857,7 +884,9 @@ def plain(metric: Metric, things: Sequence[Thing], jobs: Sequence[Ran], second: 
     ]
     up, standby, down = naive(metric, things, levels, second)
     wanted = sum(rate_of(metric, things, billed, second) for _, billed in held)
-    used = min(up, wanted)
+    # What jobs share is used once.
+    taken = rate_of(metric, things, frozenset().union(*(on for on, _ in held)), second)
+    used = min(up, wanted, taken)
     return up + standby + down, down, standby, used, up - used, wanted - used
 
 

@@ -204,7 +204,7 @@ def test_efficiency_sizes_waits_and_jobs_outlive_a_purge(engine: Engine) -> None
     assert {row.accuracy for row in site.accounting.sizes((), None, START, BOUND)} == {"exact"}
 
 
-@pytest.mark.parametrize("portions", [1, 3])
+@pytest.mark.parametrize("portions", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_purged_twice_is_purged_once(engine: Engine, portions: int) -> None:
     site = some_jobs(engine)
     before = all_told(site)
@@ -291,8 +291,15 @@ def test_retired_jobs_keep_it_under_their_new_numbers(engine: Engine) -> None:
     assert site.accounting.verify() == []
 
 
-@pytest.mark.parametrize("verb", ["catch-up", "rebuild", "rebuild --metric", "rebuild --from-oar"])
-@pytest.mark.parametrize("vanished", [False, True])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("catch-up", "rebuild")),
+        pytest.param("rebuild --metric", marks=pytest.mark.slow),
+        "rebuild --from-oar",
+    ],
+)
+@pytest.mark.parametrize("vanished", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_whatever_follows_reports_say_the_same(engine: Engine, verb: str, vanished: bool) -> None:
     site = some_jobs(engine)
     before = all_told(site)
@@ -310,7 +317,14 @@ def test_whatever_follows_reports_say_the_same(engine: Engine, verb: str, vanish
 
 
 @pytest.mark.parametrize(
-    "windows", [(HOUR, DAY), (HOUR, 6 * HOUR), (HOUR, 7 * HOUR), (DAY, 3 * DAY)]
+    "windows",
+    [
+        (HOUR, DAY),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ((HOUR, 6 * HOUR), (HOUR, 7 * HOUR), (DAY, 3 * DAY))
+        ),
+    ],
 )
 def test_in_other_windows_the_days_are_whole_in_both(
     engine: Engine, windows: tuple[int, int]

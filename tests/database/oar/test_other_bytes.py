@@ -5,13 +5,13 @@ from typing import Any
 
 import psycopg2.extensions
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, literal_column, make_url, update
 
 from oar_accounting import OarSchemaError
 from oar_accounting.cli.app import main
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.spellings import holds_other_bytes
+from tests.runner import runner
 from tests.servers import NetworkServer, Server, fresh_database
 from tests.small_oar import HOUR, Recorded, SmallOar, opened, stopped_clock
 
@@ -35,9 +35,12 @@ def engine(server: Server) -> Iterator[Engine]:
             name = make_url(database.url).database
             with server.engine.connect() as connection:
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
+                # ICU, which a server may have for its default, takes no such encoding.
+                version = connection.dialect.server_version_info or (0,)
+                libc = " LOCALE_PROVIDER libc" if int(version[0]) >= 15 else ""
                 connection.exec_driver_sql(
                     f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 "
-                    "LC_COLLATE 'C' LC_CTYPE 'C'"
+                    f"LC_COLLATE 'C' LC_CTYPE 'C'{libc}"
                 )
         engine = create_engine(database.url, pool_size=1)
         yield engine
@@ -150,7 +153,7 @@ def test_karma_and_what_hooks_run_know_the_name(oar: SmallOar, engine: Engine) -
     assert report.job_id.tolist() == waiting[::-1]
     assert report.user.tolist() == ["y", SHOWN]
     url = engine.url.render_as_string(hide_password=False)
-    shown = CliRunner().invoke(
+    shown = runner().invoke(
         main, ["--config", "small_oar.toml", "--url", url, "record", str(ended)]
     )
     assert shown.exit_code == 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, inspect, select, update
@@ -19,6 +19,7 @@ from oar_accounting.core.problems import Code, Trouble, what_helps
 from oar_accounting.ledger import problems, schema
 from oar_accounting.oar import oar_tables
 from tests.examples import examples
+from tests.runner import runner
 from tests.small_oar import DAY, HOUR, NOW, T0, Clock, Recorded, SmallOar, opened, stopped_clock
 
 on_sqlite = pytest.mark.databases("sqlite")
@@ -169,10 +170,10 @@ def test_what_is_wrong_with_a_metric_goes_when_that_metric_is_filled(engine: Eng
     assert Recorded(accounting).rates(job)["less"] == 12
 
 
-def run(engine: Engine, *words: str) -> Any:
+def run(engine: Engine, *words: str) -> Result:
     """The command on the site that `opened` opens."""
     url = engine.url.render_as_string(hide_password=False)
-    return CliRunner().invoke(main, ["--config", "small_oar.toml", "--url", url, *words])
+    return runner().invoke(main, ["--config", "small_oar.toml", "--url", url, *words])
 
 
 def test_problems_are_listed(engine: Engine, clock: Clock) -> None:

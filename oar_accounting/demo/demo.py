@@ -91,7 +91,10 @@ MOST_JOBS_A_DAY = 2_000
 def _tables() -> MetaData:
     """OAR's tables, with the properties that the site has added to its resources."""
     tables = MetaData()
-    others = ("accounting", "event_logs", "queues", "resource_logs")
+    others = (
+        *("accounting", "event_logs", "queues", "resource_logs"),
+        *("resource_groups", "resource_descriptions"),
+    )
     for table in (*oar_tables.metadata.sorted_tables, *(getattr(oar_tables, o) for o in others)):
         table.to_metadata(tables)
     jobs = tables.tables["jobs"]
@@ -176,9 +179,28 @@ def _write(connection: Connection, rng: np.random.Generator, jobs: Sequence[Job]
         "moldable_job_descriptions",
         list(zip(range(1, len(asking) + 1), asking, walltimes, strict=True)),
     )
+    asked = list(
+        zip(
+            np.repeat(np.arange(len(jobs)), offered).tolist(),
+            range(1, len(asking) + 1),
+            strict=True,
+        )
+    )
+    _insert(connection, "job_resource_groups", [_group_row(m, jobs[nth]) for nth, m in asked])
+    _insert(
+        connection,
+        "job_resource_descriptions",
+        [(m, "resource_id", len(jobs[nth].resources), 0) for nth, m in asked],
+    )
     _insert(connection, "assigned_resources", [(m, r) for m, job in held for r in job.resources])
     _insert(connection, "job_types", _type_rows(dict(zip(jobs, ids, strict=True))))
     _insert(connection, "job_state_logs", _log_rows(dict(zip(ids, seen, strict=True))))
+
+
+def _group_row(moldable: int, job: Job) -> tuple[Any, ...]:
+    """Of how many resources the moldable is, in one group of the same number."""
+    kind = "licence" if job.resources and job.resources[0] > site.CORES else "default"
+    return moldable, moldable, f"type = '{kind}'"
 
 
 def _job_row(number: int, job: Job, moldable: int) -> tuple[Any, ...]:

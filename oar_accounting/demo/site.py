@@ -31,6 +31,8 @@ CLUSTERS = (
     Cluster(name="sequoia", nodes=4, cores=32, mem_mib=786_432),
     Cluster(name="cedar", nodes=6, cores=16, gpus=2, mem_mib=196_608),
 )
+#: The resources of type default have the ids up to this, the licences those above it.
+CORES = sum(cluster.nodes * cluster.cores for cluster in CLUSTERS)
 LICENCES = 4
 #: State and ``available_upto`` of every resource: what sleeps can always be woken.
 ALIVE_STATE = ("Alive", 2_147_483_647)

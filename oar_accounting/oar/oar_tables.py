@@ -132,6 +132,27 @@ shown = Table(
     Column("last_karma", Float),
 )
 
+#: What jobs ask for: groups of levels of each moldable. Not every role may read them.
+resource_groups = Table(
+    "job_resource_groups",
+    MetaData(),
+    Column("res_group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("res_group_moldable_id", BigInteger, nullable=False),
+    # The condition, in SQL, on the resources of the group.
+    Column("res_group_property", Text),
+)
+resource_descriptions = Table(
+    "job_resource_descriptions",
+    MetaData(),
+    Column("res_job_group_id", BigInteger, nullable=False),
+    # A property of resources, and how many of its values.
+    Column("res_job_resource_type", String(255), nullable=False),
+    Column("res_job_value", Integer, nullable=False),
+    # From the highest level to the deepest.
+    Column("res_job_order", Integer, nullable=False),
+    PrimaryKeyConstraint("res_job_group_id", "res_job_resource_type", "res_job_order"),
+)
+
 #: When resources were alive, and what else was changed about them.
 resource_logs = Table(
     "resource_logs",

@@ -33,6 +33,7 @@ from oar_accounting.oar import oar_tables
 from oar_accounting.oar.checking import check_columns, resource_log_unread
 from oar_accounting.oar.job_rules import ENDED, PAUSED, RUNNING
 from oar_accounting.oar.never_ran import LaunchLogs
+from oar_accounting.oar.requested import Requests, properties_in, sizes_of
 
 #: Rows of OAR's own accounting held in memory at once.
 ROWS_AT_ONCE = 20_000
@@ -60,6 +61,7 @@ class OarJobs:
         self.engine = engine
         self._properties: frozenset[str] | None = None
         self._launches = LaunchLogs()
+        self._requests = Requests()
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
@@ -67,7 +69,7 @@ class OarJobs:
         with dialects.reading(self.engine) as connection:
             if self._properties is None:
                 self._properties = _checked(connection)
-            yield Snapshot(connection, self._properties, self._launches)
+            yield Snapshot(connection, self._properties, self._launches, self._requests)
 
     def properties(self) -> frozenset[str]:
         """The columns of OAR's ``resources``."""
@@ -116,11 +118,16 @@ class Snapshot:
     """One state of OAR's database. Blocks of ids come from `id_blocks`."""
 
     def __init__(
-        self, connection: Connection, properties: frozenset[str], launches: LaunchLogs
+        self,
+        connection: Connection,
+        properties: frozenset[str],
+        launches: LaunchLogs,
+        requests: Requests,
     ) -> None:
         self._connection = connection
         self._properties = properties
         self._launches = launches
+        self._requests = requests
 
     @property
     def connection(self) -> Connection:
@@ -265,6 +272,14 @@ class Snapshot:
         for job, start, stop in self._connection.execute(query):
             pauses[int(job)].append((int(start), int(stop) or OPEN))
         return pauses
+
+    def requested(self, rows: JobRows) -> dict[int, int]:
+        """How many resources of type default the waiting ones of the jobs ask for, where known."""
+        waiting = rows.job_id[(rows.moldable == 0) & ~np.isin(rows.state, ENDED)]
+        groups = self._requests.groups(self._connection, waiting) if len(waiting) else {}
+        if not groups:
+            return {}
+        return sizes_of(groups, self.resources(properties_in(groups, self._properties)))
 
     def never_ran(self, block: Ints) -> Ints:
         """The jobs of the block that OAR's logs say were given up before they ran, ascending."""

@@ -86,6 +86,7 @@ class Interpreted:
     spans: Spans
     rates: Rates
     problems: dict[int, Trouble]  #: by job, what is to be reported
+    requested: Mapping[int, int]  #: by waiting job, how many resources it asks for
 
 
 class Pass:
@@ -271,7 +272,12 @@ def interpret(
     job that is in the totals stays as it is there.
     """
     nothing = Interpreted(
-        rows=rows, types={}, spans=Spans.concat([]), rates=Rates.concat([]), problems={}
+        rows=rows,
+        types={},
+        spans=Spans.concat([]),
+        rates=Rates.concat([]),
+        problems={},
+        requested={},
     )
     if not len(rows):
         return nothing
@@ -290,6 +296,7 @@ def interpret(
         spans=when.spans,
         rates=when.rates,
         problems=when.trouble | dict.fromkeys(fewer.tolist(), lost),
+        requested=snapshot.requested(rows),
     )
 
 
@@ -346,4 +353,13 @@ def post(book: Book, found: Interpreted, nodes: Mapping[int, str]) -> None:
         **description(rows, nodes),
     )
     spans = found.spans.take(np.isin(found.spans.job_id, rows.job_id))
-    book.post(jobs, spans, found.rates.take(np.isin(found.rates.job_id, spans.job_id)))
+    held = found.rates.take(np.isin(found.rates.job_id, spans.job_id))
+    book.post(jobs, spans, Rates.concat([held, _requested(book, jobs, found.requested)]))
+
+
+def _requested(book: Book, jobs: JobRecords, requested: Mapping[int, int]) -> Rates:
+    """What waiting jobs ask for, as rates: without a span of time it amounts to nothing."""
+    waiting = jobs.take(np.isin(jobs.job_id, ints(list(requested))))
+    count = ints([requested[job] for job in waiting.job_id.tolist()])
+    metric_id = np.full(len(waiting), book.resource_metric().metric_id)
+    return Rates.unchanging(waiting.job_id, waiting.account_id, metric_id, count, count)

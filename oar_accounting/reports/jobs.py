@@ -278,7 +278,7 @@ class _JobReader:
         ended = row["closed"] != schema.OPEN_JOB
         runs = not ended and row["state"] in RUNNING
         ran = start > 1 and (runs or (ended and stop > start))
-        known = held is not None and (ended or runs)
+        known = held is not None and (ended or runs or held > 0)
         return RecordedJob(
             job_id=row["job_id"],
             user=user,

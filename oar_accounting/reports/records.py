@@ -82,8 +82,8 @@ class RecordedJob:
     ended: int | None  #: None: it has not ended, or never started
     walltime: int | None  #: None: it has not started, and what it asks for is not known
     waited: int | None  #: from its submission to its start; None: it has not started
-    #: What it holds of the metric of sizes, in its unit, rounded down; None: it has not started, or
-    #: an earlier version purged it, and that is lost.
+    #: What it holds of the metric of sizes, in its unit, rounded down; of a job that waits, how
+    #: many resources it asks for. None: not known, as of what an earlier version purged.
     size: int | None
     metrics: tuple[HeldMetric, ...]  #: that it asked for anything of
     #: What it asked for and used is known by day only; where its size is None, that is lost, too.

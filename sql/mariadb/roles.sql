@@ -97,8 +97,9 @@ BEGIN NOT ATOMIC
         SELECT table_name AS name
         FROM information_schema.tables
         WHERE table_schema = DATABASE() AND table_name IN (
-            'accounting', 'assigned_resources', 'event_logs', 'job_state_logs', 'job_types', 'jobs',
-            'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
+            'accounting', 'assigned_resources', 'event_logs', 'job_resource_descriptions',
+            'job_resource_groups', 'job_state_logs', 'job_types', 'jobs', 'moldable_job_descriptions',
+            'queues', 'resource_logs', 'resources'
         )
     ) DO
         EXECUTE IMMEDIATE CONCAT(

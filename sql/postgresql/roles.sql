@@ -94,8 +94,9 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'accounting', 'assigned_resources', 'event_logs', 'job_state_logs', 'job_types', 'jobs',
-        'moldable_job_descriptions', 'queues', 'resource_logs', 'resources'
+        'accounting', 'assigned_resources', 'event_logs', 'job_resource_descriptions',
+        'job_resource_groups', 'job_state_logs', 'job_types', 'jobs', 'moldable_job_descriptions',
+        'queues', 'resource_logs', 'resources'
     ] LOOP
         IF to_regclass('public.' || name) IS NOT NULL THEN
             EXECUTE format(

@@ -43,7 +43,10 @@ KARMA, KARMAS_USER = "oar_accounting_karma", "test_karma"
 PASSWORD = """all 'kinds"\\ of %40 @:/?# é€"""
 
 OURS = sorted(schema.metadata.tables)
-OTHERS = (oar_tables.event_logs, oar_tables.queues, oar_tables.resource_logs)
+OTHERS = (
+    *(oar_tables.event_logs, oar_tables.queues, oar_tables.resource_logs),
+    *(oar_tables.resource_groups, oar_tables.resource_descriptions),
+)
 OARS = [*sorted(oar_tables.metadata.tables), "accounting", *(each.name for each in OTHERS)]
 READ_OF_OAR = OARS
 

@@ -98,7 +98,10 @@ def oar_metadata(
     tables["assigned_resources"].append_column(
         Column("assigned_resource_index", index, nullable=False, server_default="LOG")
     )
-    for table in (oar_tables.resource_logs, oar_tables.queues, oar_tables.event_logs):
+    for table in (
+        *(oar_tables.resource_logs, oar_tables.queues, oar_tables.event_logs),
+        *(oar_tables.resource_groups, oar_tables.resource_descriptions),
+    ):
         table.to_metadata(metadata)
     tables["jobs"].append_column(Column("properties", String(1000)))
     tables["jobs"].append_column(

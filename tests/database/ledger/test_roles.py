@@ -345,10 +345,10 @@ def test_nobody_can_change_oars_tables(site: Site, user: str) -> None:
 
 
 @NETWORK
-def test_the_writer_reads_ten_tables_of_oar_and_cannot_alter_ours(site: Site) -> None:
+def test_the_writer_reads_twelve_tables_of_oar_and_cannot_alter_ours(site: Site) -> None:
     site.set_up()
     wanted = all_of(READ_OF_OAR, readings)
-    assert len(wanted) == 10
+    assert len(wanted) == 12
     assert not_refused(site, "writer", wanted) == list(wanted)
     assert not_refused(site, "writer", all_of(OURS, alterations)) == []
 

@@ -25,8 +25,6 @@ def oar(engine: Engine, clock: Clock) -> SmallOar:
     """Two nodes of four cores, with a licence."""
     oar = SmallOar(engine)
     oar.add_resources(kind="licence", host="")
-    oar_tables.resource_groups.create(engine)
-    oar_tables.resource_descriptions.create(engine)
     return oar
 
 
@@ -151,6 +149,7 @@ def test_when_it_starts_it_has_what_it_holds(oar: SmallOar, engine: Engine, cloc
 
 def test_without_oars_tables_it_is_not_known(engine: Engine, clock: Clock) -> None:
     waiting(SmallOar(engine))
+    oar_tables.resource_groups.drop(engine)
     accounting = opened(engine)
     accounting.catch_up()
     assert sizes(accounting) == [None]

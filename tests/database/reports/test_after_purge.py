@@ -204,7 +204,8 @@ def test_efficiency_sizes_waits_and_jobs_outlive_a_purge(engine: Engine) -> None
     assert {row.accuracy for row in site.accounting.sizes((), None, START, BOUND)} == {"exact"}
 
 
-@pytest.mark.parametrize("portions", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("portions", [1, 3])
 def test_purged_twice_is_purged_once(engine: Engine, portions: int) -> None:
     site = some_jobs(engine)
     before = all_told(site)
@@ -275,6 +276,7 @@ def test_a_forgotten_user_has_the_same_under_the_pseudonym(engine: Engine) -> No
     assert site.accounting.verify() == []
 
 
+@pytest.mark.slow
 def test_retired_jobs_keep_it_under_their_new_numbers(engine: Engine) -> None:
     site = some_jobs(engine)
     before = all_told(site)
@@ -316,15 +318,9 @@ def test_whatever_follows_reports_say_the_same(engine: Engine, verb: str, vanish
     assert site.accounting.verify() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "windows",
-    [
-        (HOUR, DAY),
-        *(
-            pytest.param(each, marks=pytest.mark.slow)
-            for each in ((HOUR, 6 * HOUR), (HOUR, 7 * HOUR), (DAY, 3 * DAY))
-        ),
-    ],
+    "windows", [(HOUR, DAY), (HOUR, 6 * HOUR), (HOUR, 7 * HOUR), (DAY, 3 * DAY)]
 )
 def test_in_other_windows_the_days_are_whole_in_both(
     engine: Engine, windows: tuple[int, int]

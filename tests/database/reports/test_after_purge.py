@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, select, update
 
-from oar_accounting import Accounting
+from oar_accounting import Accounting, AmountOverflow
 from oar_accounting.database.dialects import file_url
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.ledger import Ledger
@@ -154,7 +154,11 @@ def test_every_report_says_the_same_before_and_after_a_purge(
     sizes = data.draw(st.sampled_from(SIZES))
     bounds = [at for span in spans for at in span if at is not None]
     accounting = site_of(engine, window, some, f"site {next(SITES)}")
-    before = [told(accounting, *span, sizes) for span in spans]
+    try:
+        before = [told(accounting, *span, sizes) for span in spans]
+    except AmountOverflow:
+        # An open job of a million years, as of an instant: there is no answer to compare.
+        reject()
     for _ in range(2):
         purge(accounting, data.draw(st.sampled_from(bounds)))
         assert accounting.verify() == []

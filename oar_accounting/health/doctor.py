@@ -40,7 +40,12 @@ from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.queues import Queues, read_queues
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.oar.spellings import DOUBLE_ENCODED
-from oar_accounting.recording.declared import check_properties, declared_terms, notices
+from oar_accounting.recording.declared import (
+    check_properties,
+    declared_terms,
+    dropped_properties,
+    notices,
+)
 from oar_accounting.recording.identity import check_identity
 from oar_accounting.recording.spellings import merged_names, undecoded_names
 from oar_accounting.settings.load import Settings, oar_login
@@ -228,12 +233,14 @@ class _Examination:
         with self._trying("settings", oar.engine):
             check_properties(self._given, oar, self._given.metrics)
         with self._trying("settings", oar.engine):
-            terms = declared_terms(self._given, oar)
             if site is None:
+                declared_terms(self._given, oar)
                 return
+            terms = declared_terms(self._given, oar, site.terms)
             with self._ledger.reading() as (connection, _):
                 stored = catalog.stored_metrics(connection, site.site_id)
             told = notices(site, terms, self._given.metrics, stored) + merged_names(oar, site)
+            told += dropped_properties(oar, site.terms, stored)
             self._noticed("settings", told, "what they declare is what is recorded")
         with self._trying("job ids", oar.engine):
             told = check_identity(self._ledger, oar, site)

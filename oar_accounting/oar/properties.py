@@ -8,7 +8,8 @@ a property is, at any instant,
 * what the row says that is open then; of several the one that began last, of those that began
   together the one with the highest id;
 * where none is open, what the next row says;
-* where none follows, what it is today.
+* where none follows, what it is today: nothing, if it was dropped (``oarproperty -d``, which keeps
+  the log).
 
 A row that stops before it starts, or when it starts, takes no time and tells nothing; the text
 ``<unset>`` is no value. Before the instant from which a site believes the log of a property, the
@@ -87,8 +88,7 @@ def read_kinds(  # noqa: PLR0913 - one reading
     """OAR's resources with what the metrics and the *dimension* need, from *since* on.
 
     *since*: epoch seconds UTC. *believed*: by property, from when on its log is believed. Where the
-    log is not to be read, or cannot be, the properties are those of today. Raises
-    :class:`oar_accounting.errors.OarSchemaError` where OAR has no such property.
+    log is not to be read, or cannot be, the properties are those of today.
     """
     held = [part for metric in metrics for part in (metric, *metric.parts)]
     properties = properties_of(held, dimension)
@@ -260,7 +260,7 @@ class Assumed:
 
 
 def assumed(snapshot: Snapshot, properties: Sequence[str]) -> list[Assumed]:
-    """What is assumed of these properties. Raises as `read_kinds`."""
+    """What is assumed of these properties."""
     resources = snapshot.resources(tuple(properties))
     table = oar_tables.resource_logs.c
     query = select(

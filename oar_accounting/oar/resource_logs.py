@@ -197,8 +197,7 @@ def read_machine(  # noqa: PLR0913 - one reading
     """OAR's resources with what the metrics need, from *since* on; states from the first on.
 
     *present*: the columns that OAR has; *believed* as for `read_kinds`. Raises
-    :class:`oar_accounting.errors.OarSchemaError` where a property is not there, or OAR's logs
-    cannot be read.
+    :class:`oar_accounting.errors.OarSchemaError` where OAR's logs cannot be read.
     """
     check_columns(snapshot.connection, oar_tables.resource_logs)
     kinds = read_kinds(snapshot, metrics, dimension, since, believed)

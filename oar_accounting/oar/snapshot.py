@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     column,
     func,
+    null,
     select,
 )
 
@@ -27,7 +28,6 @@ from oar_accounting.core.columns import OPEN, Columns, Ints, JobRows, ints
 from oar_accounting.core.windows import after
 from oar_accounting.database import bulk, dialects
 from oar_accounting.database.id_blocks import SPARSE_BLOCK, among, id_blocks, short_lists
-from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics.metric import Resources
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.checking import check_columns, resource_log_unread
@@ -54,7 +54,8 @@ class Assigned(Columns):
 class OarJobs:
     """The database of one OAR server.
 
-    The first use raises :class:`OarSchemaError` where a table or column that is read is missing.
+    The first use raises :class:`oar_accounting.errors.OarSchemaError` where a table or column
+    that is read is missing.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -342,7 +343,7 @@ class Snapshot:
         """The rows of OAR's own accounting, some at a time, in no order.
 
         Window with its last second, user, project, queue, ASKED or USED, seconds x resources.
-        Raises :class:`OarSchemaError` where they cannot be read.
+        Raises :class:`oar_accounting.errors.OarSchemaError` where they cannot be read.
         """
         table = oar_tables.accounting
         check_columns(self._connection, table)
@@ -391,17 +392,14 @@ class Snapshot:
     def resources(self, properties: tuple[str, ...]) -> Resources:
         """All resources with the *properties*; ids ascending.
 
-        Raises :class:`OarSchemaError` where OAR has no such property.
+        A property that OAR does not have (``oarproperty -d``) is NULL for all of them.
         """
-        for name in properties:
-            if name not in self._properties:
-                raise OarSchemaError(
-                    f"OAR's resources have no property {name!r}, which a recorded metric or the "
-                    f"dimension needs; it has {', '.join(sorted(self._properties))}"
-                )
         table = oar_tables.resources
         known = {c.name: c for c in table.columns}
-        wanted: list[ColumnElement[Any]] = [known.get(name, column(name)) for name in properties]
+        wanted: list[ColumnElement[Any]] = [
+            known.get(name, column(name)) if name in self._properties else null().label(name)
+            for name in properties
+        ]
         query = (
             select(table.c.resource_id, table.c.type, *wanted)
             .select_from(table)

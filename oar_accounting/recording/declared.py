@@ -1,6 +1,6 @@
 """What the settings declare against what is recorded: the recorded stays until a rebuild."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from oar_accounting.core import formats
 from oar_accounting.errors import SettingsError
@@ -8,17 +8,20 @@ from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
 from oar_accounting.oar.job_rules import Terms
+from oar_accounting.oar.properties import properties_of
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.settings.load import Settings
 
 
-def declared_terms(given: Settings, oar: OarJobs) -> Terms:
+def declared_terms(given: Settings, oar: OarJobs, recorded: Terms | None = None) -> Terms:
     """The terms as the settings have them now.
 
     Raises :class:`SettingsError` where the dimension, or what is believed from some time on, is
-    not a property of OAR's resources.
+    not a property of OAR's resources, nor was one when it was *recorded*.
     """
     properties = oar.properties()
+    if recorded is not None:
+        properties |= {recorded.dimension} - {""} | dict(recorded.property_since).keys()
     dimension = given.dimension
     if dimension is None:
         dimension = "cluster" if "cluster" in properties else ""
@@ -57,6 +60,22 @@ def check_properties(given: Settings, oar: OarJobs, metrics: Iterable[Metric]) -
                     f"{given.file}: [metrics.{metric.name}]: {key} = {name!r} is not a property "
                     f"of OAR's resources; known are {', '.join(sorted(properties))}"
                 )
+
+
+def dropped_properties(oar: OarJobs, terms: Terms, stored: Sequence[StoredMetric]) -> Iterator[str]:
+    """What is recorded by properties that OAR no longer has, a line for each property."""
+    active = [each.metric for each in stored if each.state == schema.ACTIVE]
+    for name in properties_of(active, terms.dimension):
+        if name in oar.properties():
+            continue
+        users = [f"metric {each.name}" for each in active if name in each.properties]
+        users += ["the dimension"] * (name == terms.dimension)
+        yield (
+            f"OAR's resources no longer have the property {name!r}, which {' and '.join(users)} "
+            "needs: where OAR's log does not tell its value, it counts as not set. After adding it "
+            f"again (oarproperty -a {name}) and setting its values: oar-accounting rebuild "
+            "--from-oar"
+        )
 
 
 def notices(

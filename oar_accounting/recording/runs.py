@@ -12,7 +12,12 @@ from oar_accounting.ledger.ledger import Book, Ledger
 from oar_accounting.ledger.reading import open_jobs
 from oar_accounting.ledger.records import PassReport, Problem
 from oar_accounting.oar.snapshot import OarJobs
-from oar_accounting.recording.declared import check_properties, declared_terms, notices
+from oar_accounting.recording.declared import (
+    check_properties,
+    declared_terms,
+    dropped_properties,
+    notices,
+)
 from oar_accounting.recording.passes import Tally
 from oar_accounting.settings.load import Settings
 
@@ -82,8 +87,9 @@ class Runs:
         """Where the settings say otherwise than what is recorded, one line each."""
         with self.ledger.reading() as (connection, _):
             stored = stored_metrics(connection, site.site_id)
-        terms = declared_terms(self.given, self.oar)
+        terms = declared_terms(self.given, self.oar, site.terms)
         told = notices(site, terms, self.given.metrics, stored)
+        told += dropped_properties(self.oar, site.terms, stored)
         if site.terms.profile == "default" and (unread := self.oar.launches_unread()):
             told.append(f"jobs that OAR gave up before they ran are counted: {unread}")
         if site.terms.profile == "default" and (unread := self.oar.properties_unread()):

@@ -115,6 +115,55 @@ def test_right_figures_stay_right(oar: SmallOar, engine: Engine, way: str) -> No
     assert accounting.verify() == []
 
 
+def drop(engine: Engine, name: str) -> None:
+    """What ``oarproperty -d`` does: the log is kept."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE resources DROP COLUMN {name}")
+
+
+def test_a_property_that_was_dropped_stops_nothing(oar: SmallOar, engine: Engine) -> None:
+    change(oar)
+    toml = '[metrics.core]\nunit = "core·s"\ndistinct = "core"\n' + MEMORY
+    opened(engine, CLUSTER + toml).record([1])
+    for name in ("mem", "cluster"):
+        drop(engine, name)
+    # The other node never had a value that was logged.
+    oar.add_job(user="other", resources=range(5, 9), start=T0, stop=T0 + HOUR, walltime=HOUR)
+    accounting = opened(engine, CLUSTER + toml)
+    report = accounting.catch_up()
+    assert report.done == 3
+    assert used(accounting, "core") == {"before": 4, "during": 8, "after": 4, "other": 4}
+    assert used(accounting) == USED
+    clusters = accounting.usage(("cluster",), ("core",)).rows
+    assert {row.group[0]: row.used // HOUR for row in clusters} == {"": 4, "a": 8, "b": 8}
+    cluster, mem = (each for each in report.notices if "no longer have the property" in each)
+    assert "'cluster', which the dimension needs" in cluster
+    assert "'mem', which metric memory needs" in mem
+    assert "oarproperty -a mem" in mem
+    assert accounting.verify() == []
+    assert accounting.utilisation("memory", T0, CHANGE).rows
+
+
+@pytest.mark.parametrize("toml", ["", CLUSTER])
+def test_a_dimension_that_was_dropped_is_found_by_the_doctor(
+    oar: SmallOar, engine: Engine, toml: str
+) -> None:
+    accounting = opened(engine, toml + MEMORY)
+    accounting.catch_up()
+    drop(engine, "cluster")
+    accounting = opened(engine, toml + MEMORY)
+    said = [each.said for each in accounting.doctor().findings if each.level == "warning"]
+    assert any("no longer have the property 'cluster'" in each for each in said)
+    # Added again, with its values, nothing is left of it.
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE resources ADD COLUMN cluster VARCHAR(255)")
+    for number in range(1, 9):
+        oar.set_resource(number, cluster="a")
+    accounting = opened(engine, toml + MEMORY)
+    assert accounting.rebuild(from_oar=True).notices == ()
+    assert {row.group[0] for row in accounting.usage(("cluster",)).rows} == {"a"}
+
+
 def test_a_rebuild_of_what_was_recorded_right_changes_nothing(
     oar: SmallOar, engine: Engine
 ) -> None:

@@ -8,6 +8,8 @@
 -- Amounts are whole numbers of the metric's unit divided by its scale (resource: resource·s), of
 -- all the job, also what lies before and after the span. "unused" is asked less used; OAR may kill
 -- late, then it is below zero.
+-- "exit_code" is as OAR has it: 256 times what the program returned, or the number of the signal
+-- that ended it. Name, exit code, nodes and reservation are NULL where they are not recorded.
 --
 -- To edit: the lines below "asked_for". The jobs are those that ran from start_time on and before
 -- stop_time (here 2026-01-01 and 2026-04-01). user_name '' stands for all users.
@@ -107,6 +109,10 @@ SELECT
     a.queue_name,
     j.state,
     j.types,
+    j.name,
+    j.exit_code,
+    j.nodes,
+    j.reservation,
     j.submission_time AS submitted,
     j.start_time AS started,
     j.stop_time AS ended,

@@ -81,6 +81,15 @@ AMOUNTS = (
 )
 
 
+#: The first two nodes are of one cluster, the third is of another.
+NODES = {
+    (0,): "alpha-1",
+    (1,): "alpha-2",
+    (0, 2): "alpha-1,beta-1",
+    (0, 1, 2): "alpha-[1-2],beta-1",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A job as it was added: nodes of four cores are whole or not held at all."""
@@ -108,6 +117,18 @@ class Job:
     @property
     def ran(self) -> bool:
         return self.seconds > 0
+
+    @property
+    def name(self) -> str:
+        return f"a {self.types[0]}" if self.types else ""
+
+    @property
+    def exit_code(self) -> int:
+        return 768 if self.waited > 10 else 0
+
+    @property
+    def nodes(self) -> str:
+        return NODES[tuple(sorted({(number - 1) // 4 for number in self.resources}))]
 
     @property
     def purged(self) -> bool:
@@ -362,6 +383,8 @@ def build(database: Database) -> Site:
             types=job.types,
             submission=job.start - job.waited,
             pauses=[(job.start + a, job.start + b) for a, b in filter(None, [job.pause])],
+            job_name=job.name,
+            exit_code=job.exit_code,
         )
         numbers[number] = job
     for resource, states in STATES.items():
@@ -576,10 +599,12 @@ def jobs(known: Site, /, **of: Any) -> list[Row]:
             asked, used = job.whole(of["metric"])
             owner = (job.user, job.project, job.queue, job.state, ",".join(job.types))
             times = (job.start - job.waited, job.start, job.stop, max(0, job.waited), job.walltime)
-            rows.append((number, *owner, *times, asked, used, asked - used))
-    columns = ("job_id", "user_name", "project", "queue_name", "state", "types", "submitted")
-    more = ("started", "ended", "waited", "walltime", "asked", "used", "unused")
-    return rows_of((*columns, *more), rows)
+            said = (job.name, job.exit_code, job.nodes, "None")
+            rows.append((number, *owner, *said, *times, asked, used, asked - used))
+    columns = ("job_id", "user_name", "project", "queue_name", "state", "types")
+    told = ("name", "exit_code", "nodes", "reservation")
+    more = ("submitted", "started", "ended", "waited", "walltime", "asked", "used", "unused")
+    return rows_of((*columns, *told, *more), rows)
 
 
 def efficiency(known: Site, /, **of: Any) -> list[Row]:
@@ -764,14 +789,16 @@ def test_the_library_says_the_same_of_jobs(site: Site) -> None:
         expected: list[tuple[Any, ...]] = [
             (
                 *(each.job_id, each.user, each.started, each.ended, each.waited),
+                *(each.name, each.exit_code, each.nodes, each.reservation),
                 *(number for m in each.metrics for number in (m.asked, m.used)),
             )
             for each in site.accounting.jobs(metrics=metrics, **span).jobs
             if each.ended
         ]
-        columns = ("job_id", "user_name", "started", "ended", "waited", "asked", "used")
-        said = cells(site.ask("jobs", **given), *columns)
-        found = [row if row[-2:] != ("0", "0") else row[:5] for row in said]
+        columns = ("job_id", "user_name", "started", "ended", "waited")
+        more = ("name", "exit_code", "nodes", "reservation", "asked", "used")
+        said = cells(site.ask("jobs", **given), *columns, *more)
+        found = [row if row[-2:] != ("0", "0") else row[:-2] for row in said]
         assert found == texts(expected), given
         expected = [
             (*row.group, row.jobs, row.asked, row.used)

@@ -9,6 +9,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis import is_hypothesis_test
 from sqlalchemy import Engine, QueuePool, create_engine
 
 from oar_accounting.stubs import oar3
@@ -174,14 +175,15 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 def _repeated(items: list[pytest.Item]) -> set[pytest.Item]:
     """The tests with more parameters than are tried where people wait.
 
-    On a server the first ones only: SQLite tries them all. Of what starts programs, a few.
+    On a server the first ones only, and no examples of laws: SQLite tries them all. Of what starts
+    programs, a few.
     """
     seen: Counter[tuple[Kind | None, Path, str]] = Counter()
     found: set[pytest.Item] = set()
     for item in items:
         kind = _kind_of(item)
         if kind in ("postgresql", "mariadb") and not item.get_closest_marker("databases"):
-            most = 1
+            most = 0 if is_hypothesis_test(getattr(item, "function", None)) else 1
         elif kind is None and item.path.is_relative_to(SYSTEM):
             most = FEW_PROGRAMS
         else:

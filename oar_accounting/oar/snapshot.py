@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class OarJobs:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._properties: frozenset[str] | None = None
+        self._checked = False
         self._launches = LaunchLogs()
         self._requests = Requests()
 
@@ -68,16 +69,16 @@ class OarJobs:
     def snapshot(self) -> Iterator["Snapshot"]:
         """One state of the database, for as long as the block lasts."""
         with dialects.reading(self.engine) as connection:
-            if self._properties is None:
-                self._properties = _checked(connection)
-            yield Snapshot(connection, self._properties, self._launches, self._requests)
+            if not self._checked:
+                for table in oar_tables.metadata.sorted_tables:
+                    check_columns(connection, table)
+                self._checked = True
+            yield Snapshot(connection, self._launches, self._requests)
 
     def properties(self) -> frozenset[str]:
-        """The columns of OAR's ``resources``."""
-        if self._properties is None:
-            with self.snapshot():
-                pass
-        return self._properties or frozenset()
+        """The columns that OAR's ``resources`` have now."""
+        with self.snapshot() as snapshot:
+            return snapshot.properties
 
     def names(self) -> list[tuple[str, str]]:
         """The users and projects of OAR's jobs, each once, sorted, as which of the two and name."""
@@ -105,30 +106,23 @@ class OarJobs:
             return dialects.changeable(connection, list(oar_tables.metadata.tables))
 
 
-def _checked(connection: Connection) -> frozenset[str]:
-    """The columns of ``resources``, after a look at every table and column that is read."""
-    present: frozenset[str] = frozenset()
-    for table in oar_tables.metadata.sorted_tables:
-        present = check_columns(connection, table)
-        if table is oar_tables.resources:
-            properties = present
-    return properties
-
-
 class Snapshot:
     """One state of OAR's database. Blocks of ids come from `id_blocks`."""
 
     def __init__(
         self,
         connection: Connection,
-        properties: frozenset[str],
         launches: LaunchLogs,
         requests: Requests,
     ) -> None:
         self._connection = connection
-        self._properties = properties
         self._launches = launches
         self._requests = requests
+
+    @cached_property
+    def properties(self) -> frozenset[str]:
+        """The columns of OAR's ``resources``, which ``oarproperty`` may change at any time."""
+        return check_columns(self._connection, oar_tables.resources)
 
     @property
     def connection(self) -> Connection:
@@ -280,7 +274,7 @@ class Snapshot:
         groups = self._requests.groups(self._connection, waiting) if len(waiting) else {}
         if not groups:
             return {}
-        return sizes_of(groups, self.resources(properties_in(groups, self._properties)))
+        return sizes_of(groups, self.resources(properties_in(groups, self.properties)))
 
     def never_ran(self, block: Ints) -> Ints:
         """The jobs of the block that OAR's logs say were given up before they ran, ascending."""
@@ -397,7 +391,7 @@ class Snapshot:
         table = oar_tables.resources
         known = {c.name: c for c in table.columns}
         wanted: list[ColumnElement[Any]] = [
-            known.get(name, column(name)) if name in self._properties else null().label(name)
+            known.get(name, column(name)) if name in self.properties else null().label(name)
             for name in properties
         ]
         query = (

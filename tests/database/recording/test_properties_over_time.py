@@ -124,12 +124,12 @@ def drop(engine: Engine, name: str) -> None:
 def test_a_property_that_was_dropped_stops_nothing(oar: SmallOar, engine: Engine) -> None:
     change(oar)
     toml = '[metrics.core]\nunit = "core·s"\ndistinct = "core"\n' + MEMORY
-    opened(engine, CLUSTER + toml).record([1])
+    accounting = opened(engine, CLUSTER + toml)
+    accounting.record([1])
     for name in ("mem", "cluster"):
         drop(engine, name)
     # The other node never had a value that was logged.
     oar.add_job(user="other", resources=range(5, 9), start=T0, stop=T0 + HOUR, walltime=HOUR)
-    accounting = opened(engine, CLUSTER + toml)
     report = accounting.catch_up()
     assert report.done == 3
     assert used(accounting, "core") == {"before": 4, "during": 8, "after": 4, "other": 4}
@@ -151,7 +151,6 @@ def test_a_dimension_that_was_dropped_is_found_by_the_doctor(
     accounting = opened(engine, toml + MEMORY)
     accounting.catch_up()
     drop(engine, "cluster")
-    accounting = opened(engine, toml + MEMORY)
     said = [each.said for each in accounting.doctor().findings if each.level == "warning"]
     assert any("no longer have the property 'cluster'" in each for each in said)
     # Added again, with its values, nothing is left of it.
@@ -159,7 +158,6 @@ def test_a_dimension_that_was_dropped_is_found_by_the_doctor(
         connection.exec_driver_sql("ALTER TABLE resources ADD COLUMN cluster VARCHAR(255)")
     for number in range(1, 9):
         oar.set_resource(number, cluster="a")
-    accounting = opened(engine, toml + MEMORY)
     assert accounting.rebuild(from_oar=True).notices == ()
     assert {row.group[0] for row in accounting.usage(("cluster",)).rows} == {"a"}
 

@@ -123,3 +123,64 @@ def test_a_job_that_outlives_its_container_is_billed_from_then_on(oar: OarServer
             "bob": 2 * (stop - ended),
         }
         assert accounting.verify() == []
+
+
+#: What jobs ask for, and how many resources that is; None: OAR knows only once they start.
+REQUESTS = {
+    "resource_id=3": 3,
+    "nodes=2": 16,
+    "nodes=2/resource_id=3": 6,
+    "nodes=1+resource_id=2": 10,
+    "nodes=ALL": None,
+}
+
+
+def test_a_waiting_job_is_as_large_as_what_it_is_assigned(oar: OarServer) -> None:
+    with opened("", "waiting") as accounting:
+        (full,) = oar.submit("alice", LONG, request="resource_id=32", nodes=NODES)
+        oar.wait(full, "Running")
+        jobs = {}
+        for request in REQUESTS:
+            (job,) = oar.submit("bob", "true", request=request, walltime=60, nodes=NODES)
+            jobs[job] = REQUESTS[request]
+        accounting.catch_up()
+        waiting = {job.job_id: job for job in accounting.jobs().jobs if job.job_id in jobs}
+        assert {number: job.size for number, job in waiting.items()} == jobs
+        assert {(job.walltime, job.started) for job in waiting.values()} == {(60, None)}
+        oar.delete(full)
+        for job in jobs:
+            assert oar.wait(job, *ENDED) == "Terminated"
+        accounting.catch_up()
+        assigned = dict(
+            oar.ask(
+                "select moldable_job_id, count(*)::int from assigned_resources"
+                " join jobs on assigned_moldable_job = moldable_job_id group by moldable_job_id"
+            )
+        )
+        own = dict(oar.ask("select job_id, assigned_moldable_job from jobs"))
+        sizes = {job.job_id: job.size for job in accounting.jobs().jobs if job.job_id in jobs}
+        assert sizes == {job: assigned[own[job]] for job in jobs}
+        assert sizes == {job: known or 32 for job, known in jobs.items()}
+
+
+def test_a_property_that_is_dropped_stops_no_recording(oar: OarServer) -> None:
+    with opened(MEMORY, "dropped") as accounting:
+        accounting.catch_up()
+        before = used(accounting, "memory").get("bob", 0)
+        run("oarproperty", "-d", "mem")
+        try:
+            (job,) = oar.submit("bob", "sleep 2", request="resource_id=2")
+            assert oar.wait(job, *ENDED) == "Terminated"
+            ((last,),) = oar.ask(
+                "select distinct value from resource_logs join resources using (resource_id)"
+                " where attribute = 'mem' and date_stop = 0 and network_address = %s",
+                NODES[0],
+            )
+            report = accounting.catch_up()
+            assert any("no longer have the property 'mem'" in each for each in report.notices)
+        finally:
+            run("oarproperty", "-a", "mem")
+    with opened(MEMORY, "dropped") as accounting:
+        start, stop = times(oar, job)
+        assert used(accounting, "memory")["bob"] - before == int(last) * (stop - start)
+        assert accounting.verify() == []

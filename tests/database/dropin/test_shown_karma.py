@@ -234,10 +234,12 @@ def test_the_scheduler_starts_it_where_it_is_wanted(
     shown = str(other) if show == "elsewhere" else show
     given = {"config": str(site_file), "limit": 60, "show": shown}
     code = f"""
-import sys, time
-from oar_accounting.schedulers.oar3 import sort_jobs
+import sys
+from oar_accounting.stubs import oar3
+# A live test of another process runs a service at the usual place.
+oar3.SOCKET = {str(site_file.with_name("nowhere"))!r}
 for _ in range(2):
-    print(sort_jobs(["default"], {NOW}, [3, 4, 5], {{}}, {json.dumps(given)!r}, None))
+    print(oar3.sort_jobs(["default"], {NOW}, [3, 4, 5], {{}}, {json.dumps(given)!r}, None))
 sys.stdout.flush()
 sys.stdin.read()
 """

@@ -41,6 +41,8 @@ from tests.strategies import (
 )
 from tests.system.cli.test_cli import run
 
+on_sqlite = pytest.mark.databases("sqlite")
+
 Spans = list[tuple[int | None, int | None]]
 #: Keys of accounts and of jobs by which all is told apart.
 KEYS: tuple[tuple[str, ...], ...] = (
@@ -144,11 +146,8 @@ def whole_days(some: list[Job], day: int, data: st.DataObject) -> Spans:
 SITES = count(1)
 
 
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(some=batches(), window=st.sampled_from([*WINDOWS, 7_000]), data=st.data())
-def test_every_report_says_the_same_before_and_after_a_purge(
-    engine: Engine, some: list[Job], window: int, data: st.DataObject
-) -> None:
+def check_law(engine: Engine, some: list[Job], window: int, data: st.DataObject) -> None:
+    """What any report says of whole days is the same before and after purges."""
     some = [replace(job, state="Terminated") if job.state == "Vanished" else job for job in some]
     spans = whole_days(some, day_of(window), data)
     sizes = data.draw(st.sampled_from(SIZES))
@@ -166,6 +165,29 @@ def test_every_report_says_the_same_before_and_after_a_purge(
             now = told(accounting, *span, sizes)
             for name, answer in known.items():
                 assert now[name] == answer, (name, span)
+
+
+LAW = given(some=batches(), window=st.sampled_from([*WINDOWS, 7_000]), data=st.data())
+ONE_DATABASE = [HealthCheck.function_scoped_fixture]
+
+
+@on_sqlite
+@settings(max_examples=examples(20), suppress_health_check=ONE_DATABASE)
+@LAW
+def test_every_report_says_the_same_before_and_after_a_purge(
+    engine: Engine, some: list[Job], window: int, data: st.DataObject
+) -> None:
+    check_law(engine, some, window, data)
+
+
+@pytest.mark.databases("postgresql", "mariadb")
+@pytest.mark.slow
+@settings(max_examples=examples(6), suppress_health_check=ONE_DATABASE)
+@LAW
+def test_so_it_does_on_a_server(
+    engine: Engine, some: list[Job], window: int, data: st.DataObject
+) -> None:
+    check_law(engine, some, window, data)
 
 
 # -- examples, on every database ------------------------------------------------------------------

@@ -50,8 +50,11 @@ def date(instant: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A part of a whole in percent with one decimal; empty where there is no whole."""
-    return f"{100 * part / whole:.1f}%" if whole else ""
+    """A part of a whole in percent with one decimal; empty where the whole is not above zero.
+
+    Of what corrections bring to zero or below nobody has a share.
+    """
+    return f"{100 * part / whole:.1f}%" if whole > 0 else ""
 
 
 def clock(seconds: int) -> str:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
 from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.database import bulk
@@ -36,8 +36,8 @@ def waiting(connection: Connection, site: Site, wanted: UsageQuery) -> list[Wait
     """The waits of jobs that started within the span, by the keys of *wanted*, sorted by group.
 
     A start before the submission is no wait. Advance reservations, which were promised their start,
-    did not wait; what an earlier version recorded is not known to be one, and counts. Memory grows
-    with the number of different waits.
+    did not wait; what an earlier version recorded is not known to be one, and counts. Jobs that OAR
+    gave up before they ran did not start. Memory grows with the number of different waits.
     Raises :class:`UnknownName` and :class:`oar_accounting.BadSpan`.
     """
     for name in {*wanted.by, *wanted.where} & {names_of(site)[-1]}:
@@ -118,7 +118,7 @@ def _waits(connection: Connection, site: Site, wanted: UsageQuery) -> Iterator[t
 def _started(connection: Connection, site: Site, block: Ints, start: int, stop: int) -> list[Ints]:
     """Number, account, submission and start of the jobs of the block that started in the span."""
     job = schema.jobs.c
-    ran = ((job.closed != schema.OPEN_JOB) & (job.stop_time > job.start_time)) | (
+    ran = ((job.closed != schema.OPEN_JOB) & (job.stop_time > job.start_time) & ~_given_up()) | (
         (job.closed == schema.OPEN_JOB) & job.state.in_(RUNNING)
     )
     query = select(job.job_id, job.account_id, job.submission_time, job.start_time).where(
@@ -134,3 +134,23 @@ def _started(connection: Connection, site: Site, block: Ints, start: int, stop: 
     columns = bulk.read_ints(connection, query.order_by(job.job_id))
     ours = np.isin(columns[0], block)
     return [column[ours] for column in columns]
+
+
+def _given_up() -> ColumnElement[bool]:
+    """True for ended jobs that never ran: they failed, and nothing that they held is recorded.
+
+    Inner jobs hold nothing either where their container is billed. Of what an earlier version
+    purged nothing is known, and it counts as if it had run.
+    """
+    job, rate, row = schema.jobs.c, schema.rates.c, schema.purged.c
+    holds = exists().where(rate.site_id == job.site_id, rate.job_id == job.job_id)
+    kept = exists().where(row.site_id == job.site_id, row.job_id == job.job_id)
+    held = kept.where((row.rate != 0) | (row.asked != 0) | (row.used != 0))
+    return and_(
+        job.state != "Terminated",
+        ~or_(job.types.like("inner=%"), job.types.like("%,inner=%")),
+        or_(
+            and_(job.closed != schema.PURGED_JOB, ~holds),
+            and_(job.closed == schema.PURGED_JOB, kept, ~held),
+        ),
+    )

@@ -58,6 +58,17 @@ kept AS (
     FROM chosen c
     JOIN accounting_purged p ON p.site_id = c.site_id
 ),
+-- The jobs of which it is recorded that they held something.
+holders AS (
+    SELECT r.job_id
+    FROM chosen c
+    JOIN accounting_rates r ON r.site_id = c.site_id
+    UNION
+    SELECT p.job_id
+    FROM chosen c
+    JOIN accounting_purged p ON p.site_id = c.site_id
+    WHERE p.rate <> 0 OR p.asked <> 0 OR p.used <> 0
+),
 waits AS (
     SELECT
         j.job_id,
@@ -74,6 +85,7 @@ waits AS (
     JOIN accounting_accounts a ON a.account_id = j.account_id
     LEFT JOIN resources h ON h.job_id = j.job_id
     LEFT JOIN kept p ON p.job_id = j.job_id
+    LEFT JOIN holders d ON d.job_id = j.job_id
     JOIN classes k
         ON CASE WHEN j.closed = 2 AND p.job_id IS NULL THEN -1 ELSE COALESCE(h.resources, 0) END
             BETWEEN k.at_least AND k.at_most
@@ -83,7 +95,18 @@ waits AS (
         AND COALESCE(j.reservation, 'None') IN ('None', 'none')
         -- OAR gives a start also to jobs that have not started.
         AND (
-            (j.closed <> 0 AND j.stop_time > j.start_time)
+            (
+                j.closed <> 0 AND j.stop_time > j.start_time
+                -- What failed and held nothing never ran. An inner job did, where its container is
+                -- billed; and nobody knows what an earlier version purged.
+                AND (
+                    j.state = 'Terminated'
+                    OR j.types LIKE 'inner=%'
+                    OR j.types LIKE '%,inner=%'
+                    OR d.job_id IS NOT NULL
+                    OR (j.closed = 2 AND p.job_id IS NULL)
+                )
+            )
             OR (
                 j.closed = 0
                 AND j.state IN ('Launching', 'Running', 'Suspended', 'Resuming', 'Finishing')

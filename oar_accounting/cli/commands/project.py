@@ -82,7 +82,7 @@ def tell_project(report: ProjectReport, coverage: Coverage, form: str | None) ->
     for title in ("used", "a year before", "change"):
         table.add_column(f"{title}\n{unit if title != 'change' else ''}", justify="right")
     table.add_column("", no_wrap=True)
-    largest = max((each.used for each in report.months), default=0) or 1
+    largest = max([1, *(each.used for each in report.months)])
     lines = [(each.label, each.used, each.before) for each in report.months]
     total = (
         "total",
@@ -118,7 +118,7 @@ def _members(report: ProjectReport, unit: str) -> Any:
 
 
 def _change(used: int, before: int) -> str:
-    return f"{100 * (used - before) / before:+.0f}%" if before else ""
+    return f"{100 * (used - before) / before:+.0f}%" if before > 0 else ""
 
 
 def _objects(report: ProjectReport) -> list[dict[str, Any]]:

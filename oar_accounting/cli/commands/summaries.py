@@ -88,7 +88,7 @@ def _top_table(ranking: Ranking) -> Any:
 
     def line(names: Sequence[str], used: int) -> None:
         amount = formats.in_hours(used, ranking.unit, ranking.scale)
-        share = used / ranking.used if ranking.used else 0.0
+        share = used / ranking.used if ranking.used > 0 else 0.0
         add_row(table, *names, amount, formats.percent(used, ranking.used), bar(share))
 
     for place, row in enumerate(ranking.rows, 1):
@@ -109,7 +109,7 @@ def _top_objects(ranking: Ranking) -> Iterator[dict[str, Any]]:
             "metric": row.metric,
             "unit": formats.exact_unit(row.unit, row.scale),
             "used": row.used,
-            "share": row.used / ranking.used if ranking.used else None,
+            "share": row.used / ranking.used if ranking.used > 0 else None,
         }
 
 

@@ -1058,6 +1058,23 @@ def test_an_adjusted_metric_in_another_unit_is_one_clear_line(
     assert done.returncode == 2
 
 
+@on_sqlite
+def test_nobody_has_a_share_of_what_is_below_zero(site: Site) -> None:
+    """Alice gave back more than everybody used: she has no 150 % of it, and bob no -50 %."""
+    site.account(used=-24 * HOUR)
+    span = ["--metric", "resource", "--period", "2023-11"]
+
+    for command in (["top"], ["project", "default"]):
+        done = ask(site, *command, *span)
+        assert done.returncode == 0
+        assert not {*"%█"} & {*done.stdout}, done.stdout
+    rows = json.loads(ask(site, "top", *span, "--json").stdout)
+    assert [(row["user"], row["used"], row["share"]) for row in rows] == [
+        ("bob", 4 * HOUR, None),
+        ("alice", -12 * HOUR, None),
+    ]
+
+
 # -- the README ---------------------------------------------------------------------------------
 
 

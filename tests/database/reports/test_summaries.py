@@ -250,6 +250,24 @@ def test_an_advance_reservation_did_not_wait(engine: Engine) -> None:
     assert site.waiting(())[0].jobs == 3
 
 
+def test_what_never_ran_did_not_wait_for_its_start(engine: Engine) -> None:
+    """Also once purged. The inner job ran, though its container is billed for it."""
+    oar = SmallOar(engine)
+    given_up = oar.add_job(state="Error", submission=T0 - 5 * DAY, stop=T0 + 100)
+    oar.add_state(given_up, "Launching", T0, T0 + 100)
+    failed = oar.add_job(state="Error", submission=T0 - 60)
+    oar.add_state(failed, "Launching", T0, T0 + 5)
+    oar.add_state(failed, "Running", T0 + 5, T0 + HOUR)
+    container = oar.add_job(submission=T0 - 60, types=["container"])
+    oar.add_job(submission=T0 - 30, cores=4, state="Error", types=["x", f"inner={container}"])
+    site = opened(engine)
+    site.catch_up()
+    waits = [(each.jobs, each.median, each.longest) for each in site.waiting(())]
+    assert waits == [(3, 60, 60)]
+    assert site.purge(T0 + 2 * DAY)[1] == 4
+    assert [(each.jobs, each.median, each.longest) for each in site.waiting(())] == waits
+
+
 # -- a project ----------------------------------------------------------------------------------
 
 PARIS = ZoneInfo("Europe/Paris")

@@ -10,7 +10,8 @@ from typing import Any
 import hypothesis
 import pytest
 from hypothesis import is_hypothesis_test
-from sqlalchemy import Engine, QueuePool, create_engine
+from sqlalchemy import Dialect, Engine, QueuePool, create_engine
+from sqlalchemy.util import LRUCache
 
 from oar_accounting.stubs import oar3
 from tests.examples import QUICK, WHOLE
@@ -29,6 +30,10 @@ from tests.servers import (
     pooler_program,
     sweep_up,
 )
+
+#: What statements have been compiled to, by dialect.
+COMPILED: LRUCache[Any, Any] = LRUCache(2_000)
+Dialects = dict[str, Dialect]
 
 SERVERS = pytest.StashKey[Servers]()
 #: What the tests with a real OAR tell at the end of a run.
@@ -64,6 +69,9 @@ hypothesis.settings.register_profile(
 #: The tests that start programs, and how many cases of each are tried where people wait.
 SYSTEM = Path(__file__).parent / "system"
 FEW_PROGRAMS = 3
+#: The rooms of the tests with a database, and those of what only reads what others have written.
+DATABASE = Path(__file__).parent / "database"
+READERS = ("attributes", "health", "karma", "metrics", "reports", "usage")
 #: What one waits for: without --whole, tests run on these alone.
 QUICK_KINDS: tuple[Kind, ...] = ("sqlite", "postgresql")
 
@@ -175,15 +183,16 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 def _repeated(items: list[pytest.Item]) -> set[pytest.Item]:
     """The tests with more parameters than are tried where people wait.
 
-    On a server the first ones only, and no examples of laws: SQLite tries them all. Of what starts
-    programs, a few.
+    On a server the first ones only, of what writes; no examples of laws, and not what reads only:
+    SQLite tries them all. Of what starts programs, a few.
     """
     seen: Counter[tuple[Kind | None, Path, str]] = Counter()
     found: set[pytest.Item] = set()
     for item in items:
         kind = _kind_of(item)
         if kind in ("postgresql", "mariadb") and not item.get_closest_marker("databases"):
-            most = 0 if is_hypothesis_test(getattr(item, "function", None)) else 1
+            is_law = is_hypothesis_test(getattr(item, "function", None))
+            most = 0 if is_law or (item.path.is_relative_to(DATABASE) and _reads_only(item)) else 1
         elif kind is None and item.path.is_relative_to(SYSTEM):
             most = FEW_PROGRAMS
         else:
@@ -193,6 +202,10 @@ def _repeated(items: list[pytest.Item]) -> set[pytest.Item]:
         if seen[key] > most:
             found.add(item)
     return found
+
+
+def _reads_only(item: pytest.Item) -> bool:
+    return item.path.relative_to(DATABASE).parts[0] in READERS
 
 
 def _is_named(config: pytest.Config, item: pytest.Item) -> bool:
@@ -373,10 +386,21 @@ def database(server: Server) -> Iterator[Database]:
         yield fresh
 
 
+@pytest.fixture(scope="session")
+def dialects() -> Dialects:
+    """The dialect of the first engine of each kind, which later ones share."""
+    return {}
+
+
 @pytest.fixture
-def engine(database: Database) -> Iterator[Engine]:
+def engine(database: Database, dialects: Dialects) -> Iterator[Engine]:
     """An engine on `database`; the test must give all its connections back."""
     engine = create_engine(database.url)
+    if database.server.kind in QUICK_KINDS:
+        # To compile all statements anew takes a good part of a test's time. MariaDB's dialect is
+        # not of the kind alone: it knows the server's modes.
+        engine.dialect = dialects.setdefault(engine.name, engine.dialect)
+        engine.update_execution_options(compiled_cache=COMPILED)
     yield engine
     pool = engine.pool
     held = pool.checkedout() if isinstance(pool, QueuePool) else 0

@@ -66,7 +66,14 @@ if typing.TYPE_CHECKING:
     from oar_accounting.settings.load import Settings
     from oar_accounting.usage.job_keys import Sizes
     from oar_accounting.usage.keys import Visible
-    from oar_accounting.usage.records import Coverage, ShownMetric, Usage, UsageReport
+    from oar_accounting.usage.records import (
+        Catalog,
+        CatalogMetric,
+        Coverage,
+        ShownMetric,
+        Usage,
+        UsageReport,
+    )
     from oar_accounting.usage.result import UsageColumns
     from oar_accounting.usage.usage_query import UsageQuery
 
@@ -102,6 +109,8 @@ __all__ = [
     "BadAdjustment",
     "BadFile",
     "BadSpan",
+    "Catalog",
+    "CatalogMetric",
     "Coverage",
     "DatabaseError",
     "Difference",

@@ -18,6 +18,7 @@ PLACES = {
     "adjust": "adjust.adjust",
     "adjustments": "adjust.adjustments",
     "attributes": "attributes.attributes",
+    "catalog": "catalog.catalog",
     "catch-up": "record.catch_up",
     "demo": "demo.demo",
     "doctor": "doctor.doctor",

@@ -18,7 +18,7 @@ from oar_accounting.reports.records import (
     Waiting,
 )
 from oar_accounting.settings.load import Settings
-from oar_accounting.usage.records import Coverage, UsageReport
+from oar_accounting.usage.records import Catalog, Coverage, UsageReport
 
 # OAR's schedulers ask none of these questions, and would wait for what answers them.
 if TYPE_CHECKING:
@@ -78,6 +78,18 @@ class Reporting:
         """
         ledger = GivenLedger(connection, self._ledger.site_name)
         return Reporting(self.settings, ledger, self._clock)
+
+    def catalog(self) -> Catalog:
+        """What can be asked: metrics, keys and time zone, and from and until when it is recorded.
+
+        It names nobody. Raises :class:`oar_accounting.UnknownName` where nothing is recorded.
+
+        Example: ``[metric.name for metric in accounting.catalog().metrics]``
+        """
+        from oar_accounting.usage.catalog import catalog
+
+        with self._ledger.reading_site() as (connection, site):
+            return catalog(connection, site, self.settings.timezone, self._clock())
 
     def query(
         self,

@@ -107,6 +107,37 @@ class UsageReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogMetric:
+    """A metric of which amounts can be asked."""
+
+    name: str
+    unit: str  #: ``core·s``; amounts are in this divided by ``scale``
+    scale: int
+    form: str  #: how it is found: ``count``, ``distinct``, ``sum`` or ``formula``
+    of: str  #: the property that is counted or summed, or the formula; empty for ``count``
+    per: str  #: sum: once per different value of this property; empty: per resource
+    type: str  #: of the resources that count; ``*`` for all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """What can be asked of a site: `Accounting.catalog`. Times are epoch seconds UTC."""
+
+    site: str
+    timezone: str  #: whose clocks say when a day begins, unless a question says otherwise
+    window: int  #: seconds; amounts are kept by windows of this length
+    keys: tuple[str, ...]  #: by which usage can be grouped and chosen
+    #: Of the keys those that are attributes, each with whether a ``user`` or a ``project`` has it.
+    attributes: tuple[tuple[str, str], ...]
+    metrics: tuple[CatalogMetric, ...]  #: in the order in which they were declared
+    recorded_from: int | None  #: the first window with anything in it; None: there is nothing
+    #: When the last catch-up that was done began: what OAR had then is recorded. None: none was.
+    recorded_until: int | None
+    purged_before: int | None  #: of jobs that ended before, single spans are gone; None: none are
+    now: int  #: when this was so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
     """The span that an answer is of, and how far that was recorded: `Accounting.coverage`.
 

@@ -34,6 +34,7 @@ COMMANDS = (
         "adjust",
         "adjustments",
         "attributes",
+        "catalog",
         "catch-up",
         "demo",
         "doctor",

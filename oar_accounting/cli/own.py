@@ -157,7 +157,7 @@ def jobs(
             asked_for["where"] = {"job": ids}
         coverage = jobs_coverage(mine, asked_for)
         if ids:
-            tell_named(partial(mine.jobs, **asked_for), coverage, form, ids)
+            tell_named(mine, asked_for, coverage, form, ids)
             return
         tell_listed(partial(mine.jobs, **asked_for), coverage, form, after, first)
 

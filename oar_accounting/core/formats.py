@@ -41,6 +41,12 @@ def exact_unit(unit: str, scale: int) -> str:
     return unit if scale == 1 else f"{unit}/{scale}"
 
 
+def amount(number: int, scale: int) -> str:
+    """What is held each second, of a *number* in units divided by *scale*: ``1,024``, ``0.335``."""
+    whole, rest = divmod(number, scale)
+    return f"{number / scale:,.3f}" if rest else f"{whole:,}"
+
+
 def date(instant: int) -> str:
     """The date and time of epoch seconds in UTC, which it says; beyond the calendar the seconds."""
     try:

@@ -8,6 +8,7 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.ledger.ledger import Ledger
 from oar_accounting.reports.records import (
     Efficiency,
+    JobHistory,
     JobPage,
     ProjectMember,
     ProjectReport,
@@ -47,6 +48,10 @@ class OwnReports:
     def jobs(self, **given: Any) -> JobPage:
         """The user's jobs."""
         return self._everything.jobs(visible_to=self._own(()), **given)
+
+    def job(self, number: int, **given: Any) -> JobHistory | None:
+        """One of the user's jobs."""
+        return self._everything.job(number, visible_to=self._own(()), **given)
 
     def efficiency(self, by: Keys | UsageQuery = ("project",), **given: Any) -> list[Efficiency]:
         """What the user's jobs left unused."""

@@ -99,6 +99,38 @@ class RecordedJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpan:
+    """A half-open span, epoch seconds UTC, in which a job asked for or used what it held."""
+
+    kind: str  #: ``asked``: from its start for its walltime; ``used``: while it ran
+    start: int
+    stop: int | None  #: None: while it runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPart:
+    """What a job holds of a metric each second within ``[start, stop)``, as far as a span goes."""
+
+    metric: str
+    unit: str  #: ``core``; amounts are in this divided by ``scale``
+    scale: int
+    value: str  #: of the site's dimension property, such as the cluster
+    start: int  #: epoch seconds UTC
+    stop: int | None  #: None: until the job ends, and for what it asks for after that
+    asked: int
+    used: int  #: other than ``asked`` in a container, whose inner jobs are billed there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobHistory:
+    """One job over time: the answer of `Accounting.job`."""
+
+    job: RecordedJob
+    spans: tuple[JobSpan, ...]  #: those that were asked for first; none of a purged job
+    parts: tuple[JobPart, ...]  #: by time, value and metric; none of a purged job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobPage:
     """Some jobs, by ascending number, and where the next ones begin."""
 

@@ -10,6 +10,7 @@ from oar_accounting.errors import UnknownName
 from oar_accounting.ledger.ledger import GivenLedger, Ledger
 from oar_accounting.reports.records import (
     Efficiency,
+    JobHistory,
     JobPage,
     ProjectReport,
     Ranking,
@@ -59,6 +60,14 @@ class JobsGiven(ChosenUntil, total=False):
     metrics: "Keys | None"
     start: int | None
     stop: int | None
+
+
+class OneJobGiven(TypedDict, total=False):
+    """What may be given to `Reporting.job`; see `Reporting.jobs`."""
+
+    metrics: "Keys | None"
+    as_of: int | None
+    visible_to: "Visible | None"
 
 
 class Reporting:
@@ -229,6 +238,24 @@ class Reporting:
         with self._ledger.reading_site() as (connection, site):
             return page(connection, site, wanted, after, limit)
 
+    def job(self, number: int, **given: Unpack[OneJobGiven]) -> JobHistory | None:
+        """One job: all that is recorded of it, when it ran, and what it held then.
+
+        None where it is not recorded, or not for who asks. Raises as `usage`.
+
+        Example: ``accounting.job(4711).spans``
+        """
+        from oar_accounting.reports.job_history import history
+        from oar_accounting.reports.jobs import JobsWanted, page
+
+        _only("job", given, OneJobGiven)
+        asked = self.query((), where={"job": [str(number)]}, **given)
+        wanted = JobsWanted(wanted=asked, now=self._clock())
+        with self._ledger.reading_site() as (connection, site):
+            for job in page(connection, site, wanted, None, 1).jobs:
+                return history(connection, site, job, asked.metrics)
+        return None
+
     def each_job(self, *, at_once: int = 1000, **given: Unpack[JobsGiven]) -> Iterator[RecordedJob]:
         """The same jobs one after the other, as many as there are; *given* as for `jobs`.
 
@@ -378,7 +405,7 @@ def _fitting(verb: str, asked: "UsageQuery", known: type[Chosen]) -> "UsageQuery
     return asked
 
 
-def _only(verb: str, given: Mapping[str, object], known: type[Chosen]) -> None:
+def _only(verb: str, given: Mapping[str, object], known: type[Chosen] | type[OneJobGiven]) -> None:
     """Raise TypeError where more was *given* than a verb knows, as Python would."""
     for name in given.keys() - known.__annotations__.keys():
         raise TypeError(f"{verb}() got an unexpected keyword argument {name!r}")

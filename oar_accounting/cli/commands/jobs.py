@@ -1,9 +1,10 @@
 """The command that lists jobs: what each asked for, used and left unused."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import tzinfo
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ from oar_accounting.cli.terminal.options import Options
 from oar_accounting.core import formats, periods
 from oar_accounting.core.node_lists import expand
 from oar_accounting.errors import BadSpan, UnknownName
-from oar_accounting.reports.records import JobPage, RecordedJob
+from oar_accounting.reports.records import JobHistory, JobPage, JobPart, RecordedJob
 from oar_accounting.usage.keys import SITE
 from oar_accounting.usage.records import Coverage
 
@@ -113,7 +114,7 @@ def jobs(
             told["where"] = {"job": ids}
         coverage = jobs_coverage(accounting, told)
         if ids:
-            tell_named(partial(accounting.jobs, **told), coverage, form, ids)
+            tell_named(accounting, told, coverage, form, ids)
             return
         tell_listed(partial(accounting.jobs, **told), coverage, form, after, first)
 
@@ -129,28 +130,34 @@ def check_chosen_once(ids: Sequence[int]) -> None:
             )
 
 
-def tell_named(pages: Pages, coverage: Coverage, form: str | None, ids: Sequence[int]) -> None:
+def tell_named(
+    reports: "Accounting | OwnReports",
+    told: dict[str, Any],
+    coverage: Coverage,
+    form: str | None,
+    ids: Sequence[int],
+) -> None:
     """Single jobs in the order in which they are named: each in full, or as rows for machines.
 
     Raises :class:`UnknownName` where one is not recorded.
     """
-    found = {job.job_id: job for job in _following(pages, None)}
-    wanted = list(dict.fromkeys(ids))
-    if missing := [str(number) for number in wanted if number not in found]:
+    named = {key: told[key] for key in ("metrics", "as_of")}
+    found = {number: reports.job(number, **named) for number in dict.fromkeys(ids)}
+    if missing := [str(number) for number, one in found.items() if one is None]:
         one = len(missing) == 1
         raise UnknownName(
             f"{'job' if one else 'jobs'} {', '.join(missing)} {'is' if one else 'are'} not recorded"
         )
-    some = [found[number] for number in wanted]
+    some = [each for each in found.values() if each is not None]
     if form is not None:
-        tell_rows(form, JOB_FIELDS, chain.from_iterable(map(job_objects, some)), coverage)
+        tell_rows(form, JOB_FIELDS, chain.from_iterable(map(_history_objects, some)), coverage)
         return
-    for nth, job in enumerate(some):
+    for nth, each in enumerate(some):
         if nth:
             click.echo()
-        show(_in_full(job, periods.zone(coverage.timezone)))
+        show(_in_full(each, periods.zone(coverage.timezone)))
     tell_notes(coverage)
-    if earlier := [str(job.job_id) for job in some if job.name is None]:
+    if earlier := [str(each.job.job_id) for each in some if each.job.name is None]:
         click.echo(
             f"note: an earlier version recorded {', '.join(earlier)}: name, exit code, nodes and "
             "reservation are not known; oar-accounting rebuild --from-oar reads them",
@@ -210,22 +217,31 @@ def job_objects(job: RecordedJob) -> Iterator[dict[str, Any]]:
         yield common | dict.fromkeys(METRIC_FIELDS)
 
 
+def _history_objects(found: JobHistory) -> Iterator[dict[str, Any]]:
+    """The same of one job, each with its spans, and with the parts that are of the metric."""
+    spans = [asdict(each) for each in found.spans]
+    for row in job_objects(found.job):
+        parts = [asdict(each) for each in found.parts if each.metric == row["metric"]]
+        yield row | {"spans": spans, "parts": parts}
+
+
 def _exit_of(job: RecordedJob) -> str | None:
     return None if job.exit_code is None else formats.exit_words(job.exit_code)
 
 
-def _in_full(job: RecordedJob, zone: tzinfo) -> Any:
+def _in_full(found: JobHistory, zone: tzinfo) -> Any:
     """A line for each fact of a job."""
     table = new_table()
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    for name, fact in _facts(job, zone):
+    for name, fact in _facts(found, zone):
         add_row(table, name, fact or NONE)
     return table
 
 
-def _facts(job: RecordedJob, zone: tzinfo) -> Iterator[tuple[str, str | None]]:
+def _facts(found: JobHistory, zone: tzinfo) -> Iterator[tuple[str, str | None]]:
+    job = found.job
     yield "job", str(job.job_id)
     yield from (("name", job.name), ("user", job.user), ("project", job.project))
     yield from (("queue", job.queue), ("types", ", ".join(job.types)), ("state", job.state))
@@ -239,12 +255,33 @@ def _facts(job: RecordedJob, zone: tzinfo) -> Iterator[tuple[str, str | None]]:
     count = len(expand(job.nodes or ""))
     yield "nodes", f"{job.nodes} ({count})" if count > 1 else job.nodes
     yield "exit", _exit_of(job)
+    for first, then in pairwise(each for each in found.spans if each.kind == "used"):
+        if first.stop is not None and then.start > first.stop:
+            yield "suspended", _between(first.stop, then.start, zone)
+    yield from _held(found.parts, zone)
     for held in job.metrics:
         asked_for = formats.in_hours(held.asked, held.unit, held.scale)
         used = formats.in_hours(held.used, held.unit, held.scale)
         share = formats.percent(held.used, held.asked)
         unit = formats.hour_unit(held.unit)
         yield held.metric, f"{used} {unit} used of {asked_for} asked" + (share and f", {share}")
+
+
+def _held(parts: Sequence[JobPart], zone: tzinfo) -> Iterator[tuple[str, str]]:
+    """What a job held, where that changed or was on several values of the dimension."""
+    held: dict[tuple[int, int | None, str], list[str]] = {}
+    for part in parts:
+        amount = f"{formats.amount(part.used, part.scale)} {part.unit}"
+        held.setdefault((part.start, part.stop, part.value), []).append(amount)
+    changes = len({(start, stop) for start, stop, _ in held}) > 1
+    for (start, stop, value), amounts in held.items() if len(held) > 1 else ():
+        when = f"from {periods.shown(start, zone)}" if stop is None else _between(start, stop, zone)
+        place = f" on {value}" if value else ""
+        yield "held", f"{', '.join(amounts)}{place}" + (f", {when}" if changes else "")
+
+
+def _between(start: int, stop: int, zone: tzinfo) -> str:
+    return f"{periods.shown(start, zone)} to {periods.shown(stop, zone)}"
 
 
 def _clock_of(seconds: int | None) -> str | None:

@@ -130,7 +130,7 @@ class Pass:
                 found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
                 self._found.update(found.problems)
                 self._found.update(not_utf_8(decision.chosen, found.types))
-                within = _within_changed(snapshot, book, decision, found.types)
+                within = _within_changed(snapshot, book, decision, read.known, found.types)
                 kept = _kept(decision, found)
                 every = JobRows.concat([found.rows, kept])
                 nodes = with_recorded(self._nodes.taken(snapshot, every), read.known)
@@ -252,15 +252,29 @@ def _changed_in(book: Book, metric: StoredMetric, jobs: Ints, rates: Rates) -> i
 
 
 def _within_changed(
-    snapshot: Snapshot, book: Book, decision: Decision, types: Mapping[int, Sequence[str]]
+    snapshot: Snapshot,
+    book: Book,
+    decision: Decision,
+    known: JobRecords,
+    types: Mapping[int, Sequence[str]],
 ) -> Ints:
     """The recorded jobs within containers of which OAR tells otherwise than the ledger."""
     lost = decision.vanished
     recorded = {
         job: kinds.split(",") for job, kinds in zip(lost.job_id.tolist(), lost.types, strict=True)
     }
-    changed = [*decision.changed.tolist(), *recorded]
-    return jobs_within(book.connection, snapshot, book.site, {**types, **recorded}, changed)
+    chosen = decision.chosen
+    changed = chosen.take(np.isin(chosen.job_id, decision.changed))
+    begun: dict[int, int] = {}
+    for rows in (changed, known.take(np.isin(known.job_id, changed.job_id)), lost):
+        earliest = np.where(
+            rows.start_time > 1,
+            np.minimum(rows.start_time, rows.submission_time),
+            rows.submission_time,
+        )
+        for job, at in zip(rows.job_id.tolist(), earliest.tolist(), strict=True):
+            begun[job] = min(at, begun.get(job, at))
+    return jobs_within(book.connection, snapshot, book.site, {**types, **recorded}, begun)
 
 
 def interpret(

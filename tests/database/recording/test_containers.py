@@ -181,6 +181,28 @@ def test_an_inner_job_is_settled_again_when_its_container_ends(
     assert hours(accounting) == {"boss": 16, "guest": 12}
 
 
+def test_a_pass_that_is_killed_between_a_container_and_its_jobs_loses_nothing(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oar = SmallOar(engine)
+    container = oar.add_job(user="boss", types=CONTAINER, state="Running")
+    oar.add_job(user="guest", types=(f"inner={container}",), cores=4, state="Running")
+    accounting = recorded(engine)
+    oar.update_job(container, state="Terminated", stop_time=T0 + HOUR)
+    clock.now += HOUR
+
+    def killed(*given: Any) -> Iterator[Ints]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # Only what is left to do after the container is cut into blocks there.
+        patched.setattr(passes, "id_blocks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            accounting.catch_up()
+    accounting.catch_up()
+    assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
+
+
 def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
     engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,10 +86,14 @@ def unsettled_ids(connection: Connection, site_id: int) -> Ints:
     return np.sort(bulk.read_ints(connection, query)[0])
 
 
-def recorded_ids(connection: Connection, site_id: int, block: Ints) -> Ints:
-    """Which ids of the block are recorded."""
+def recorded_ids(
+    connection: Connection, site_id: int, block: Ints, *conditions: ColumnElement[bool]
+) -> Ints:
+    """Which ids of the block are recorded, of jobs for which the conditions hold."""
     table = schema.jobs.c
-    query = select(table.job_id).where(table.site_id == site_id, among(block, table.job_id))
+    query = select(table.job_id).where(
+        table.site_id == site_id, among(block, table.job_id), *conditions
+    )
     return np.intersect1d(bulk.read_ints(connection, query)[0], block)
 
 

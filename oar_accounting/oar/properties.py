@@ -250,6 +250,21 @@ def logged_since(connection: Connection, properties: Collection[str], since: int
     return np.sort(bulk.read_ints(connection, query)[0])
 
 
+def last_logged(connection: Connection) -> int:
+    """The number of OAR's last log of a resource; 0 where there is none."""
+    query = select(func.coalesce(func.max(oar_tables.resource_logs.c.resource_log_id), 0))
+    return int(connection.execute(query).scalar_one())
+
+
+def logged_after(connection: Connection, properties: Collection[str], number: int) -> bool:
+    """True where one of the *properties* was logged after the log of this *number*."""
+    table = oar_tables.resource_logs.c
+    query = select(table.resource_log_id).where(
+        table.resource_log_id > number, table.attribute.in_(sorted({"type", *properties}))
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
     """What is not known of a property, as numbers of resources."""

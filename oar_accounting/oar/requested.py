@@ -13,7 +13,7 @@ from math import prod
 
 from sqlalchemy import Connection, select
 
-from oar_accounting.core.columns import Ints
+from oar_accounting.core.columns import LARGEST, Ints
 from oar_accounting.database.id_blocks import among, id_blocks
 from oar_accounting.errors import OarSchemaError
 from oar_accounting.metrics.metric import Resources
@@ -114,8 +114,9 @@ def sizes_of(groups: Mapping[int, Sequence[Levels]], resources: Resources) -> di
             one = each[names]
             known = one is not None and all(count > 0 for _, count in levels)
             counts.append(prod(count for _, count in levels) * (one or 0) if known else None)
-        if counts and None not in counts:
-            found[job] = sum(count or 0 for count in counts)
+        size = sum(count or 0 for count in counts)
+        if counts and None not in counts and size <= LARGEST:
+            found[job] = size
     return found
 
 

@@ -110,37 +110,42 @@ class Pass:
     def settle(self, block: Ints, *, force: bool = False, seen_up_to: int = 0) -> Ints:
         """Record what OAR says about the jobs of the block, where it differs or with *force*.
 
-        With *seen_up_to* the site's high-water mark moves to that id, in the same transaction. Jobs
-        within a container that has changed are recorded anew. Returns the ids that OAR has.
+        With *seen_up_to* the site's high-water mark moves to that id. Jobs within a container that
+        has changed are recorded anew: all in one transaction, for no later pass would see that they
+        were left out. Returns the ids that OAR has.
         """
-        there, within = self._settled(block, force=force, seen_up_to=seen_up_to)
-        for others in id_blocks(np.setdiff1d(within, block)):
-            self._settled(others, force=True, seen_up_to=0)
+        with self.ledger.writing() as book:
+            there, within = self._settled(book, block, force=force, seen_up_to=seen_up_to)
+            for others in id_blocks(np.setdiff1d(within, block)):
+                self._settled(book, others, force=True, seen_up_to=0)
+            self.tally.figures += book.figures
+            self.tally.add_late(book.late)
         return there
 
-    def _settled(self, block: Ints, *, force: bool, seen_up_to: int) -> tuple[Ints, Ints]:
+    def _settled(
+        self, book: Book, block: Ints, *, force: bool, seen_up_to: int
+    ) -> tuple[Ints, Ints]:
         """The same without those jobs: which ids OAR has, and which those jobs are."""
         self._found.clear()
-        with self.ledger.writing() as book:
-            last_seen = self._last_seen(book.site)
-            with self.oar.snapshot() as snapshot:
-                read = self._read_block(snapshot, book, block)
-                decision = decide(read, book.accounts, last_seen, force=force)
-                self._found.update(decision.problems)
-                found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
-                self._found.update(found.problems)
-                self._found.update(not_utf_8(decision.chosen, found.types))
-                within = _within_changed(snapshot, book, decision, found.types)
-                kept = _kept(decision, found)
-                every = JobRows.concat([found.rows, kept])
-                nodes = with_recorded(self._nodes.taken(snapshot, every), read.known)
-            if len(decision.vanished):
-                book.close_vanished(decision.vanished, last_seen)
-            if len(found.rows):
-                post(book, found, nodes)
-            if len(kept):
-                describe(book, kept, read.known, nodes)
-            self._finish(book, read, decision, found.rows, seen_up_to)
+        last_seen = self._last_seen(book.site)
+        with self.oar.snapshot() as snapshot:
+            read = self._read_block(snapshot, book, block)
+            decision = decide(read, book.accounts, last_seen, force=force)
+            self._found.update(decision.problems)
+            found = interpret(self._holder, snapshot, book, decision.chosen, read.known)
+            self._found.update(found.problems)
+            self._found.update(not_utf_8(decision.chosen, found.types))
+            within = _within_changed(snapshot, book, decision, read.known, found.types)
+            kept = _kept(decision, found)
+            every = JobRows.concat([found.rows, kept])
+            nodes = with_recorded(self._nodes.taken(snapshot, every), read.known)
+        if len(decision.vanished):
+            book.close_vanished(decision.vanished, last_seen)
+        if len(found.rows):
+            post(book, found, nodes)
+        if len(kept):
+            describe(book, kept, read.known, nodes)
+        self._finish(book, read, decision, found.rows, seen_up_to)
         self.tally.problems |= self._found.told()
         return read.rows.job_id, within
 
@@ -234,8 +239,6 @@ class Pass:
         again = before & np.isin(posted.job_id, decision.changed)
         self.tally.done += int(np.count_nonzero(closed & ~before))
         self.tally.changed += int(np.count_nonzero(again))
-        self.tally.figures += book.figures
-        self.tally.add_late(book.late)
 
 
 def _changed_in(book: Book, metric: StoredMetric, jobs: Ints, rates: Rates) -> int:
@@ -252,15 +255,29 @@ def _changed_in(book: Book, metric: StoredMetric, jobs: Ints, rates: Rates) -> i
 
 
 def _within_changed(
-    snapshot: Snapshot, book: Book, decision: Decision, types: Mapping[int, Sequence[str]]
+    snapshot: Snapshot,
+    book: Book,
+    decision: Decision,
+    known: JobRecords,
+    types: Mapping[int, Sequence[str]],
 ) -> Ints:
     """The recorded jobs within containers of which OAR tells otherwise than the ledger."""
     lost = decision.vanished
     recorded = {
         job: kinds.split(",") for job, kinds in zip(lost.job_id.tolist(), lost.types, strict=True)
     }
-    changed = [*decision.changed.tolist(), *recorded]
-    return jobs_within(book.connection, snapshot, book.site, {**types, **recorded}, changed)
+    chosen = decision.chosen
+    changed = chosen.take(np.isin(chosen.job_id, decision.changed))
+    begun: dict[int, int] = {}
+    for rows in (changed, known.take(np.isin(known.job_id, changed.job_id)), lost):
+        earliest = np.where(
+            rows.start_time > 1,
+            np.minimum(rows.start_time, rows.submission_time),
+            rows.submission_time,
+        )
+        for job, at in zip(rows.job_id.tolist(), earliest.tolist(), strict=True):
+            begun[job] = min(at, begun.get(job, at))
+    return jobs_within(book.connection, snapshot, book.site, {**types, **recorded}, begun)
 
 
 def interpret(

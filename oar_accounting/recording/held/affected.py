@@ -3,12 +3,12 @@
 Jobs on the machine whose resources were changed, and those within a container that was settled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, or_
 
-from oar_accounting.core.columns import Ints, ints
+from oar_accounting.core.columns import OPEN, Ints, ints
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger import schema
 from oar_accounting.ledger.catalog import Site, stored_metrics
@@ -62,15 +62,18 @@ def jobs_within(
     snapshot: Snapshot,
     site: Site,
     types: Mapping[int, Sequence[str]],
-    jobs: Iterable[int],
+    jobs: Mapping[int, int],
 ) -> Ints:
     """The recorded jobs within those of the *jobs* that are containers, and within these, and on.
 
-    *types*: those of the jobs.
+    *types*: those of the jobs; *jobs*: by id, before when each did not run, epoch seconds. What
+    ended before the first of the containers is not billed to them: a name may serve for years.
     """
     if not bills_containers(site.terms):
         return ints([])
-    names = {name for job in jobs if (name := container_name(job, types.get(job, ())))}
+    containers = {job: name for job in jobs if (name := container_name(job, types.get(job, ())))}
+    first = min((jobs[job] for job in containers), default=OPEN)
+    names = set(containers.values())
     found: set[int] = set()
     while names:
         new = set(snapshot.inner_jobs(sorted(names)).tolist()) - found
@@ -80,5 +83,7 @@ def jobs_within(
             within |= snapshot.types(block)
         names = {name for job in new if (name := container_name(job, within.get(job, ())))}
     blocks = id_blocks(ints(sorted(found)))
-    known = [recorded_ids(connection, site.site_id, block) for block in blocks]
+    job = schema.jobs.c
+    lasts = or_(job.closed == schema.OPEN_JOB, job.stop_time > first)
+    known = [recorded_ids(connection, site.site_id, block, lasts) for block in blocks]
     return np.unique(np.concatenate([ints([]), *known]))

@@ -22,9 +22,10 @@ from oar_accounting.ledger.ledger import Book
 from oar_accounting.metrics.composed import HeldAmounts, facts_of
 from oar_accounting.metrics.formulas.evaluate import Fact
 from oar_accounting.metrics.metric import Held, Metric, Resources, bad_values
+from oar_accounting.oar.checking import resource_log_unread
 from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import Terms, bills_containers, phases
-from oar_accounting.oar.properties import Kinds, read_kinds
+from oar_accounting.oar.properties import Kinds, last_logged, logged_after, read_kinds
 from oar_accounting.oar.snapshot import Assigned, Snapshot
 from oar_accounting.recording.held.containers import read_containers
 from oar_accounting.recording.held.over_time import (
@@ -60,7 +61,7 @@ class Holdings:
 
 
 class Holder:
-    """Reads what jobs hold; reads the resources once, and again where one is new."""
+    """Reads what jobs hold; reads the resources once, and again where one is new or changes."""
 
     def __init__(self, problems: Troubles, nodes: JobNodes | None = None) -> None:
         """*nodes*: where the nodes of the jobs are noted, if these are wanted."""
@@ -69,6 +70,8 @@ class Holder:
         self._kinds: Kinds | None = None
         self._metrics: frozenset[Metric] = frozenset()
         self._since = OPEN
+        #: The number of OAR's last log when they were read; None where the log is not read.
+        self._last_log: int | None = None
 
     def holdings(
         self,
@@ -118,25 +121,36 @@ class Holder:
     def _ask_for(
         self, snapshot: Snapshot, metrics: Sequence[Metric], rows: JobRows, terms: Terms
     ) -> None:
-        """Read the resources, once a pass, with every property that is needed, from the first job.
+        """Read the resources with every property that is needed, from the first job.
 
-        The profile "classic" knows what they are today.
+        What OAR logs during a pass may be of jobs that end before the pass comes to them. The
+        profile "classic" knows what they are today.
         """
         since = int(rows.start_time.min(initial=OPEN))
-        if self._kinds is not None and set(metrics) <= self._metrics and since >= self._since:
+        known = self._kinds is not None and not self._has_changed(snapshot)
+        if known and set(metrics) <= self._metrics and since >= self._since:
             return
         self._metrics = self._metrics | set(metrics)
         self._since = min(self._since, since)
         self._reread(snapshot, terms)
 
+    def _has_changed(self, snapshot: Snapshot) -> bool:
+        """True where OAR has logged a property since the resources were read."""
+        if self._last_log is None:
+            return False
+        return logged_after(snapshot.connection, self._table.properties, self._last_log)
+
     def _reread(self, snapshot: Snapshot, terms: Terms) -> None:
+        connection = snapshot.connection
+        unread = terms.profile == "classic" or resource_log_unread(connection)
+        self._last_log = None if unread else last_logged(connection)
         self._kinds = read_kinds(
             snapshot,
             self._metrics,
             terms.dimension,
             self._since,
             dict(terms.property_since),
-            logged=terms.profile != "classic",
+            logged=not unread,
         )
 
     def _over_time(self, rows: JobRows, held: Held, terms: Terms) -> HeldSpans:

@@ -12,18 +12,29 @@ from oar_accounting.ledger.reading import JobRecords
 from oar_accounting.ledger.records import DryRun
 
 
-def counted(parts: Sequence[JobRecords], rows: int, before: int | None = None) -> DryRun:
-    """The report of these jobs, and of so many *rows*."""
-    jobs = JobRecords.concat(parts)
-    begun = jobs.take(jobs.start_time > 1)
-    ended = begun.take(begun.closed != schema.OPEN_JOB)
-    return DryRun(
-        jobs=len(jobs),
-        rows=rows,
-        start=int(np.min(begun.start_time)) if len(begun) else None,
-        stop=int(np.max(ended.stop_time)) if len(ended) else None,
-        before=before,
-    )
+class DryCount:
+    """Counts jobs, some at a time; what is counted is not kept."""
+
+    def __init__(self) -> None:
+        self._jobs = 0
+        self._start: int | None = None
+        self._stop: int | None = None
+
+    def add(self, jobs: JobRecords) -> None:
+        """These, too."""
+        self._jobs += len(jobs)
+        begun = jobs.take(jobs.start_time > 1)
+        if len(begun):
+            first = int(np.min(begun.start_time))
+            self._start = first if self._start is None else min(self._start, first)
+        ended = begun.take(begun.closed != schema.OPEN_JOB)
+        if len(ended):
+            last = int(np.max(ended.stop_time))
+            self._stop = last if self._stop is None else max(self._stop, last)
+
+    def report(self, rows: int, before: int | None = None) -> DryRun:
+        """The report of these jobs, and of so many *rows*."""
+        return DryRun(jobs=self._jobs, rows=rows, start=self._start, stop=self._stop, before=before)
 
 
 def rows_of(connection: Connection, tables: Sequence[Table], site_id: int, ids: Ints) -> int:

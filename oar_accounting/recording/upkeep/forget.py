@@ -20,7 +20,7 @@ from oar_accounting.ledger.pseudonyms import Forgotten, digest_of
 from oar_accounting.ledger.reading import jobs_where
 from oar_accounting.ledger.records import DryRun
 from oar_accounting.recording.runs import Runs
-from oar_accounting.recording.upkeep.dry_runs import counted
+from oar_accounting.recording.upkeep.dry_runs import DryCount
 
 #: What every pseudonym begins with.
 PSEUDONYM = "forgotten"
@@ -87,11 +87,10 @@ def would_forget(runs: Runs, user: str) -> DryRun:
         )
         rows += int(connection.execute(query).scalar_one())
         job = schema.jobs.c
-        jobs = [
-            jobs_where(connection, site_id, job.account_id.in_(some))
-            for some in short_lists(accounts)
-        ]
-    return counted(jobs, rows)
+        counted = DryCount()
+        for some in short_lists(accounts):
+            counted.add(jobs_where(connection, site_id, job.account_id.in_(some)))
+    return counted.report(rows)
 
 
 def _accounts(book: Book, user: str) -> dict[int, Names]:

@@ -19,7 +19,7 @@ from oar_accounting.ledger.records import DryRun, PassReport
 from oar_accounting.recording.pages import ledger_pages
 from oar_accounting.recording.passes import Shown
 from oar_accounting.recording.runs import Runs
-from oar_accounting.recording.upkeep.dry_runs import counted, rows_of
+from oar_accounting.recording.upkeep.dry_runs import DryCount, rows_of
 
 
 def purge(runs: Runs, before: int, progress: Progress | None) -> tuple[int, int]:
@@ -42,16 +42,16 @@ def would_purge(runs: Runs, before: int, progress: Progress | None) -> DryRun:
         bound = _bound(runs, book.site, before, runs.now())
         book.check_no_rebuild()
         shown = Shown(progress, count_jobs(book.connection, site_id))
-        found, rows = [], 0
+        counted, rows = DryCount(), 0
         last = LOWEST
         while len(page := recorded_above(book.connection, site_id, last, BLOCK)):
             last = int(page[-1])
             for block in id_blocks(page):
                 jobs, _ = purgeable(book.connection, site_id, block, bound)
-                found.append(jobs)
+                counted.add(jobs)
                 rows += rows_of(book.connection, DETAILS, site_id, jobs.job_id)
             shown.advance(len(page))
-    return counted(found, rows, bound)
+    return counted.report(rows, bound)
 
 
 def _bound(runs: Runs, site: Site, before: int, now: int) -> int:

@@ -13,7 +13,7 @@ from oar_accounting.ledger.records import DryRun, PassReport
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.identity import same_jobs
 from oar_accounting.recording.runs import Runs
-from oar_accounting.recording.upkeep.dry_runs import counted, rows_of
+from oar_accounting.recording.upkeep.dry_runs import DryCount, rows_of
 
 TABLES = (schema.jobs, schema.spans, schema.rates, schema.entries, schema.purged)
 
@@ -37,7 +37,9 @@ def would_retire(runs: Runs, first: int) -> DryRun:
         site_id = book.site.site_id
         rows = rows_of(book.connection, TABLES, site_id, leaving.job_id)
         rows += lines_about(book.connection, site_id, leaving.job_id)
-    return counted([leaving], rows)
+    counted = DryCount()
+    counted.add(leaving)
+    return counted.report(rows)
 
 
 def _leaving(book: Book, oar: OarJobs, first: int) -> JobRecords:

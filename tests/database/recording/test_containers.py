@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
 from oar_accounting import Accounting
+from oar_accounting.core.columns import Ints
+from oar_accounting.recording import passes
+from oar_accounting.recording.held.affected import jobs_within
 from tests.examples import examples
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, Recorded, SmallOar, opened, stopped_clock
@@ -175,6 +179,53 @@ def test_an_inner_job_is_settled_again_when_its_container_ends(
     oar.update_job(2, state="Terminated", stop_time=T0 + 5 * HOUR)
     accounting.catch_up()
     assert hours(accounting) == {"boss": 16, "guest": 12}
+
+
+def test_a_pass_that_is_killed_between_a_container_and_its_jobs_loses_nothing(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oar = SmallOar(engine)
+    container = oar.add_job(user="boss", types=CONTAINER, state="Running")
+    oar.add_job(user="guest", types=(f"inner={container}",), cores=4, state="Running")
+    accounting = recorded(engine)
+    oar.update_job(container, state="Terminated", stop_time=T0 + HOUR)
+    clock.now += HOUR
+
+    def killed(*given: Any) -> Iterator[Ints]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # Only what is left to do after the container is cut into blocks there.
+        patched.setattr(passes, "id_blocks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            accounting.catch_up()
+    accounting.catch_up()
+    assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
+
+
+def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A course of every week has one name for years."""
+    oar = SmallOar(engine)
+    oar.add_job(user="boss", types=("container=course",), stop=T0 + HOUR)
+    early = oar.add_job(user="guest", types=("inner=course",), stop=T0 + HOUR)
+    late = oar.add_job(user="guest", types=("inner=course",), start=T0 + HOUR, stop=T0 + 9 * HOUR)
+    going_on = oar.add_job(user="guest", types=("inner=course",), state="Running")
+    accounting = recorded(engine)
+    found: list[int] = []
+
+    def noted(*given: Any) -> Ints:
+        within = jobs_within(*given)
+        found.extend(within.tolist())
+        return within
+
+    monkeypatch.setattr(passes, "jobs_within", noted)
+    oar.add_job(user="boss", types=("container=course",), start=T0 + 8 * HOUR, stop=T0 + 9 * HOUR)
+    accounting.catch_up()
+    assert found == [late, going_on]
+    assert early not in found
+    assert hours(accounting)["boss"] == 8 + 8
 
 
 def test_a_container_that_oar_lost_counts_as_the_ledger_has_it(

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, event
 
 from oar_accounting import Accounting, SettingsError
+from oar_accounting.core.columns import Ints, ints
 from oar_accounting.oar import oar_tables
+from oar_accounting.recording.passes import Pass
 from tests.examples import examples
 from tests.servers import Server, fresh_database
 from tests.small_oar import DAY, HOUR, T0, Clock, Recorded, SmallOar, opened, stopped_clock
@@ -217,6 +219,24 @@ def test_an_open_job_is_settled_again_when_its_node_changes(
     assert Recorded(accounting).everything() == recorded
 
 
+def test_what_changes_while_a_pass_is_at_work_counts_for_the_jobs_it_comes_to(
+    oar: SmallOar, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Pass.settle
+
+    def settled(work: Pass, block: Ints, **given: Any) -> Ints:
+        for job in block.tolist():
+            settle(work, ints([job]), **given)
+            if job == 1:
+                change(oar)
+        return block
+
+    monkeypatch.setattr(Pass, "settle", settled)
+    accounting = opened(engine, CLUSTER + MEMORY)
+    accounting.catch_up()
+    assert used(accounting) == USED
+
+
 def test_a_job_has_the_size_that_it_began_with(oar: SmallOar, engine: Engine) -> None:
     change(oar)
     accounting = opened(engine, CLUSTER + MEMORY)
@@ -297,7 +317,7 @@ def test_only_rows_that_touch_the_jobs_are_read(oar: SmallOar, engine: Engine) -
 
     @event.listens_for(accounting.oar_engine, "before_cursor_execute")
     def note(*given: Any) -> None:
-        if "resource_log_id" in given[2]:
+        if "resource_logs.value" in given[2]:
             seen.append(given[3])
 
     accounting.record([3])

@@ -82,6 +82,8 @@ NODE, CORE = "network_address", "core"
         ([[(NODE, -1)]], "", None),
         ([[("gpudevice", 1)]], "", None),
         ([[(NODE, 1)], [("gpudevice", 1)]], "", None),
+        # More than fits in 63 bits, which a wrong request must not stop a pass with.
+        ([[("cluster", 2**31 - 1), (NODE, 2**31 - 1), ("resource_id", 2**31 - 1)]], "", None),
     ],
 )
 def test_a_job_that_waits_has_the_size_that_it_asks_for(

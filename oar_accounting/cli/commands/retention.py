@@ -73,7 +73,7 @@ def purge(options: Options, before: str, dry_run: bool, as_json: bool) -> None:
             plan = accounting.purge(instant, dry_run=True, progress=progress)
             told = periods.shown(plan.before or 0, zone)
             said = f"{plan.jobs} jobs that ended before {told} would be purged"
-            tell_plan(plan, f"{said}, and {plan.rows} rows would go", zone, as_json=as_json)
+            tell_plan(plan, f"{said}, and {plan.rows} rows removed", zone, as_json=as_json)
             return
         bound, count = accounting.purge(instant, progress=progress)
         told = periods.shown(bound, zone)
@@ -99,8 +99,8 @@ def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> No
     with options.accounting() as accounting:
         if dry_run:
             plan = accounting.forget_user(user, dry_run=True)
-            said = f"{formats.printable(user)} would get a pseudonym, in {plan.rows} rows"
-            tell_plan(plan, f"{said} and for {plan.jobs} jobs", accounting.zone, as_json=as_json)
+            said = f"{formats.printable(user)} would be replaced by a pseudonym in {plan.rows} rows"
+            tell_plan(plan, f"{said}, for {plan.jobs} jobs", accounting.zone, as_json=as_json)
             return
         pseudonym = accounting.forget_user(user)
     if as_json:
@@ -121,7 +121,7 @@ def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> No
 @dry_run_options
 @click.pass_obj
 def retire(options: Options, first: int, dry_run: bool, as_json: bool) -> None:
-    """Give job ids free that OAR uses again: restored from a dump, or installed anew.
+    """Free the job ids that OAR, restored from a dump or reinstalled, uses again.
 
     What the recorded jobs used stays. Jobs that OAR still has keep their ids.
 
@@ -131,14 +131,14 @@ def retire(options: Options, first: int, dry_run: bool, as_json: bool) -> None:
     with options.accounting() as accounting:
         if dry_run:
             plan = accounting.retire(first, dry_run=True)
-            said = f"{plan.jobs} jobs would give their ids free, in {plan.rows} rows"
+            said = f"the ids of {plan.jobs} jobs would be freed, in {plan.rows} rows"
             tell_plan(plan, said, accounting.zone, as_json=as_json)
             return
         count = accounting.retire(first)
     if as_json:
         tell_json({"dry_run": False, "jobs": count})
         return
-    click.echo(f"{count} jobs keep what they used, and gave their ids free")
+    click.echo(f"the ids of {count} jobs were freed; what the jobs used stays")
 
 
 @command("import-accounting")

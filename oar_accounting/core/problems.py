@@ -35,19 +35,22 @@ _DISMISS = "oar-accounting problems --dismiss {subject}"
 _HELP: dict[Code, tuple[str, str]] = {
     Code.IMPOSSIBLE_TIMES: ("correct the times in OAR, then", _RECORD),
     Code.TOO_LARGE: ("correct the job in OAR, or declare a larger unit, then", _RECORD),
-    Code.REMOVED_RESOURCE: ("nothing brings the resource back; seen, it goes with", _DISMISS),
-    Code.KEPT: ("nothing brings its resources back; seen, it goes with", _DISMISS),
-    Code.INCOMPLETE_METRIC: ("what OAR deleted is lost; seen, it goes with", _DISMISS),
-    Code.BELOW_ZERO: ("correct the formula, or what it is made of, then", _RECORD),
+    Code.REMOVED_RESOURCE: (
+        "OAR has deleted the resource for good; take it off this list with",
+        _DISMISS,
+    ),
+    Code.KEPT: ("its resources cannot be restored; take it off this list with", _DISMISS),
+    Code.INCOMPLETE_METRIC: ("what OAR deleted is lost; take it off this list with", _DISMISS),
+    Code.BELOW_ZERO: ("correct the formula, or the metrics it uses, then", _RECORD),
     Code.BAD_VALUE: ("correct the property of the resource in OAR, then", _RECORD),
     Code.BAD_TEXT: ("write the text as UTF-8 in OAR's database, then", _RECORD),
     Code.LONG_NAME: ("shorten the name in OAR's database, then", _RECORD),
     Code.OTHER_JOB: (
-        "if OAR uses ids again, all from here on",
+        "if OAR is reusing job ids, free all ids from this one on with",
         "oar-accounting retire --from {subject}",
     ),
-    Code.VANISHED: ("nothing more is known of it; seen, it goes with", _DISMISS),
-    Code.PURGED: ("adjust the account if it matters; seen, it goes with", _DISMISS),
+    Code.VANISHED: ("nothing more is known about it; take it off this list with", _DISMISS),
+    Code.PURGED: ("adjust the account if it matters, then take it off this list with", _DISMISS),
 }
 #: The same of resources.
 _RESOURCE_HELP: dict[Code, tuple[str, str]] = {

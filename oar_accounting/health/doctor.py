@@ -244,7 +244,7 @@ class _Examination:
             self._noticed("settings", told, "what they declare is what is recorded")
         with self._trying("job ids", oar.engine):
             told = check_identity(self._ledger, oar, site)
-            self._noticed("job ids", told, "name the jobs that are recorded under them")
+            self._noticed("job ids", told, "each still belongs to the job recorded under it")
 
     def _look_at_properties(self) -> None:
         """What is assumed of the past of OAR's resources?"""
@@ -341,7 +341,7 @@ class _Examination:
             found = find_backlog(self._ledger, self._oar, self._site)
             said = f"{found.jobs} jobs of OAR wait to be recorded"
             if found.since is None:
-                self._found("good", "backlog", "no job of OAR waits to be recorded")
+                self._found("good", "backlog", "no OAR job is waiting to be recorded")
             else:
                 late = self._now - found.since > LATE
                 said += f", the first of them job {found.oldest}, since {formats.date(found.since)}"

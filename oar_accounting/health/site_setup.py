@@ -146,8 +146,8 @@ def _not_ours(named: Path, stub: Path) -> Finding:
     return Finding(
         "warning",
         "hook",
-        f"OAR runs {named}, which does not seem to call our hook: a job is then recorded when the "
-        "timer is due, not when it ends. Let the script call, before it leaves",
+        f"OAR runs {named}, which does not seem to call our epilogue: a job is then recorded when "
+        "the timer is due, not when it ends. Make the script call this before it exits",
         _then(stub, str(stub)),
     )
 
@@ -173,10 +173,10 @@ def _state(user: "User", state: Path) -> Finding | None:
     """The directory of the hook's locks."""
     mend = f"install -d -o {USER} -g {USER} -m 700 {quoted(state)}"
     if not os.path.exists(state):
-        said = f"the directory {state} of the hook's locks is not there: it records no job"
+        said = f"the directory {state} of the epilogue's locks is not there: it records no job"
         return Finding("bad", "hook", said, mend)
     if user.denied(state, os.R_OK | os.W_OK | os.X_OK) == state:
-        said = f"the user {USER} may not write to {state}: the hook records no job"
+        said = f"the user {USER} may not write to {state}: the epilogue records no job"
         return Finding("bad", "hook", said, mend)
     return _denied(user, state, os.X_OK, "use", 700)
 

@@ -65,8 +65,8 @@ def _to_come(snapshot: Snapshot, now: int) -> JobRows:
 def _overdue_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> Finding:
     first = int(np.argmin(rows.start_time))
     said = (
-        f"{_many(rows)}: OAR has job {rows.job_id[first]} as {rows.state[first]} for "
-        f"{formats.lasting(now - int(rows.start_time[first]))}, at a walltime of "
+        f"{_many(rows)}: OAR has shown job {rows.job_id[first]} as {rows.state[first]} for "
+        f"{formats.lasting(now - int(rows.start_time[first]))}, with a walltime of "
         f"{formats.clock(int(rows.walltime[first]))}; {_counting(given, terms)}"
     )
     stuck = rows.state == "Finishing"
@@ -79,7 +79,7 @@ def _overdue_finding(rows: JobRows, given: Settings, terms: Terms, now: int) -> 
         if jobs
     ]
     if len(rows) > MOST_TOLD:
-        said += f"; the first {MOST_TOLD} are ended by"
+        said += f"; to end the first {MOST_TOLD}"
     return Finding("warning", "runaway jobs", said, " && ".join(ways))
 
 
@@ -106,10 +106,10 @@ def _counting(given: Settings, terms: Terms) -> str:
         return f"they count as OAR says, until a rebuild applies the grace in {given.file}"
     if terms.grace is None:
         return (
-            f"they count as OAR says; with grace = {HOUR} in {given.file}, then oar-accounting "
-            "rebuild --from-oar, they count for no more than their walltime and an hour"
+            f"they count as OAR says; with grace = {HOUR} in {given.file} and then oar-accounting "
+            "rebuild --from-oar, they count for at most their walltime plus an hour"
         )
-    return f"they count for no more than their walltime and {terms.grace} s"
+    return f"they count for at most their walltime plus {terms.grace} s"
 
 
 def _many(rows: JobRows) -> str:

@@ -78,8 +78,8 @@ def _other_oar(ledger: Ledger, oar: OarJobs, site: Site) -> OtherOar:
             first = int(others[0])
             break
     return OtherOar(
-        f"job {first} of OAR is not the job that is recorded under this id, nor may later ones "
-        "be: nothing was recorded. If it is another OAR, record it as a site of its own, with "
-        "--site NAME before the command. If OAR was restored or installed anew, keep what the "
-        f"recorded jobs used and give their ids free with: oar-accounting retire --from {first}"
+        f"job {first} of OAR is not the job that is recorded under this id, and later ones "
+        "may not be either: nothing was recorded. If it is another OAR, record it as a site of its "
+        "own, with --site NAME before the command. If OAR was restored or reinstalled, keep what "
+        f"the recorded jobs used and free their ids with: oar-accounting retire --from {first}"
     )

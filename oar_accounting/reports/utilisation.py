@@ -118,7 +118,7 @@ def utilisation(  # noqa: PLR0913 - one question
     even = _evens(connection, chosen, accounts, begin, stop)
     if any(even.values()):
         notes.append(
-            "what was purged, measured or taken over is known by windows only: it counts evenly "
+            "what was purged, measured or taken over is known only by window: it is spread evenly "
             "over each of them"
         )
     return UtilisationReport(

@@ -69,7 +69,7 @@ NONE = "-"
     type=click.Choice(["ran", "submitted", "started", "ended"]),
     default="ran",
     show_default=True,
-    help="What of a job lies within the period.",
+    help="Which moment of a job must lie within the period.",
 )
 @where_option
 @as_of_option
@@ -96,8 +96,8 @@ def jobs(
 ) -> None:
     """The jobs themselves: what each asked for, used and left unused, and how long it waited.
 
-    Of each JOB that is named, by its number, all that is recorded. A job that has not ended runs
-    until now, or until --as-of: it is in no later period.
+    Given the numbers of JOBs, it shows all that is recorded about each. A job that has not ended
+    counts as running until now, or until --as-of, and belongs to no later period.
 
     With --json and --csv a row for each job and metric, however many jobs there are; a job that
     held nothing has one without a metric.
@@ -187,7 +187,10 @@ def tell_listed(
     show(_table(page.jobs, periods.zone(coverage.timezone)))
     tell_notes(coverage)
     if page.after is not None:
-        click.echo(f"more follow: --after {page.after}, or -n for more at once", err=True)
+        click.echo(
+            f"more jobs follow: continue with --after {page.after}, or show more at once with -n N",
+            err=True,
+        )
 
 
 def _following(pages: Pages, after: int | None) -> Iterator[RecordedJob]:

@@ -22,7 +22,7 @@ JOB_ID = re.compile(r"-?[0-9]{1,18}")
     "--dismiss",
     metavar="JOB|CODE",
     multiple=True,
-    help="Forget those of this job, or of all jobs with this code; again for more.",
+    help="Take the problems of this job, or all with this code, off the list; may be repeated.",
 )
 @click.option("--json", "form", flag_value="json", help="For scripts: a list of objects.")
 @click.option("--csv", "form", flag_value="csv", help="For a spreadsheet.")
@@ -31,7 +31,7 @@ def problems(options: Options, dismiss: tuple[str, ...], form: str | None) -> No
     """What is wrong with jobs and resources, since when, and what helps.
 
     A problem is listed until a pass finds it mended. Where nothing can be mended, --dismiss takes
-    it off the list; it comes back if a pass records the job again and finds it again.
+    it off the list; it comes back if the job is recorded again and the problem is still there.
 
     \b
     Example: oar-accounting problems

@@ -60,9 +60,9 @@ def tell_json(told: Mapping[str, Any]) -> None:
 def purge(options: Options, before: str, dry_run: bool, as_json: bool) -> None:
     """Drop the details of jobs that ended long ago; every total stays.
 
-    So does what each of them asked for and used by day: over whole days every report says what it
-    said before. Such jobs can no longer be corrected, nor counted in metrics that are added later
-    or in smaller windows.
+    What each of them asked for and used on each day stays, too: over whole days, every report but
+    utilisation shows the same as before. Purged jobs can no longer be corrected, nor counted in
+    metrics that are added later, nor in smaller windows.
 
     \b
     Example: oar-accounting purge --before 2024-01-01 --dry-run
@@ -73,7 +73,7 @@ def purge(options: Options, before: str, dry_run: bool, as_json: bool) -> None:
             plan = accounting.purge(instant, dry_run=True, progress=progress)
             told = periods.shown(plan.before or 0, zone)
             said = f"{plan.jobs} jobs that ended before {told} would be purged"
-            tell_plan(plan, f"{said}, and {plan.rows} rows would go", zone, as_json=as_json)
+            tell_plan(plan, f"{said}, and {plan.rows} rows removed", zone, as_json=as_json)
             return
         bound, count = accounting.purge(instant, progress=progress)
         told = periods.shown(bound, zone)
@@ -88,9 +88,9 @@ def purge(options: Options, before: str, dry_run: bool, as_json: bool) -> None:
 @dry_run_options
 @click.pass_obj
 def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> None:
-    """Put a pseudonym in the place of a user's name; what was used stays.
+    """Replace a user's name with a pseudonym; what was used stays.
 
-    A project of the same name gets it too, and what the user's jobs are called is left out. Jobs
+    A project of the same name gets it, too, and the names of the user's jobs are blanked. Jobs
     that OAR still has, or will have, of this user are recorded under the pseudonym.
 
     \b
@@ -99,8 +99,8 @@ def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> No
     with options.accounting() as accounting:
         if dry_run:
             plan = accounting.forget_user(user, dry_run=True)
-            said = f"{formats.printable(user)} would get a pseudonym, in {plan.rows} rows"
-            tell_plan(plan, f"{said} and for {plan.jobs} jobs", accounting.zone, as_json=as_json)
+            said = f"{formats.printable(user)} would be replaced by a pseudonym in {plan.rows} rows"
+            tell_plan(plan, f"{said}, for {plan.jobs} jobs", accounting.zone, as_json=as_json)
             return
         pseudonym = accounting.forget_user(user)
     if as_json:
@@ -121,7 +121,7 @@ def forget_user(options: Options, user: str, dry_run: bool, as_json: bool) -> No
 @dry_run_options
 @click.pass_obj
 def retire(options: Options, first: int, dry_run: bool, as_json: bool) -> None:
-    """Give job ids free that OAR uses again: restored from a dump, or installed anew.
+    """Free the job ids that OAR, restored from a dump or reinstalled, uses again.
 
     What the recorded jobs used stays. Jobs that OAR still has keep their ids.
 
@@ -131,21 +131,21 @@ def retire(options: Options, first: int, dry_run: bool, as_json: bool) -> None:
     with options.accounting() as accounting:
         if dry_run:
             plan = accounting.retire(first, dry_run=True)
-            said = f"{plan.jobs} jobs would give their ids free, in {plan.rows} rows"
+            said = f"the ids of {plan.jobs} jobs would be freed, in {plan.rows} rows"
             tell_plan(plan, said, accounting.zone, as_json=as_json)
             return
         count = accounting.retire(first)
     if as_json:
         tell_json({"dry_run": False, "jobs": count})
         return
-    click.echo(f"{count} jobs keep what they used, and gave their ids free")
+    click.echo(f"the ids of {count} jobs were freed; what the jobs used stays")
 
 
 @command("import-accounting")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken over, and write nothing.")
 @click.pass_obj
 def import_accounting(options: Options, dry_run: bool) -> None:
-    """Take over what OAR's own accounting has of times of which no jobs are left.
+    """Take over what OAR's own accounting has from times whose jobs are gone.
 
     It counts as opening amounts in the metric resource, and usage shows them apart. Run again, it
     takes over only what is new. A job that turns up later takes the place of its share.
@@ -158,7 +158,7 @@ def import_accounting(options: Options, dry_run: bool) -> None:
         zone = accounting.zone
     verb = "would be taken over" if dry_run else "taken over"
     if told.start is None or told.stop is None:
-        click.echo("OAR's accounting has nothing of times of which no jobs are left")
+        click.echo("OAR's accounting has nothing from times whose jobs are gone")
     else:
         first, last = (periods.shown(at, zone) for at in (told.start, told.stop))
         click.echo(
@@ -168,7 +168,7 @@ def import_accounting(options: Options, dry_run: bool) -> None:
         )
     if told.left_out:
         click.echo(
-            f"{told.left_out} amounts are left to the jobs that there still are in their windows: "
+            f"{told.left_out} amounts are left out, because jobs of their windows are still there: "
             f"{_hours(told.left_out_asked)} asked, {_hours(told.left_out_used)} used by OAR's count"
         )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 #: Subjects of findings that tell what is behind.
 BEHIND = ("catch-up", "timer", "backlog", "problems")
+#: What people read in the place of a subject that scripts know.
+_SHOWN = {"hook": "epilogue"}
 #: Columns before what is said: of facts, of findings.
 LABEL_CELLS, FINDING = 18, 29
 #: The narrowest and the widest that it is filled.
@@ -99,7 +101,7 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     said = formats.printable(finding.said)
     said += ":" if finding.mend and said[-1].isalnum() else ""
     first, *others = block("", FINDING, said, width)
-    label = f"  {level}{finding.subject:<{FINDING - 12}}"
+    label = f"  {level}{_SHOWN.get(finding.subject, finding.subject):<{FINDING - 12}}"
     yield f"{label}{first[FINDING:]}"
     yield from others
     if finding.mend:

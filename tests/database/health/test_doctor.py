@@ -799,7 +799,7 @@ def test_another_script_is_the_hook(site: Site) -> None:
     other.chmod(0o755)
     site.machine.configure(f"{other} --verbose")
     found = site.only("hook", level="warning")
-    assert f"OAR runs {other}, which does not seem to call our hook" in found.said
+    assert f"OAR runs {other}, which does not seem to call our epilogue" in found.said
     assert found.mend == str(site.machine.hook)
     other.write_text(f'#!/bin/sh\n"{site.machine.hook}" "$@"\n')
     assert site.wrong() == []
@@ -891,7 +891,7 @@ def test_the_directory_of_the_locks_is_missing_or_another_users(
     state = site.machine.state
     state.rmdir()
     found = site.only("hook")
-    assert f"the directory {state} of the hook's locks is not there" in found.said
+    assert f"the directory {state} of the epilogue's locks is not there" in found.said
     assert found.mend == f"install -d -o oar -g oar -m 700 {state}"
     shell(found.mend)
     site.machine.give(state)
@@ -1237,3 +1237,12 @@ def test_what_is_said_keeps_to_its_line(site: Site, capsys: pytest.CaptureFixtur
     site.sql(update(schema.sites).values(dimension="evil\x1b[31m"))
     status_screen.show_status(site.status())
     assert "\x1b" not in capsys.readouterr().out
+
+
+@on_sqlite
+def test_people_read_of_the_epilogue_and_scripts_of_the_hook(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (found,) = (each for each in site.status().findings if each.subject == "hook")
+    status_screen.show_findings([found])
+    assert f" {found.level:<8}epilogue " in capsys.readouterr().out

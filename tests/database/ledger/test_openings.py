@@ -511,7 +511,7 @@ def test_the_command(database: Database, site: Accounting) -> None:
     assert done.stdout.splitlines() == [
         "4 amounts of OAR's accounting taken over, 4 of them new and 0 changed, from 2021-02-17 "
         "00:00:00 UTC to 2021-02-19 00:00:00 UTC: 20.0 resource·h asked, 10.0 resource·h used",
-        "1 amounts are left to the jobs that there still are in their windows: 16.0 resource·h "
+        "1 amounts are left out, because jobs of their windows are still there: 16.0 resource·h "
         "asked, 8.0 resource·h used by OAR's count",
     ]
     shown = run(*options, "usage", "--metric", "resource")

@@ -175,7 +175,7 @@ class Model:
         return any(key[2] == metric and any(each) for key, each in self.carried.items())
 
     def retire(self, first: int) -> int:
-        """What giving ids free does; how many jobs had one."""
+        """What freeing ids does; how many jobs had one."""
         for number, each in list(self.kept.items()):
             if number >= first and not each.job.ended:
                 self.vanish(number)

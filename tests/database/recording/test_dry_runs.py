@@ -154,10 +154,10 @@ def test_it_is_refused_where_the_verb_would_be(engine: Engine, site: OldSite) ->
 
 SAID = {
     "purge": (
-        "2 jobs that ended before 2023-11-04 00:00:00 UTC would be purged, and 8 rows would go"
+        "2 jobs that ended before 2023-11-04 00:00:00 UTC would be purged, and 8 rows removed"
     ),
-    "forget-user": "alice would get a pseudonym, in 6 rows and for 2 jobs",
-    "retire": "1 jobs would give their ids free, in 5 rows",
+    "forget-user": "alice would be replaced by a pseudonym in 6 rows, for 2 jobs",
+    "retire": "the ids of 1 jobs would be freed, in 5 rows",
 }
 LAST = {
     "purge": "2023-10-25 01:00:00",

@@ -193,7 +193,10 @@ def test_the_doctor_names_them_with_what_helps(oar: SmallOar, engine: Engine) ->
     found = told(accounting)
     assert list(found) == ["runaway jobs", "ends in future"]
     runaway, future = found.values()
-    assert "job 1: OAR has job 1 as Running for 700 days, at a walltime of 2:00:00" in runaway.said
+    assert (
+        "job 1: OAR has shown job 1 as Running for 700 days, with a walltime of 2:00:00"
+        in runaway.said
+    )
     assert "grace = 3600 in small_oar.toml" in runaway.said
     assert (runaway.level, runaway.mend) == ("warning", "oardel 1")
     assert (
@@ -208,7 +211,7 @@ def test_with_a_grace_the_doctor_says_what_counts(oar: SmallOar, engine: Engine)
     accounting.catch_up()
     runaway, future = told(accounting).values()
     for each in (runaway, future):
-        assert "for no more than their walltime and 3600 s" in each.said
+        assert "for at most their walltime plus 3600 s" in each.said
     assert (runaway.level, future.level) == ("warning", "good")
 
 

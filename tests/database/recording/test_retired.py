@@ -556,7 +556,7 @@ def test_the_command_tells_how_many(database: Database, engine: Engine) -> None:
     done = run("--url", database.url, "retire", "--from", "1")
     assert done.returncode == 0
     assert "oar-accounting:" not in done.stderr
-    assert done.stdout == "3 jobs keep what they used, and gave their ids free\n"
+    assert done.stdout == "the ids of 3 jobs were freed; what the jobs used stays\n"
     assert run("--url", database.url, "catch-up").returncode == 0
     assert run("--url", database.url, "verify").returncode == 0
     check(site, before)

@@ -487,7 +487,7 @@ def test_purged_jobs_count_evenly_over_their_windows(engine: Engine, clock: Cloc
     assert before == (alive_before, 0, 0, alive_before, 0, 0)
     assert after == (8 * DAY, 0, 0, 8 * HOUR, 8 * 23 * HOUR, 0)
     assert report.notes == (
-        "what was purged, measured or taken over is known by windows only: it counts evenly over "
+        "what was purged, measured or taken over is known only by window: it is spread evenly over "
         "each of them",
     )
     # The hour in which the machine was there is an even part of the day, and the rest is over.

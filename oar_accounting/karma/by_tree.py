@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from oar_accounting.core.columns import Ints, Texts, ints
-from oar_accounting.karma.by_linear import totals_by
 from oar_accounting.karma.entities import Entities, placed
 from oar_accounting.karma.inputs import Sources
 from oar_accounting.karma.paths import DeclaredNodes, Path, Paths
 from oar_accounting.karma.policies.describe import in_words
 from oar_accounting.karma.policies.fair_tree import fair_tree
-from oar_accounting.karma.policies.linear import shares
 from oar_accounting.karma.policies.policy import PROJECT_LEVELS, Shared
 from oar_accounting.karma.policies.shares_tree import Tree, classic
 from oar_accounting.karma.policies.whole import FULL, mixed
@@ -28,10 +26,10 @@ MIX = " + "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafUsage:
-    """What every leaf used, from 0; of a fair tree in whole parts of a unit."""
+    """What every leaf used, from 0, in whole parts of a unit."""
 
-    amounts: Sequence[float]  #: by number
-    units: Mapping[str, int]  #: by queue; empty for 1
+    amounts: Sequence[int]  #: by number
+    units: Mapping[str, int]  #: by queue
     weighed: Sequence[Weighed]  #: by metric
 
 
@@ -70,7 +68,7 @@ def judge(
     """What comes of the shares and of what was used, with these *jobs* in the trees."""
     entities = placed(sources.names, paths.of)
     usage = _leaf_usage(policy, entities, sources)
-    leaves: dict[str, dict[Path, float]] = {}
+    leaves: dict[str, dict[Path, int]] = {}
     for queue, path in jobs:
         leaves.setdefault(queue, {})[path] = 0
     known = {queue: set(some) for queue, some in leaves.items()}
@@ -87,22 +85,6 @@ def judge(
 
 def _leaf_usage(policy: Shared, leaves: Entities[tuple[str, Path]], sources: Sources) -> LeafUsage:
     """What the leaves used of the policy's metrics."""
-    if policy.fair:
-        return _exact_leaf_usage(policy, leaves, sources)
-    weighed = [sources.usage(metric, policy.counted, leaves) for metric in policy.metrics]
-    amounts = [np.maximum(each.usage, 0.0) for each in weighed]
-    if len(amounts) == 1:
-        return LeafUsage(amounts=amounts[0].tolist(), units={}, weighed=weighed)
-    queues = [queue for queue, _ in leaves.groups]
-    mix = np.zeros(len(queues))
-    for weight, usage in zip(policy.metrics.values(), amounts, strict=True):
-        mix = mix + weight * shares(usage, totals_by(queues, usage))
-    return LeafUsage(amounts=mix.tolist(), units={}, weighed=weighed)
-
-
-def _exact_leaf_usage(
-    policy: Shared, leaves: Entities[tuple[str, Path]], sources: Sources
-) -> LeafUsage:
     weighed: list[WeighedExactly] = [
         sources.exact_usage(metric, policy.counted, leaves) for metric in policy.metrics
     ]
@@ -122,7 +104,7 @@ def _exact_leaf_usage(
 
 
 def _judged(
-    policy: Shared, used: Mapping[Path, float], declared: Sequence[Path], unit: int
+    policy: Shared, used: Mapping[Path, int], declared: Sequence[Path], unit: int
 ) -> JudgedTree:
     """The tree of the leaves that *used* something, or wait, and of all *declared* nodes."""
     nodes: dict[Path, int] = {(): 0}
@@ -143,9 +125,8 @@ def _judged(
         is_user=np.isin(np.arange(len(nodes)), list(own)),
     )
     amounts = [own.get(node, 0) for node in range(len(nodes))]
-    if policy.fair:
-        return _fair(nodes, leaf, tree, amounts, unit)
-    return _classic(nodes, leaf, tree, np.array(amounts, np.float64))
+    judged = _fair if policy.fair else _classic
+    return judged(nodes, leaf, tree, amounts, unit)
 
 
 def _share(policy: Shared, path: Path) -> float:
@@ -159,9 +140,13 @@ def _share(policy: Shared, path: Path) -> float:
 
 
 def _classic(
-    nodes: dict[Path, int], leaves: dict[Path, Path], tree: Tree, own: Floats
+    nodes: dict[Path, int],
+    leaves: dict[Path, Path],
+    tree: Tree,
+    own: Sequence[int],
+    unit: int,
 ) -> JudgedTree:
-    parts = classic(tree, own)
+    parts = classic(tree, own, unit)
     return JudgedTree(
         nodes=nodes,
         leaves=leaves,
@@ -180,10 +165,10 @@ def _fair(
     nodes: dict[Path, int],
     leaves: dict[Path, Path],
     tree: Tree,
-    own: Sequence[float],
+    own: Sequence[int],
     unit: int,
 ) -> JudgedTree:
-    parts = fair_tree(tree, [int(each) for each in own], unit)
+    parts = fair_tree(tree, own, unit)
     return JudgedTree(
         nodes=nodes,
         leaves=leaves,

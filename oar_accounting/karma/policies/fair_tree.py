@@ -14,7 +14,6 @@ import numpy as np
 from oar_accounting.core.columns import Ints, ints
 from oar_accounting.karma.policies.shares_tree import Tree
 from oar_accounting.karma.policies.weights import Floats
-from oar_accounting.karma.policies.whole import whole_numbers
 
 #: A level fair share as a fraction of two whole numbers; divided by 0, it is infinite.
 Level = tuple[int, int]
@@ -56,7 +55,7 @@ def fair_tree(tree: Tree, leaf_usage: Sequence[int], unit: int = 1) -> FairTreeP
     An account without users does not matter to any rank but by its shares. Who uses more never
     comes to stand before anybody who stood before him.
     """
-    usage = _usage(tree, leaf_usage)
+    usage = tree.usage(leaf_usage)
     group = tree.group.tolist()
     levels = _levels(tree, usage)
     rank = _ranks(tree, _order(levels))
@@ -75,21 +74,10 @@ def fair_tree(tree: Tree, leaf_usage: Sequence[int], unit: int = 1) -> FairTreeP
     )
 
 
-def _usage(tree: Tree, own: Sequence[int]) -> list[int]:
-    """What every node and all below it used."""
-    found = [max(each, 0) for each in own]
-    for node, children in reversed(tree.below.items()):
-        found[node] += sum(found[child] for child in children.tolist())
-    return found
-
-
 def _levels(tree: Tree, usage: Sequence[int]) -> list[Level | None]:
     """The level fair share of every node; None for what has none."""
     as_parent, is_user, group = tree.as_parent.tolist(), tree.is_user.tolist(), tree.group.tolist()
-    shares, _ = whole_numbers(np.where(tree.as_parent, 0.0, tree.shares).tolist())
-    of_group = [0] * len(shares)
-    for node, above in enumerate(group):
-        of_group[above] += shares[node] if node != tree.root else 0
+    shares, of_group = tree.whole_shares()
     found: list[Level | None] = []
     for node, above in enumerate(group):
         if as_parent[node] or node == tree.root:
@@ -99,7 +87,7 @@ def _levels(tree: Tree, usage: Sequence[int]) -> list[Level | None]:
         elif not usage[node]:
             found.append(INFINITE)
         else:
-            found.append((shares[node] * usage[above], of_group[above] * usage[node]))
+            found.append((shares[node] * usage[above], of_group[node] * usage[node]))
     return found
 
 

@@ -9,12 +9,14 @@ No result depends on the order of the nodes: sums are exact before they are roun
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from oar_accounting.core.columns import Bools, Ints
 from oar_accounting.karma.policies.weights import Floats
+from oar_accounting.karma.policies.whole import whole_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,11 +92,23 @@ class Tree:
         found[self.root] = 1.0
         return np.where(self.as_parent, found[self.group], found)
 
-    def usage(self, own: Floats) -> Floats:
+    def whole_shares(self) -> tuple[list[int], list[int]]:
+        """The shares of every node, and those of its group, times what makes all of them whole.
+
+        0 for the root and for a node with the shares of its parent.
+        """
+        shares, _ = whole_numbers(np.where(self.as_parent, 0.0, self.shares).tolist())
+        shares[self.root] = 0
+        group, of_group = self.group.tolist(), [0] * len(shares)
+        for node, above in enumerate(group):
+            of_group[above] += shares[node]
+        return shares, [of_group[above] for above in group]
+
+    def usage(self, own: Sequence[int]) -> list[int]:
         """What every node and all below it used; *own* usage below zero counts as 0."""
-        found = np.maximum(own, 0.0)
+        found = [max(each, 0) for each in own]
         for node, children in reversed(self.below.items()):
-            found[node] = math.fsum([found[node], *found[children].tolist()])
+            found[node] += sum(found[child] for child in children.tolist())
         return found
 
 
@@ -115,11 +129,12 @@ class ClassicParts:
     factor: Floats  #: Slurm's fair-share factor, 2^-karma: 0 to 1, 1 is first
 
 
-def classic(tree: Tree, leaf_usage: Floats) -> ClassicParts:
+def classic(tree: Tree, leaf_usage: Sequence[int], unit: int = 1) -> ClassicParts:
     """Slurm's classic fair share (doc/html/classic_fair_share.shtml), without dampening.
 
-    *leaf_usage*: what each node used itself, by node; accounts may have some, beside that of their
-    users. With S the shares of the node and all above it, each a fraction of its group::
+    *leaf_usage*: what each node used itself, by node, in whole parts of the *unit*; accounts may
+    have some, beside that of their users. With S the shares of the node and all above it, each a
+    fraction of its group::
 
         Ueff = U                                    right below the root
         Ueff = U + (Ueff of the parent - U) × shares / shares of the group
@@ -130,43 +145,57 @@ def classic(tree: Tree, leaf_usage: Floats) -> ClassicParts:
     has no shares at all, Ueff is that of the parent. Who has no shares has infinite karma, even
     without usage. Where nothing was used, Ueff is 0 for everybody.
 
-    Who uses more never comes to stand before anybody who stood before him.
+    Who uses more never comes to stand before anybody who stood before him. All are fractions of
+    whole numbers until they are rounded at the end, so that equal ones are tied.
     """
-    raw_usage = tree.usage(leaf_usage)
-    norm_usage = np.zeros(len(raw_usage))
-    whole = raw_usage[tree.root]
-    np.divide(raw_usage, whole, out=norm_usage, where=whole > 0)
-    norm_shares = _norm_shares(tree)
-    effective = _effective(tree, norm_usage)
-    karma = np.full(len(effective), np.inf)
-    # Shares far down a deep tree can be too small for a quotient that is finite.
-    with np.errstate(over="ignore"):
-        np.divide(effective, norm_shares, out=karma, where=norm_shares > 0)
+    usage = tree.usage(leaf_usage)
+    whole = max(usage[tree.root], 1)
+    norm_shares, effective = _fractions(tree, usage)
+    karma = [
+        _quotient(used * of, within * whole * part)
+        for (used, within), (part, of) in zip(effective, norm_shares, strict=True)
+    ]
     return ClassicParts(
-        norm_shares=norm_shares,
-        raw_usage=raw_usage,
-        norm_usage=norm_usage,
-        effective_usage=effective,
-        karma=karma,
-        factor=np.exp2(-karma),
+        norm_shares=np.array([part / of for part, of in norm_shares]),
+        raw_usage=np.array([each / unit for each in usage]),
+        norm_usage=np.array([each / whole for each in usage]),
+        effective_usage=np.array([used / (within * whole) for used, within in effective]),
+        karma=np.array(karma),
+        factor=np.exp2(-np.array(karma)),
     )
 
 
-def _norm_shares(tree: Tree) -> Floats:
-    own = np.where(tree.as_parent, 1.0, tree.fractions())
-    found = np.ones(len(own))
-    for children in tree.below.values():
-        found[children] = found[tree.group[children[0]]] * own[children]
-    return found
+#: Two whole numbers; the second is above 0.
+_Fraction = tuple[int, int]
 
 
-def _effective(tree: Tree, usage: Floats) -> Floats:
-    pull = np.where(tree.as_parent | (tree.shares_of_group() == 0), 1.0, tree.fractions())
-    found = usage.copy()
+def _fractions(tree: Tree, usage: Sequence[int]) -> tuple[list[_Fraction], list[_Fraction]]:
+    """Of every node S, and Ueff times the usage of the root."""
+    shares, of_group = tree.whole_shares()
+    as_parent = tree.as_parent.tolist()
+    norm_shares: list[_Fraction] = [(1, 1)] * len(usage)
+    effective: list[_Fraction] = [(each, 1) for each in usage]
     for children in tree.below.values():
-        above = tree.group[children[0]]
-        if above != tree.root:
-            own, some = usage[children], pull[children]
-            # A pull of 1 gives what the parent has to the last bit, not by way of a difference.
-            found[children] = np.where(some == 1.0, found[above], own + (found[above] - own) * some)
-    return found
+        group = int(tree.group[children[0]])
+        (part, of), (above, within) = norm_shares[group], effective[group]
+        for node in children.tolist():
+            share, total = shares[node], of_group[node]
+            norm_shares[node] = (
+                (part, of) if as_parent[node] else (part * share, of * max(total, 1))
+            )
+            if group == tree.root:
+                continue
+            if as_parent[node] or not total:
+                effective[node] = effective[group]
+            else:
+                own = usage[node] * within
+                effective[node] = (own * total + (above - own) * share, within * total)
+    return norm_shares, effective
+
+
+def _quotient(above: int, below: int) -> float:
+    """Infinite without shares, and where these are too small for a quotient that is finite."""
+    try:
+        return above / below
+    except (OverflowError, ZeroDivisionError):
+        return math.inf

@@ -116,7 +116,7 @@ class Pass:
         """
         with self.ledger.writing() as book:
             there, within = self._settled(book, block, force=force, seen_up_to=seen_up_to)
-            for others in id_blocks(np.setdiff1d(within, block)):
+            for others in id_blocks(within):
                 self._settled(book, others, force=True, seen_up_to=0)
             self.tally.figures += book.figures
             self.tally.add_late(book.late)
@@ -125,7 +125,11 @@ class Pass:
     def _settled(
         self, book: Book, block: Ints, *, force: bool, seen_up_to: int
     ) -> tuple[Ints, Ints]:
-        """The same without those jobs: which ids OAR has, and which those jobs are."""
+        """The same without those jobs: which ids OAR has, and which those jobs are.
+
+        Another writer may have recorded some of the block since it was looked at: of these OAR
+        tells the same, and they are among those jobs.
+        """
         self._found.clear()
         last_seen = self._last_seen(book.site)
         with self.oar.snapshot() as snapshot:
@@ -147,7 +151,7 @@ class Pass:
             describe(book, kept, read.known, nodes)
         self._finish(book, read, decision, found.rows, seen_up_to)
         self.tally.problems |= self._found.told()
-        return read.rows.job_id, within
+        return read.rows.job_id, np.setdiff1d(within, decision.chosen.job_id)
 
     def _finish(
         self, book: Book, read: BlockRead, decision: Decision, posted: JobRows, seen_up_to: int

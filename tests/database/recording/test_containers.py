@@ -203,6 +203,30 @@ def test_a_pass_that_is_killed_between_a_container_and_its_jobs_loses_nothing(
     assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
 
 
+def test_a_job_that_another_pass_records_before_its_container_ends_is_settled_again(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are looked at without the lock; then the other pass records them, and one changes."""
+    oar = SmallOar(engine)
+    oar.add_job(user="boss", types=CONTAINER, state="Launching")
+    oar.add_job(user="guest", types=("inner=1",), cores=4, state="Launching")
+    accounting, other = recorded(engine), opened(engine)
+    for job in (1, 2):
+        oar.update_job(job, state="Running")
+    look = passes.Pass.outdated
+
+    def overtaken(*given: Any) -> Ints:
+        found = look(*given)
+        monkeypatch.setattr(passes.Pass, "outdated", look)
+        other.catch_up()
+        oar.update_job(1, state="Terminated", stop_time=T0 + HOUR)
+        return found
+
+    monkeypatch.setattr(passes.Pass, "outdated", overtaken)
+    accounting.catch_up()
+    assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
+
+
 def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
     engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,20 @@ def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
     assert hours(accounting)["boss"] == 8 + 8
 
 
+def test_a_container_that_oar_lost_counts_after_it_was_purged(
+    oar: SmallOar, engine: Engine, clock: Clock
+) -> None:
+    """The job within it ended later, and is not purged."""
+    guest = oar.add_job(user="guest", types=("inner=1",), cores=4, stop=T0 + 30 * HOUR)
+    clock.now = T0 + 40 * DAY
+    accounting = recorded(engine)
+    before = hours(accounting)
+    oar.remove_job(1)
+    assert accounting.purge(T0 + DAY) == (T0 + DAY, 1)
+    accounting.record([guest])
+    assert hours(accounting) == before == {"boss": 16, "guest": 4 * 28}
+
+
 def test_a_container_that_oar_lost_counts_as_the_ledger_has_it(
     oar: SmallOar, engine: Engine
 ) -> None:

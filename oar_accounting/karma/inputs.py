@@ -17,7 +17,7 @@ from oar_accounting.karma.policies.weights import Weighting, earliest, weights
 from oar_accounting.karma.usage import Weighed, WeighedExactly, WindowUsage, read_usage
 from oar_accounting.ledger.catalog import Names, Site, StoredMetric
 from oar_accounting.metrics.metric import Metric
-from oar_accounting.oar.properties import read_kinds
+from oar_accounting.oar.properties import believed_of, read_kinds
 from oar_accounting.oar.resource_logs import capacity_of, read_presence
 from oar_accounting.oar.snapshot import OarJobs
 from oar_accounting.recording.unposted import Planned, Recent
@@ -93,7 +93,7 @@ class Sources:
         """What the machine could have given of each metric, weighted by time; NaN if unknown."""
         wanted = [self.metric(name) for name in metrics]
         since = earliest(weighting, self.now)
-        believed = dict(self.site.terms.property_since)
+        believed = believed_of(self.site.terms)
         with self.oar.snapshot() as snapshot:
             presence = read_presence(snapshot.connection, since)
             begin = -OPEN if since is None else since

@@ -1,6 +1,7 @@
 """How many figures of jobs are otherwise than they were: a figure is a job's amount in one metric.
 
 It is another one where when the job asked or used, for whom, or how much each second has changed.
+What a waiting job asks for, without a span of time, is no amount yet.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ class _Figures(Columns):
 def changed_figures(before: tuple[Spans, Rates], after: tuple[Spans, Rates], jobs: Ints) -> int:
     """How many figures of the *jobs* are otherwise *after* than *before*."""
     spans = [each[0].take(np.isin(each[0].job_id, jobs)) for each in (before, after)]
-    rates = [each[1].take(np.isin(each[1].job_id, jobs)) for each in (before, after)]
+    rates = [
+        each[1].take(np.isin(each[1].job_id, timed.job_id))
+        for each, timed in zip((before, after), spans, strict=True)
+    ]
     moved = np.union1d(*(one.job_id for one in _not_in_both(*spans)))
     pairs = [_Figures(one.job_id, one.metric_id) for one in _not_in_both(*rates)]
     pairs += [

@@ -34,7 +34,7 @@ from oar_accounting.core.lengths import DAY
 from oar_accounting.core.parts import constant
 from oar_accounting.core.windows import amounts_in_windows
 from oar_accounting.database import bulk
-from oar_accounting.database.id_blocks import short_lists
+from oar_accounting.database.id_blocks import id_blocks, short_lists
 from oar_accounting.ledger import problems, schema
 from oar_accounting.ledger.catalog import StoredMetric
 from oar_accounting.ledger.ledger import Book, amounts_of
@@ -206,6 +206,23 @@ def day_length(connection: Connection, site_id: int) -> int:
     job = schema.jobs.c
     query = select(job.submission_time).where(job.site_id == site_id, job.job_id == schema.CARRIED)
     return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def purged_spans(book: Book, ids: Ints) -> Spans:
+    """From start to end, those of the jobs that were purged and had used something.
+
+    Pauses are not known any more.
+    """
+    row, used = schema.purged.c, [ints([])]
+    jobs = JobRecords.concat([book.known(block) for block in id_blocks(ids)])
+    jobs = jobs.take(jobs.closed == schema.PURGED_JOB)
+    for some in short_lists(jobs.job_id):
+        query = select(row.job_id).where(
+            row.site_id == book.site.site_id, row.job_id.in_(some), row.used > 0
+        )
+        used.append(bulk.read_ints(book.connection, query.distinct())[0])
+    jobs = jobs.take(np.isin(jobs.job_id, np.concatenate(used)))
+    return Spans(jobs.job_id, np.zeros(len(jobs), np.int64), jobs.start_time, jobs.stop_time)
 
 
 def nothing_kept() -> ColumnElement[bool]:

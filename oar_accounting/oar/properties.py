@@ -35,6 +35,7 @@ from oar_accounting.metrics.metric import (
 )
 from oar_accounting.oar import oar_tables
 from oar_accounting.oar.checking import resource_log_unread
+from oar_accounting.oar.job_rules import Terms
 from oar_accounting.oar.machine import (
     UP,
     History,
@@ -76,24 +77,30 @@ class Kinds:
         return found
 
 
-def read_kinds(  # noqa: PLR0913 - one reading
+def believed_of(terms: Terms) -> Believed | None:
+    """From when on a site believes the log of properties.
+
+    None in the profile "classic", which knows only what they are today, of jobs and of the machine.
+    """
+    return None if terms.profile == "classic" else dict(terms.property_since)
+
+
+def read_kinds(
     snapshot: Snapshot,
     metrics: Iterable[Metric],
     dimension: str,
     since: int,
-    believed: Believed,
-    *,
-    logged: bool = True,
+    believed: Believed | None,
 ) -> Kinds:
     """OAR's resources with what the metrics and the *dimension* need, from *since* on.
 
-    *since*: epoch seconds UTC. *believed*: by property, from when on its log is believed. Where the
-    log is not to be read, or cannot be, the properties are those of today.
+    *since*: epoch seconds UTC. *believed*: by property, from when on its log is believed. Where
+    this is None, or the log cannot be read, the properties are those of today.
     """
     held = [part for metric in metrics for part in (metric, *metric.parts)]
     properties = properties_of(held, dimension)
     resources = snapshot.resources(properties)
-    if not logged or resource_log_unread(snapshot.connection):
+    if believed is None or resource_log_unread(snapshot.connection):
         return of_today(resources)
     logs = PropertyLogs(snapshot.connection, resources, {"type", *properties}, since)
     if not logs.any():

@@ -192,7 +192,7 @@ def read_machine(  # noqa: PLR0913 - one reading
     metrics: Sequence[Metric],
     dimension: str,
     since: int,
-    believed: Believed,
+    believed: Believed | None,
 ) -> MachineLog:
     """OAR's resources with what the metrics need, from *since* on; states from the first on.
 

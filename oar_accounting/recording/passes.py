@@ -116,7 +116,7 @@ class Pass:
         """
         with self.ledger.writing() as book:
             there, within = self._settled(book, block, force=force, seen_up_to=seen_up_to)
-            for others in id_blocks(np.setdiff1d(within, block)):
+            for others in id_blocks(within):
                 self._settled(book, others, force=True, seen_up_to=0)
             self.tally.figures += book.figures
             self.tally.add_late(book.late)
@@ -125,7 +125,11 @@ class Pass:
     def _settled(
         self, book: Book, block: Ints, *, force: bool, seen_up_to: int
     ) -> tuple[Ints, Ints]:
-        """The same without those jobs: which ids OAR has, and which those jobs are."""
+        """The same without those jobs: which ids OAR has, and which those jobs are.
+
+        Another writer may have recorded some of the block since it was looked at: of these OAR
+        tells the same, and they are among those jobs.
+        """
         self._found.clear()
         last_seen = self._last_seen(book.site)
         with self.oar.snapshot() as snapshot:
@@ -147,7 +151,7 @@ class Pass:
             describe(book, kept, read.known, nodes)
         self._finish(book, read, decision, found.rows, seen_up_to)
         self.tally.problems |= self._found.told()
-        return read.rows.job_id, within
+        return read.rows.job_id, np.setdiff1d(within, decision.chosen.job_id)
 
     def _finish(
         self, book: Book, read: BlockRead, decision: Decision, posted: JobRows, seen_up_to: int
@@ -192,10 +196,7 @@ class Pass:
             metrics = [metric, book.resource_metric()]
             held = self._metric_holder.holdings(snapshot, book, rows, metrics)
         lost = np.union1d(np.setdiff1d(recorded, rows.job_id), lowered(book, held))
-        kept = Rates.concat([])
-        if before is not None:
-            kept = book.rates(lost, before.metric_id)
-            kept = replace(kept, metric_id=np.full(len(kept), metric.metric_id))
+        kept = _as_of_metric(book, lost, before, metric)
         missing = np.setdiff1d(lost, kept.job_id) if before is None else ints([])
         lacking = Trouble(Code.INCOMPLETE_METRIC, incomplete(metric.metric.name))
         self._found.update(dict.fromkeys(missing.tolist(), lacking))
@@ -241,15 +242,24 @@ class Pass:
         self.tally.changed += int(np.count_nonzero(again))
 
 
+def _as_of_metric(
+    book: Book, jobs: Ints, before: StoredMetric | None, metric: StoredMetric
+) -> Rates:
+    """What is recorded of the jobs in the metric of *before*, as rates of another *metric*."""
+    if before is None:
+        return Rates.concat([])
+    kept = book.rates(jobs, before.metric_id)
+    return replace(kept, metric_id=np.full(len(kept), metric.metric_id))
+
+
 def _changed_in(book: Book, metric: StoredMetric, jobs: Ints, rates: Rates) -> int:
     """In how many of the jobs a metric is otherwise than what is shown under its name."""
-    shown = [
-        each.metric_id
+    shown = (
+        each
         for each in book.metrics()
         if each.metric.name == metric.metric.name and each.state == schema.ACTIVE
-    ]
-    old = book.rates(jobs, shown[0]) if shown else Rates.concat([])
-    old = replace(old, metric_id=np.full(len(old), metric.metric_id))
+    )
+    old = _as_of_metric(book, jobs, next(shown, None), metric)
     spans = book.spans(jobs)
     return changed_figures((spans, old), (spans, rates), jobs)
 

@@ -44,6 +44,7 @@ from oar_accounting.ledger.reading import read_rates, read_spans
 from oar_accounting.metrics.metric import RESOURCE, Resources, largest_values
 from oar_accounting.oar import machine
 from oar_accounting.oar.machine import Filled, Measure, Stretches, UseSteps, measured
+from oar_accounting.oar.properties import believed_of
 from oar_accounting.oar.resource_logs import MachineLog, read_machine
 from oar_accounting.oar.snapshot import OarJobs, Snapshot
 from oar_accounting.reports.page_of_jobs import PageOfJobs, by_job
@@ -103,7 +104,7 @@ def utilisation(  # noqa: PLR0913 - one question
             metrics_only,
             site.terms.dimension,
             since,
-            dict(site.terms.property_since),
+            believed_of(site.terms),
         )
         _check_values(connection, chosen, log)
         begin = _first(connection, site, log) if start is None else start

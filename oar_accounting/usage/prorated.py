@@ -123,7 +123,13 @@ class Source:
 
 def in_windows(table: Table, length: int, question: LedgerQuery) -> Source:
     """The totals, or the days, with windows of *length* seconds."""
-    start = columns_of(table)[0]
+    return by_window(table, columns_of(table)[0], length, question)
+
+
+def by_window(
+    table: Table, start: ColumnElement[int], length: int, question: LedgerQuery
+) -> Source:
+    """The rows of a table that begin at *start*, and last *length* seconds each."""
     return Source(
         rows=table,
         chosen=(

@@ -23,7 +23,7 @@ from oar_accounting.ledger.catalog import Site
 from oar_accounting.ledger.job_index import job_blocks
 from oar_accounting.ledger.purged import day_length, nothing_kept
 from oar_accounting.usage.ledger_query import PROPORTIONAL, LedgerQuery, Sums
-from oar_accounting.usage.prorated import Laid, Source, carried, share_out
+from oar_accounting.usage.prorated import Laid, Source, by_window, carried, share_out
 
 ROWS = schema.purged.c
 PURGED = schema.jobs.c.closed == schema.PURGED_JOB
@@ -140,7 +140,9 @@ def _of_no_job(connection: Connection, question: LedgerQuery, length: int) -> It
     begin, end = max(question.start - days, -OPEN), min(question.stop + days, OPEN)
     if not any(map(len, unknown_jobs(connection, question.site, begin, end))):
         return
-    source, known = carried(question), _known(question, days)
+    source = carried(question)
+    # What is known of single purged jobs.
+    known = by_window(schema.purged, ROWS.day_start, days, question)
     for begin, end in _whole_days(list(source.pages(connection, question)), days):
         rest = difference(
             _by_day(connection, source, days, begin, end),
@@ -150,24 +152,6 @@ def _of_no_job(connection: Connection, question: LedgerQuery, length: int) -> It
         laid = Laid(rest.account_id, rest.metric_id, start, start + days, rest.asked, rest.used)
         job_id = np.full(len(rest), schema.CARRIED)
         yield share_out(question, job_id, laid, PROPORTIONAL, carried=True)
-
-
-def _known(question: LedgerQuery, length: int) -> Source:
-    """What is known of single purged jobs, by day."""
-    return Source(
-        rows=schema.purged,
-        chosen=(
-            ROWS.site_id == question.site.site_id,
-            question.wants(ROWS.metric_id, ROWS.account_id),
-        ),
-        account_id=ROWS.account_id,
-        metric_id=ROWS.metric_id,
-        start=ROWS.day_start,
-        stop=ROWS.day_start + length,
-        asked=ROWS.asked,
-        used=ROWS.used,
-        length=length,
-    )
 
 
 def _whole_days(pages: list[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:

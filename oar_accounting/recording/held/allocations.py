@@ -25,7 +25,7 @@ from oar_accounting.metrics.metric import Held, Metric, Resources, bad_values
 from oar_accounting.oar.checking import resource_log_unread
 from oar_accounting.oar.job_nodes import JobNodes
 from oar_accounting.oar.job_rules import Terms, bills_containers, phases
-from oar_accounting.oar.properties import Kinds, last_logged, logged_after, read_kinds
+from oar_accounting.oar.properties import Kinds, believed_of, last_logged, logged_after, read_kinds
 from oar_accounting.oar.snapshot import Assigned, Snapshot
 from oar_accounting.recording.held.containers import read_containers
 from oar_accounting.recording.held.over_time import (
@@ -141,17 +141,10 @@ class Holder:
         return logged_after(snapshot.connection, self._table.properties, self._last_log)
 
     def _reread(self, snapshot: Snapshot, terms: Terms) -> None:
-        connection = snapshot.connection
-        unread = terms.profile == "classic" or resource_log_unread(connection)
+        connection, believed = snapshot.connection, believed_of(terms)
+        unread = believed is None or resource_log_unread(connection)
         self._last_log = None if unread else last_logged(connection)
-        self._kinds = read_kinds(
-            snapshot,
-            self._metrics,
-            terms.dimension,
-            self._since,
-            dict(terms.property_since),
-            logged=not unread,
-        )
+        self._kinds = read_kinds(snapshot, self._metrics, terms.dimension, self._since, believed)
 
     def _over_time(self, rows: JobRows, held: Held, terms: Terms) -> HeldSpans:
         """What jobs hold at which times."""

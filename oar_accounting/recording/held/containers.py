@@ -25,6 +25,7 @@ from oar_accounting.core.columns import (
 )
 from oar_accounting.database.id_blocks import id_blocks
 from oar_accounting.ledger.ledger import Book
+from oar_accounting.ledger.purged import purged_spans
 from oar_accounting.ledger.reading import JobRecords
 from oar_accounting.oar.job_rules import (
     Terms,
@@ -148,7 +149,8 @@ def _used(snapshot: Snapshot, terms: Terms, rows: JobRows) -> Spans:
 
 def _recorded(book: Book, block: Ints, there: JobRows) -> Spans:
     """When those of the containers that OAR has no longer used something, as the ledger has it."""
-    spans = book.spans(np.setdiff1d(block, there.job_id))
+    gone = np.setdiff1d(block, there.job_id)
+    spans = Spans.concat([book.spans(gone), purged_spans(book, gone)])
     return spans.take((spans.asked == 0) & (spans.stop_time > spans.start_time))
 
 

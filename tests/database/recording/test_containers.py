@@ -203,6 +203,30 @@ def test_a_pass_that_is_killed_between_a_container_and_its_jobs_loses_nothing(
     assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
 
 
+def test_a_job_that_another_pass_records_before_its_container_ends_is_settled_again(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are looked at without the lock; then the other pass records them, and one changes."""
+    oar = SmallOar(engine)
+    oar.add_job(user="boss", types=CONTAINER, state="Launching")
+    oar.add_job(user="guest", types=("inner=1",), cores=4, state="Launching")
+    accounting, other = recorded(engine), opened(engine)
+    for job in (1, 2):
+        oar.update_job(job, state="Running")
+    look = passes.Pass.outdated
+
+    def overtaken(*given: Any) -> Ints:
+        found = look(*given)
+        monkeypatch.setattr(passes.Pass, "outdated", look)
+        other.catch_up()
+        oar.update_job(1, state="Terminated", stop_time=T0 + HOUR)
+        return found
+
+    monkeypatch.setattr(passes.Pass, "outdated", overtaken)
+    accounting.catch_up()
+    assert hours(accounting, as_of=T0 + 3 * HOUR) == {"boss": 8, "guest": 8}
+
+
 def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
     engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +250,20 @@ def test_a_new_container_of_an_old_name_leaves_alone_what_ended_before_it(
     assert found == [late, going_on]
     assert early not in found
     assert hours(accounting)["boss"] == 8 + 8
+
+
+def test_a_container_that_oar_lost_counts_after_it_was_purged(
+    oar: SmallOar, engine: Engine, clock: Clock
+) -> None:
+    """The job within it ended later, and is not purged."""
+    guest = oar.add_job(user="guest", types=("inner=1",), cores=4, stop=T0 + 30 * HOUR)
+    clock.now = T0 + 40 * DAY
+    accounting = recorded(engine)
+    before = hours(accounting)
+    oar.remove_job(1)
+    assert accounting.purge(T0 + DAY) == (T0 + DAY, 1)
+    accounting.record([guest])
+    assert hours(accounting) == before == {"boss": 16, "guest": 4 * 28}
 
 
 def test_a_container_that_oar_lost_counts_as_the_ledger_has_it(

@@ -268,6 +268,19 @@ def test_the_machine_held_what_was_there_for_karma_and_utilisation_alike(
     assert (row.capacity, row.used, row.over) == (HOUR * (64 + 96), HOUR * 96, 0)
 
 
+def test_under_the_classic_profile_the_machine_is_what_jobs_are_counted_by(
+    oar: SmallOar, engine: Engine
+) -> None:
+    """Both are what the properties are today: nothing is used that is not there."""
+    for number in range(1, 9):
+        oar.log_states(number, (T0, "Alive"))
+    change(oar)
+    accounting = opened(engine, 'profile = "classic"\n' + CLUSTER + MEMORY)
+    accounting.catch_up()
+    (row,) = accounting.utilisation(["memory"], T0, T0 + 2 * HOUR).rows
+    assert (row.capacity, row.used, row.over) == (2 * HOUR * 96, 2 * HOUR * 64, 0)
+
+
 def test_without_the_log_properties_are_those_of_today_and_it_is_told(
     oar: SmallOar, engine: Engine
 ) -> None:

@@ -155,3 +155,16 @@ def test_without_oars_tables_it_is_not_known(engine: Engine, clock: Clock) -> No
     accounting = opened(engine)
     accounting.catch_up()
     assert sizes(accounting) == [None]
+
+
+def test_what_a_waiting_job_asks_for_is_no_figure(oar: SmallOar, engine: Engine) -> None:
+    job = waiting(oar)
+    ask(oar, job, [(NODE, 1)])
+    accounting = opened(engine)
+    accounting.catch_up()
+    assert sizes(accounting) == [4]
+    # Nodes are not all of one size any more: it is not known how many resources it will get.
+    oar.add_resources(6, host="beta-1", cluster="beta")
+    assert accounting.rebuild(from_oar=True, dry_run=True).figures == 0
+    assert accounting.rebuild(from_oar=True).figures == 0
+    assert sizes(accounting) == [None]

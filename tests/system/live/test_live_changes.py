@@ -141,7 +141,8 @@ def test_a_waiting_job_is_as_large_as_what_it_is_assigned(oar: OarServer) -> Non
         oar.wait(full, "Running")
         jobs = {}
         for request in REQUESTS:
-            (job,) = oar.submit("bob", "true", request=request, walltime=60, nodes=NODES)
+            # A job that ends in the second in which it starts holds nothing.
+            (job,) = oar.submit("bob", "sleep 2", request=request, walltime=60, nodes=NODES)
             jobs[job] = REQUESTS[request]
         accounting.catch_up()
         waiting = {job.job_id: job for job in accounting.jobs().jobs if job.job_id in jobs}
